@@ -1,0 +1,15 @@
+"""seer_jax: SEER, self-supervised vision on uncurated images, in JAX.
+
+Arrays carry their shape in their name, and nowhere else. The letters:
+
+  B  images in a batch          V  crops (views) of one image
+  N  rows, N = B * V            H, W, C  height, width, channels
+  D  trunk features             P  projection (the head's output)
+  K  prototypes                 Q  queue entries
+  A  crops that assign codes    L  labels
+
+So `crops_BxVxHxWxC`, `z_NxP`, `scores_BxVxK`, `codes_BxAxK`. Rows are laid out
+image by image (`B` first): the crops of one image stay on one device.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,315 @@
+"""Every key a config may hold: its default, the reason, the check.
+
+No default stands anywhere else in the package. A config file under `configs/`
+takes `base()`, changes what its experiment needs and returns it; the command
+line overrides single keys (`--config.batch_size=128`). A key left at None is
+chosen from the data when the run starts (`recipe.py`), and the log says why.
+"""
+
+import difflib
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import ml_collections
+from ml_collections import config_dict
+
+from seer_jax import errors
+
+ConfigDict = ml_collections.ConfigDict
+
+# What may change between two starts of one run: none of it touches a result.
+FREE_KEYS = frozenset(
+  {
+    "data.workers",
+    "data.max_bad",
+    "checkpoint.every",
+    "checkpoint.keep",
+    "profile",
+  }
+)
+
+
+def base() -> ConfigDict:
+  """All keys, with SwAV's and SEER's published values where there are any."""
+  none = config_dict.placeholder
+  config = ConfigDict()
+
+  # Everything random follows from this number and the step.
+  config.seed = 0
+  # Passes over the data; chosen from its size when None.
+  config.epochs = none(float)
+  # Or the number of steps, which then wins over epochs.
+  config.steps = none(int)
+  # Images a step, over all devices.
+  config.batch_size = none(int)
+  # Of the trunk and head: "fp32", "bf16", or "auto" (bf16 where the hardware
+  # multiplies it natively, fp32 elsewhere). The loss is always float32.
+  config.precision = "auto"
+  # A step at which to record a profile into the workdir; -1 for none.
+  config.profile = -1
+
+  config.mesh = ConfigDict()
+  # Devices the batch is split over; -1 takes all that are there.
+  config.mesh.data = -1
+
+  config.data = ConfigDict()
+  config.data.train = source()
+  # Labelled images for kNN queries. With no kind of its own, a held-out share
+  # of the training images is used, if these are labelled.
+  config.data.test = source()
+  config.data.test.kind = ""
+  # Processes that decode; 0 decodes in threads of the main process, None
+  # picks by the cores there are.
+  config.data.workers = none(int)
+  # Larger pictures are refused unread (a bomb's header is honest).
+  config.data.max_pixels = 200_000_000
+  # Share of the files that may be unusable before the run stops.
+  config.data.max_bad = 0.1
+
+  # One entry a resolution, largest first: SEER's 2 x 224 + 4 x 96.
+  config.crops = ConfigDict()
+  config.crops.counts = (2, 4)
+  config.crops.sizes = none(tuple)
+  config.crops.scales = ((0.14, 1.0), (0.05, 0.14))  # Area, of the image's.
+  config.crops.ratio = (3 / 4, 4 / 3)  # Width over height.
+
+  # SwAV's augmentation; a probability of 0 leaves the operation out.
+  config.augment = ConfigDict()
+  config.augment.flip = 0.5
+  config.augment.jitter = 0.8
+  config.augment.brightness = 0.8
+  config.augment.contrast = 0.8
+  config.augment.saturation = 0.8
+  config.augment.hue = 0.2
+  config.augment.grey = 0.2
+  config.augment.blur = 0.5
+  config.augment.mean = (0.485, 0.456, 0.406)
+  config.augment.std = (0.229, 0.224, 0.225)
+
+  config.model = ConfigDict()
+  # A name of `regnet.FAMILY`; chosen from image size and hardware when None.
+  config.model.trunk = none(str)
+  # Or depth, w_0, w_a, w_m, group width, which then win over the name.
+  config.model.numbers = ()
+  config.model.se_ratio = 0.25
+  config.model.stem_width = 32
+  # 2 and (2, 2, 2, 2) as published; 1 keeps the pixels of small images.
+  config.model.stem_stride = none(int)
+  config.model.strides = none(tuple)
+  # Parts of the batch that BatchNorm treats apart (SEER: GPUs / 64).
+  config.model.bn_groups = 1
+  # Recompute blocks in the backward pass, for memory.
+  config.model.remat = False
+  config.model.head = ConfigDict()
+  config.model.head.hidden = (2048,)
+  config.model.head.out = 128
+  config.model.head.batch_norm = True
+  # K of each prototype head; several heads are averaged.
+  config.model.prototypes = none(tuple)
+
+  config.swav = ConfigDict()
+  config.swav.temperature = 0.1
+  config.swav.epsilon = 0.05  # SEER-10B: 0.03.
+  config.swav.iterations = 3  # SEER: 10.
+  # Crops whose codes the others predict.
+  config.swav.assign_crops = (0, 1)
+  # Steps for which prototypes stay as drawn (SwAV: 313, an ImageNet epoch).
+  config.swav.freeze_steps = none(int)
+  # Features of earlier steps that codes are balanced over as well; helps when
+  # the batch is smaller than the prototypes. 0 for none.
+  config.swav.queue_length = none(int)
+  # The step at which the queue starts to fill; it is used once full. Features
+  # of an untrained network are no help, so not too early.
+  config.swav.queue_start = none(int)
+
+  config.optim = ConfigDict()
+  config.optim.name = "larc"  # Or "lars", "sgd", "adamw".
+  # The peak rate is lr * batch_size / lr_batch. SwAV and SEER: 0.3 of 256.
+  config.optim.lr = none(float)
+  config.optim.lr_batch = 256
+  config.optim.warmup_fraction = 0.025  # Of all steps.
+  config.optim.warmup_start = 0.0625  # Of the peak: 0.3 of SwAV's 4.8.
+  config.optim.end = 0.001  # Of the peak, where the cosine ends.
+  config.optim.momentum = 0.9
+  config.optim.weight_decay = 1e-6  # SEER: 1e-5.
+  config.optim.trust = 0.001  # LARC's and LARS's.
+
+  config.eval = ConfigDict()
+  # Steps between evaluations; 0 evaluates only before the first and after
+  # the last.
+  config.eval.every = 0
+  # Images a clean pass reads at most, of the bank and of the queries alike.
+  config.eval.max_images = 50_000
+  config.eval.batch_size = 256
+  # Clean views: the shorter side, then the centre; chosen from the crops.
+  config.eval.resize = none(int)
+  config.eval.size = none(int)
+  config.eval.knn_k = (20, 200)
+  config.eval.knn_temperature = 0.1
+  # Share of the training images held out as queries when there is no test set.
+  config.eval.held_out = 0.2
+
+  config.log = ConfigDict()
+  config.log.every = 20  # Steps between lines of metrics.jsonl.
+
+  config.checkpoint = ConfigDict()
+  config.checkpoint.every = 500  # Steps; the last step is always saved.
+  config.checkpoint.keep = 2
+  return config
+
+
+def source() -> ConfigDict:
+  """Where images come from; see `sources.open_source`."""
+  return ConfigDict({"kind": "folder", "path": "", "split": ""})
+
+
+def check(config: ConfigDict) -> None:
+  """Refuses values that cannot work, once every key is resolved.
+
+  Raises:
+    UserError: says which key, its value, and what it must be.
+  """
+  crops, swav, optim = config.crops, config.swav, config.optim
+  groups = len(crops.sizes)
+  views = sum(crops.counts)
+  for key, value, fine, must in (
+    ("batch_size", config.batch_size, config.batch_size > 0, "be positive"),
+    ("steps", config.steps, config.steps > 0, "be positive"),
+    (
+      "precision",
+      config.precision,
+      config.precision in ("auto", "fp32", "bf16"),
+      "be auto, fp32 or bf16",
+    ),
+    (
+      "crops.counts",
+      crops.counts,
+      len(crops.counts) == groups == len(crops.scales)
+      and min(crops.counts) > 0,
+      f"have one positive entry for each of sizes={crops.sizes} and"
+      f" scales={crops.scales}",
+    ),
+    ("crops.counts", crops.counts, views > 1, "make at least two crops"),
+    ("crops.sizes", crops.sizes, min(crops.sizes) > 0, "be positive"),
+    (
+      "crops.scales",
+      crops.scales,
+      all(0 < low <= high <= 1 for low, high in crops.scales),
+      "be pairs of areas, 0 < low <= high <= 1",
+    ),
+    (
+      "swav.assign_crops",
+      swav.assign_crops,
+      swav.assign_crops
+      and all(0 <= crop < views for crop in swav.assign_crops),
+      f"name crops from 0 to {views - 1}",
+    ),
+    ("swav.epsilon", swav.epsilon, swav.epsilon > 0, "be positive"),
+    ("swav.temperature", swav.temperature, swav.temperature > 0, "be positive"),
+    (
+      "swav.queue_length",
+      swav.queue_length,
+      swav.queue_length >= 0 and swav.queue_length % config.batch_size == 0,
+      f"be 0 or a multiple of batch_size={config.batch_size}",
+    ),
+    (
+      "model.prototypes",
+      config.model.prototypes,
+      config.model.prototypes and min(config.model.prototypes) > 1,
+      "be a tuple of counts above 1",
+    ),
+    (
+      "model.bn_groups",
+      config.model.bn_groups,
+      config.model.bn_groups > 0
+      and config.batch_size % config.model.bn_groups == 0,
+      f"divide batch_size={config.batch_size}",
+    ),
+    (
+      "optim.name",
+      optim.name,
+      optim.name in ("larc", "lars", "sgd", "adamw"),
+      "be larc, lars, sgd or adamw",
+    ),
+    (
+      "optim.warmup_fraction",
+      optim.warmup_fraction,
+      0 <= optim.warmup_fraction < 1,
+      "be in [0, 1)",
+    ),
+    ("log.every", config.log.every, config.log.every > 0, "be positive"),
+    (
+      "checkpoint.every",
+      config.checkpoint.every,
+      config.checkpoint.every > 0,
+      "be positive",
+    ),
+    (
+      "checkpoint.keep",
+      config.checkpoint.keep,
+      config.checkpoint.keep > 0,
+      "be positive",
+    ),
+    (
+      "eval.held_out",
+      config.eval.held_out,
+      0 < config.eval.held_out < 1,
+      "be a share between 0 and 1",
+    ),
+    (
+      "data.max_bad",
+      config.data.max_bad,
+      0 <= config.data.max_bad <= 1,
+      "be a share from 0 to 1",
+    ),
+  ):
+    if not fine:
+      raise errors.UserError(f"config.{key} is {value!r}; it must {must}")
+
+
+def flatten(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+  """Dotted keys and their values, in order."""
+  for key, value in config.items():
+    if isinstance(value, ConfigDict):
+      yield from flatten(value, f"{prefix}{key}.")
+    else:
+      yield prefix + key, value
+
+
+def nearest_key(config: ConfigDict, key: str) -> str | None:
+  """The known dotted key most like a misspelt one."""
+  known = [name for name, _ in flatten(config)]
+  tail = {name.rsplit(".", 1)[-1]: name for name in known}
+  close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+  if close:
+    return close[0]
+  close = difflib.get_close_matches(key.rsplit(".", 1)[-1], tail, n=1)
+  return tail[close[0]] if close else None
+
+
+def claim(workdir: pathlib.Path, config: ConfigDict) -> None:
+  """Writes the resolved config into a new workdir, or compares with the old.
+
+  Raises:
+    UserError: the workdir belongs to a run with another config.
+  """
+  path = workdir / "config.json"
+  ours = json.loads(json.dumps(dict(flatten(config))))
+  if not path.exists():
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(ours, indent=2) + "\n")
+    temporary.rename(path)
+    return
+  theirs = json.loads(path.read_text())
+  differing = [
+    f"{key} was {theirs.get(key)!r}, is {ours.get(key)!r}"
+    for key in sorted(ours.keys() | theirs.keys())
+    if key not in FREE_KEYS and ours.get(key) != theirs.get(key)
+  ]
+  if differing:
+    raise errors.UserError(
+      f"{workdir} holds a run with another config: {'; '.join(differing)}."
+      " Take these values back, or give another --workdir"
+    )

@@ -1,0 +1,17 @@
+"""The two failures that are somebody's news rather than a defect here."""
+
+
+class UserError(Exception):
+  """A mistake the user can mend.
+
+  The message is one line: what was wrong, the value, and what to do. `main`
+  prints it without a traceback and exits with status 2.
+  """
+
+
+class BadImage(Exception):
+  """One image that cannot be used; the message is the reason, in a few words.
+
+  Uncurated collections are full of them, so it is never fatal: the pipeline
+  counts the image and draws another.
+  """

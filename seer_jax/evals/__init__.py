@@ -1,0 +1,1 @@
+"""Evaluators: each file offers one, `run(state)` yields (name, value)."""

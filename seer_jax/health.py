@@ -1,0 +1,92 @@
+"""Is it learning? Signs that need no labels, and a verdict in words."""
+
+import math
+
+import numpy as np
+
+
+def prototype_use(usage_K: np.ndarray) -> dict[str, float]:
+  """How evenly crops fall on prototypes, by their nearest one.
+
+  Args:
+    usage_K: crops nearest to each prototype, over some window.
+
+  Returns:
+    `prototypes/entropy`: of the shares, over ln K; 1 is even, 0 is one for all.
+    `prototypes/in_use`: how many got any crop.
+    `prototypes/max_share`: the share of the most used one.
+  """
+  share_K = usage_K / max(usage_K.sum(), 1)
+  used = share_K[share_K > 0]
+  entropy = -np.sum(used * np.log(used)) / math.log(len(usage_K))
+  return {
+    "prototypes/entropy": float(entropy),
+    "prototypes/in_use": len(used),
+    "prototypes/max_share": float(share_K.max()),
+  }
+
+
+def spread(features_NxD: np.ndarray, most: int = 2048) -> dict[str, float]:
+  """How much of the feature space is used.
+
+  Args:
+    features_NxD: any scale; rows are normalised first.
+    most: rows looked at, evenly spaced; the spectrum needs no more.
+
+  Returns:
+    `features/std`: mean standard deviation of the coordinates, times sqrt(D);
+      towards 1 when rows point everywhere, 0 when all point the same way.
+    `features/rank`: the effective rank, exp of the entropy of the normalised
+      singular values (Roy and Vetterli 2007).
+  """
+  rows = features_NxD[:: -(-len(features_NxD) // most)].astype(np.float64)
+  rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+  singular = np.linalg.svd(rows - rows.mean(0), compute_uv=False)
+  weight = singular / max(singular.sum(), 1e-12)
+  weight = weight[weight > 0]
+  return {
+    "features/std": float(rows.std(0).mean() * math.sqrt(rows.shape[1])),
+    "features/rank": float(np.exp(-np.sum(weight * np.log(weight)))),
+  }
+
+
+class Sentinel:
+  """Watches the log for collapse and says so once.
+
+  Training that will succeed also starts at loss = ln K, for the first 60 to
+  100 steps on digits and for longer on harder data: a verdict waits until
+  `patience` steps have passed.
+  """
+
+  def __init__(self, patience: int, epsilon: float, freeze_steps: int):
+    self._patience = patience
+    self._epsilon = epsilon
+    self._freeze_steps = freeze_steps
+    self._said = False
+
+  def verdict(self, step: int, metrics: dict[str, float]) -> str | None:
+    """A sentence the first time a late step looks collapsed, else None."""
+    if self._said or step < self._patience:
+      return None
+    if metrics["prototypes/max_share"] > 0.5:
+      what = (
+        f"one prototype takes {metrics['prototypes/max_share']:.0%} of the"
+        " crops"
+      )
+      tries = "a lower optim.lr, longer optim.warmup_fraction"
+    elif metrics["loss_over_lnk"] > 0.99:
+      what = (
+        f"the loss is still {metrics['loss_over_lnk']:.3f} of ln K, that of"
+        " guessing"
+      )
+      tries = "optim.name=larc with a higher optim.lr"
+    else:
+      return None
+    self._said = True
+    return (
+      f"Training looks collapsed at step {step}: {what}. Try, one at a time:"
+      f" {tries}; swav.epsilon={self._epsilon * 0.6:.3g} (now"
+      f" {self._epsilon:g}); swav.freeze_steps={2 * self._freeze_steps} (now"
+      f" {self._freeze_steps}); fewer model.prototypes; a larger batch_size or"
+      " a swav.queue_length."
+    )

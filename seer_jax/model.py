@@ -1,0 +1,159 @@
+"""Trunk and head: a RegNet, a projection, and prototypes to score against."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from seer_jax import regnet, swav
+
+
+class Views(NamedTuple):
+  """What the network makes of a batch's crops."""
+
+  features_BxVxD: jax.Array
+  z_BxVxP: jax.Array
+  scores_BxVxK: tuple[jax.Array, ...]  # One for each prototype head.
+
+
+class Linear(nn.Module):
+  """y = x W + b in the dtype of x, with PyTorch's default initialisation."""
+
+  features: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    init = regnet.uniform_fan_in(x.shape[-1])
+    kernel = self.param("kernel", init, (x.shape[-1], self.features))
+    bias = self.param("bias", init, (self.features,))
+    return x @ kernel.astype(x.dtype) + bias.astype(x.dtype)
+
+
+class Projection(nn.Module):
+  """SwAV's projection head: hidden layers with ReLU, a bare last layer.
+
+  Attributes:
+    hidden: widths of the hidden layers.
+    out: P, the width of the projection.
+    batch_norm: whether hidden layers are normalised (SEER's largest are not).
+    bn_groups: see `regnet.BatchNorm`.
+  """
+
+  hidden: Sequence[int]
+  out: int
+  batch_norm: bool
+  bn_groups: int = 1
+
+  @nn.compact
+  def __call__(self, x_NxD: jax.Array, train: bool) -> jax.Array:
+    x = x_NxD
+    for layer, width in enumerate(self.hidden):
+      x = Linear(width, name=f"linear{layer}")(x)
+      if self.batch_norm:
+        x = regnet.BatchNorm(self.bn_groups, name=f"bn{layer}")(x, train)
+      x = nn.relu(x)
+    z_NxP = Linear(self.out, name=f"linear{len(self.hidden)}")(x)
+    z_NxP = z_NxP.astype(jnp.float32)
+    norm_Nx1 = jnp.linalg.norm(z_NxP, axis=-1, keepdims=True)
+    return z_NxP / jnp.maximum(norm_Nx1, 1e-12)
+
+
+class Prototypes(nn.Module):
+  """K directions on the sphere; a score is a cosine. Always float32."""
+
+  count: int
+
+  @nn.compact
+  def __call__(self, z: jax.Array) -> jax.Array:
+    def on_sphere(key, shape):
+      return swav.normalize(regnet.uniform_fan_in(shape[0])(key, shape))
+
+    kernel = self.param("kernel", on_sphere, (z.shape[-1], self.count))
+    return z @ kernel
+
+
+class SwavModel(nn.Module):
+  """The network that SwAV trains.
+
+  Attributes:
+    architecture: the trunk's shape.
+    hidden: widths of the projection's hidden layers.
+    out: P, the projection's width.
+    batch_norm: whether the projection normalises its hidden layers.
+    prototype_counts: K of each prototype head.
+    bn_groups: see `regnet.BatchNorm`.
+    remat: see `regnet.RegNet`.
+  """
+
+  architecture: regnet.Architecture
+  hidden: Sequence[int]
+  out: int
+  batch_norm: bool
+  prototype_counts: Sequence[int]
+  bn_groups: int = 1
+  remat: bool = False
+
+  def setup(self):
+    self.trunk = regnet.RegNet(self.architecture, self.bn_groups, self.remat)
+    self.head = Projection(
+      self.hidden, self.out, self.batch_norm, self.bn_groups
+    )
+    self.prototypes = [Prototypes(count) for count in self.prototype_counts]
+
+  def __call__(self, crops: Sequence[jax.Array], train: bool) -> Views:
+    """Normalised float crops, one BxVxHxWx3 array a resolution.
+
+    The trunk runs once a resolution, so BatchNorm never mixes resolutions and
+    its running statistics move once for each; the head runs once over all.
+    """
+    features = []
+    for crops_BxVxHxWx3 in crops:
+      batch, views = crops_BxVxHxWx3.shape[:2]
+      x_NxHxWx3 = crops_BxVxHxWx3.reshape(-1, *crops_BxVxHxWx3.shape[2:])
+      features_NxD = self.features(x_NxHxWx3, train)
+      features.append(features_NxD.reshape(batch, views, -1))
+    features_BxVxD = jnp.concatenate(features, axis=1)
+    batch, views, width = features_BxVxD.shape
+    x_NxD = features_BxVxD.reshape(-1, width).astype(crops[0].dtype)
+    z_BxVxP = self.head(x_NxD, train).reshape(batch, views, -1)
+    return Views(features_BxVxD, z_BxVxP, self.scores(z_BxVxP))
+
+  def features(self, x_NxHxWx3: jax.Array, train: bool = False) -> jax.Array:
+    """Pooled trunk features, N x D, float32."""
+    return self.trunk(x_NxHxWx3, train)["avgpool"]
+
+  def scores(self, z: jax.Array) -> tuple[jax.Array, ...]:
+    """Cosines of unit rows to the prototypes of each head, (..., K)."""
+    return tuple(head(z) for head in self.prototypes)
+
+
+def create(config: ml_collections.ConfigDict) -> SwavModel:
+  """The network of a resolved config."""
+  return SwavModel(
+    architecture=architecture(config.model),
+    hidden=tuple(config.model.head.hidden),
+    out=config.model.head.out,
+    batch_norm=config.model.head.batch_norm,
+    prototype_counts=tuple(config.model.prototypes),
+    bn_groups=config.model.bn_groups,
+    remat=config.model.remat,
+  )
+
+
+def architecture(model: ml_collections.ConfigDict) -> regnet.Architecture:
+  """The trunk named in the config, or made from its five numbers.
+
+  Raises:
+    ValueError: see `regnet.from_numbers`.
+  """
+  numbers = tuple(model.numbers) or regnet.FAMILY[model.trunk]
+  return regnet.from_numbers(
+    *numbers,
+    se_ratio=0.0 if model.trunk.startswith("regnetx") else model.se_ratio,
+    stem_width=model.stem_width,
+    stem_stride=model.stem_stride,
+    strides=tuple(model.strides),
+  )

@@ -1,0 +1,101 @@
+"""Optimisers and schedules, as SEER ran them.
+
+SEER's optimiser is SGD with LARC: every tensor's gradient is rescaled to a
+fixed fraction (`trust`) of the tensor's own norm, then momentum, then the
+learning rate. Biases and BatchNorm parameters are decayed and rescaled like
+the rest; only tensors that are exactly zero are left alone.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+Schedule = Callable[[jax.Array], jax.Array]
+
+
+def peak_rate(optim: ml_collections.ConfigDict, batch_size: int) -> float:
+  """Linear scaling: the rate of `optim.lr_batch` images, for `batch_size`."""
+  return optim.lr * batch_size / optim.lr_batch
+
+
+def warmup_cosine(
+  peak: float,
+  total_steps: int,
+  warmup_steps: int,
+  start: float,
+  end: float,
+) -> Schedule:
+  """Linear warm-up from `start` to `peak`, then a cosine towards `end`.
+
+  The cosine is a function of progress through the whole run, not through what
+  the warm-up left, as in SEER's scheduler: at the hand-over the rate drops to
+  the cosine's value there. Step 0 gets `start`; no step gets `end` itself.
+  """
+
+  def schedule(step):
+    step = jnp.asarray(step, jnp.float32)
+    warm = start + (peak - start) * step / max(warmup_steps, 1)
+    wave = (1 + jnp.cos(jnp.pi * step / total_steps)) / 2
+    return jnp.where(step < warmup_steps, warm, end + (peak - end) * wave)
+
+  return schedule
+
+
+def scale_by_larc(
+  trust: float, weight_decay: float, epsilon: float = 1e-8
+) -> optax.GradientTransformation:
+  """Adds weight decay, then rescales each tensor to trust |p| / (|g| + wd |p|).
+
+  LARC without clipping (You et al. 2017; NVIDIA apex, `clip=False`). A tensor
+  whose value or gradient is exactly zero passes unchanged, without decay: so
+  frozen prototypes stay put and fresh BatchNorm biases can leave zero.
+  """
+
+  def rescale(grad, param):
+    norm_p, norm_g = jnp.linalg.norm(param), jnp.linalg.norm(grad)
+    ratio = trust * norm_p / (norm_g + weight_decay * norm_p + epsilon)
+    scaled = ratio * (grad + weight_decay * param)
+    return jnp.where((norm_p > 0) & (norm_g > 0), scaled, grad)
+
+  def update(grads, state, params):
+    return jax.tree.map(rescale, grads, params), state
+
+  return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+
+
+def make(
+  optim: ml_collections.ConfigDict, total_steps: int, batch_size: int
+) -> tuple[optax.GradientTransformation, Schedule]:
+  """The optimiser of a resolved config, and its schedule for the log."""
+  peak = peak_rate(optim, batch_size)
+  schedule = warmup_cosine(
+    peak,
+    total_steps,
+    warmup_steps=round(optim.warmup_fraction * total_steps),
+    start=peak * optim.warmup_start,
+    end=peak * optim.end,
+  )
+  decay, momentum = optim.weight_decay, optim.momentum
+  match optim.name:
+    case "larc":
+      tx = optax.chain(
+        scale_by_larc(optim.trust, decay),
+        optax.trace(momentum),
+        optax.scale_by_learning_rate(schedule),
+      )
+    case "lars":
+      tx = optax.lars(
+        schedule, decay, trust_coefficient=optim.trust, momentum=momentum
+      )
+    case "sgd":
+      tx = optax.chain(
+        optax.add_decayed_weights(decay),
+        optax.trace(momentum),
+        optax.scale_by_learning_rate(schedule),
+      )
+    case "adamw":
+      tx = optax.adamw(schedule, weight_decay=decay)
+  return tx, schedule

@@ -1,0 +1,37 @@
+"""State: all that a run is, as arrays. Nothing random, no functions."""
+
+import zlib
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+
+@flax.struct.dataclass
+class State:
+  """What a checkpoint holds of the network and its optimisation.
+
+  Attributes:
+    step: updates done so far.
+    params: of trunk, head and prototypes.
+    batch_stats: BatchNorm's running statistics.
+    opt_state: of the optax chain.
+    extra: what the task keeps between steps (SwAV: its queue).
+    window: sums of metrics since the last logged step; part of the state so
+      that a resumed run logs the very same numbers.
+  """
+
+  step: jax.Array
+  params: Any
+  batch_stats: Any
+  opt_state: Any
+  extra: Any
+  window: Any
+
+
+def key_of(seed: int, name: str, step: jax.Array | int = 0) -> jax.Array:
+  """The key of one use (`name`) at one step; the same whenever asked for."""
+  stream = zlib.crc32(name.encode())
+  key = jax.random.fold_in(jax.random.key(seed), jnp.uint32(stream))
+  return jax.random.fold_in(key, step)

@@ -1,0 +1,303 @@
+"""The loop. There is one in the package."""
+
+import os
+import pathlib
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from absl import logging
+
+from seer_jax import (
+  checkpoint,
+  errors,
+  features,
+  health,
+  metrics,
+  optim,
+  pipeline,
+  recipe,
+  sources,
+  tasks,
+)
+from seer_jax import config as config_lib
+from seer_jax import mesh as mesh_lib
+from seer_jax import step as step_lib
+from seer_jax.evals import knn, spread
+
+
+class Stopped(Exception):
+  """A signal asked to stop, and everything is saved."""
+
+
+def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+  """Pre-trains to the end of the config, from wherever the workdir stands.
+
+  Raises:
+    UserError: something the user can mend.
+    Stopped: a signal came; run the same command again.
+  """
+  mesh = mesh_lib.make(config.mesh.data)
+  source = _open(config.data.train)
+  resolve(config, source, mesh)
+  workdir.mkdir(parents=True, exist_ok=True)
+  config_lib.claim(workdir, config)
+  with jax.set_mesh(mesh), _Signals() as signals:
+    _run(config, workdir, source, mesh, signals)
+
+
+def resolve(
+  config: ml_collections.ConfigDict,
+  source: sources.Source,
+  mesh: jax.sharding.Mesh,
+) -> None:
+  """Chooses what the config left open, says why, and checks the whole."""
+  here = recipe.Situation(
+    images=len(source),
+    side=recipe.median_side(source),
+    devices=mesh.size,
+    accelerated=jax.default_backend() != "cpu",
+    cores=os.cpu_count() or 1,
+  )
+  for key, value, reason in recipe.complete(config, here):
+    logging.info("chose %s = %s (%s)", key, value, reason)
+  config_lib.check(config)
+
+
+def precision(name: str) -> jnp.dtype:
+  """The trunk's dtype: "auto" is bf16 where the hardware has it natively."""
+  if name == "auto":
+    device = jax.devices()[0]
+    capability = float(getattr(device, "compute_capability", 0))
+    native = device.platform == "tpu" or capability >= 8
+    name = "bf16" if native else "fp32"
+  return jnp.dtype({"bf16": jnp.bfloat16, "fp32": jnp.float32}[name])
+
+
+def _run(config, workdir, source, mesh, signals):
+  task = tasks.SwAV(config, precision(config.precision))
+  tx, schedule = optim.make(config.optim, config.steps, config.batch_size)
+
+  # Priority: a checkpoint of this workdir, else fresh. Arrays are born where
+  # they belong.
+  everywhere = mesh_lib.replicated(mesh)
+  fresh = jax.jit(
+    lambda: step_lib.init(task, tx, config.seed), out_shardings=everywhere
+  )
+  checkpoints = checkpoint.Checkpoints(workdir, config.checkpoint.keep)
+  abstract = checkpoint.abstract_of(jax.eval_shape(fresh), everywhere)
+  restored = checkpoints.restore(abstract)
+  if restored is None:
+    now, first = fresh(), 0
+  else:
+    now, position = restored
+    first = int(now.step)
+    _check_position(position, config, source)
+    logging.info("resumed at step %d of %d", first, config.steps)
+
+  train_step = jax.jit(
+    step_lib.train_step(task, tx, config),
+    donate_argnums=0,
+    out_shardings=everywhere,
+  )
+  evaluators = list(_evaluators(config, source, task, mesh))
+  bad_images = pipeline.BadImages(
+    source, workdir, config.data.max_bad, config.data.max_pixels
+  )
+  batches = pipeline.train_batches(source, config, mesh, first, bad_images)
+  writer = metrics.Writer(workdir, first if restored else None)
+  sentinel = health.Sentinel(
+    # 100 steps pass at ln K on the easiest data; more on longer runs.
+    patience=max(300, config.steps // 5),
+    epsilon=config.swav.epsilon,
+    freeze_steps=config.swav.freeze_steps,
+  )
+  bar = metrics.Bar(config.steps, first)
+  clock = metrics.Clock(config.batch_size)
+  position = {"samples": 0, "images": len(source), "seed": config.seed}
+
+  def evaluate(step):
+    began = time.perf_counter()
+    found = {
+      name: value for each in evaluators for name, value in each.run(now)
+    }
+    found["eval_seconds"] = time.perf_counter() - began
+    writer.write(step, found)
+    bar.say(f"step {step}: " + _line(found))
+    clock.restart()
+
+  def save(step):
+    samples = step * config.batch_size
+    checkpoints.save(step, now, position | {"samples": samples})
+
+  def log(step, window):
+    found = _summary(jax.device_get(window)) | clock.read()
+    found["lr"] = float(schedule(step - 1))
+    found["images_seen"] = step * config.batch_size
+    found["bad_images"] = len(bad_images)
+    writer.write(step, found)
+    bar.tell(found)
+    if not np.isfinite(found["loss"]):
+      raise errors.UserError(
+        f"the loss is {found['loss']} at step {step}; the newest checkpoint is"
+        f" from before. Lower config.optim.lr={config.optim.lr:g} or lengthen"
+        " config.optim.warmup_fraction, in a new --workdir"
+      )
+    words = sentinel.verdict(step, found)
+    if words:
+      bar.say(words)
+
+  # The order matters. Evaluate and save before drawing the batch, so that a
+  # checkpoint and its input position agree; read metrics of a step only after
+  # the next one is under way, so that the device never waits for the host.
+  if first == 0:
+    evaluate(0)
+  pending = None
+  for step in range(first, config.steps):
+    due = step > first and step % config.checkpoint.every == 0
+    evaluation = config.eval.every and step % config.eval.every == 0
+    if pending and (due or evaluation or signals.caught):
+      log(*pending)
+      pending = None
+    if evaluation and step > first:
+      evaluate(step)
+    if due or signals.caught:
+      save(step)
+    if signals.caught:
+      checkpoints.close()
+      writer.close()
+      bar.close()
+      raise Stopped(f"stopped by {signals.caught} at step {step}, all saved")
+
+    began = time.perf_counter()
+    batch = next(batches)
+    waited = time.perf_counter() - began
+    now, window = train_step(now, batch)
+    clock.tick(waited)
+    bar.step()
+    if pending:
+      log(*pending)
+      pending = None
+    if (step + 1) % config.log.every == 0 or step + 1 == config.steps:
+      pending = step + 1, window
+  if pending:
+    log(*pending)
+  if first < config.steps:
+    evaluate(config.steps)
+    save(config.steps)
+  checkpoints.close()
+  writer.close()
+  bar.close()
+  for line in closing_lines(workdir):
+    print(line)
+
+
+def closing_lines(workdir: pathlib.Path) -> Iterator[str]:
+  """What a finished run has to show, from its metrics file."""
+  lines = metrics.read_lines(workdir / "metrics.jsonl")
+  evaluations = [line for line in lines if "features/rank" in line]
+  before, after = evaluations[0], evaluations[-1]
+  for name in after:
+    if name.startswith("knn/"):
+      yield (
+        f"{name} top-1: untrained {before[name]:.3f}, trained {after[name]:.3f}"
+      )
+  yield (
+    f"effective rank of features: untrained {before['features/rank']:.1f},"
+    f" trained {after['features/rank']:.1f}"
+  )
+  logged = [line for line in lines if "loss_over_lnk" in line]
+  yield (
+    f"loss / ln K: first {logged[0]['loss_over_lnk']:.3f},"
+    f" last {logged[-1]['loss_over_lnk']:.3f}"
+  )
+
+
+def _open(where):
+  return sources.open_source(where.kind, where.path, where.split)
+
+
+def _check_position(position, config, source):
+  """The data must be what the checkpoint's run read."""
+  if position["images"] != len(source):
+    raise errors.UserError(
+      f"the run was started on {position['images']} images, now there are"
+      f" {len(source)}: put the data back as it was, or give another --workdir"
+    )
+  if position["samples"] % config.batch_size:
+    raise errors.UserError(
+      f"the run has read {position['samples']} samples, which is no multiple"
+      f" of config.batch_size={config.batch_size}"
+    )
+
+
+def _evaluators(config, source, task, mesh) -> Iterator[Any]:
+  """Spread of clean features always; kNN where there are labels."""
+  extract = features.Extractor(task, config, mesh)
+  rng = np.random.default_rng(config.seed)
+  order = rng.permutation(len(source))
+  if config.data.test.kind:
+    test = _open(config.data.test)
+    query = features.ImageSet(
+      test, _some(rng.permutation(len(test)), config.eval.max_images)
+    )
+  else:
+    held_out = int(len(source) * config.eval.held_out)
+    query = features.ImageSet(
+      source, _some(order[:held_out], config.eval.max_images)
+    )
+    order = order[held_out:]
+  bank = features.ImageSet(source, _some(order, config.eval.max_images))
+  yield spread.Spread(extract, bank)
+  if query.source.label_names and source.label_names:
+    yield knn.Knn(
+      extract, bank, query, config.eval.knn_k, config.eval.knn_temperature
+    )
+
+
+def _some(indices: np.ndarray, most: int) -> Sequence[int]:
+  return np.sort(indices[:most])
+
+
+def _summary(window):
+  """Window sums to what the log shows."""
+  steps = float(window["steps"])
+  means = {
+    name: float(window[name]) / steps
+    for name in ("loss", "loss_over_lnk", "grad_norm")
+  }
+  return means | health.prototype_use(window["usage_K"])
+
+
+def _line(found):
+  return ", ".join(f"{name} {value:.3f}" for name, value in found.items())
+
+
+class _Signals:
+  """Notes SIGTERM and SIGUSR1 (preemption notices) for the loop to see."""
+
+  def __init__(self):
+    self.caught = ""
+
+  def __enter__(self):
+    # Only the main thread may set handlers; elsewhere (a notebook's worker)
+    # nothing is caught.
+    self._before = {}
+    if threading.current_thread() is threading.main_thread():
+      for number in (signal.SIGTERM, signal.SIGUSR1):
+        self._before[number] = signal.signal(number, self._note)
+    return self
+
+  def _note(self, number, frame):
+    del frame
+    self.caught = signal.Signals(number).name
+
+  def __exit__(self, *exception):
+    for number, handler in self._before.items():
+      signal.signal(number, handler)
