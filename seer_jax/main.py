@@ -8,13 +8,15 @@ Exit status: 0 done, 2 a mistake you can mend (one line says how), 75 stopped
 by a signal with everything saved.
 """
 
+import logging
 import os
 import pathlib
 import re
 import sys
 
 import jax
-from absl import app, flags, logging
+from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from seer_jax import config as config_lib
@@ -35,9 +37,8 @@ def main(argv: list[str]) -> None:
     raise errors.UserError(f"what is {argv[1]!r}? Options start with --")
   if _WORKDIR.value is None:
     raise errors.UserError("give --workdir, the folder to keep the run in")
-  logging.set_verbosity(logging.INFO)
-  logging.get_absl_handler().setFormatter(None)
   _keep_compiled()
+  _tell_ours()
   train.run(_CONFIG.value, pathlib.Path(_WORKDIR.value).expanduser())
 
 
@@ -80,6 +81,15 @@ def _unknown_key(argv, error):
       hint = f"; did you mean config.{nearest}?" if nearest else ""
       return f"there is no key config.{key}{hint}"
   return " ".join(str(error).split())
+
+
+def _tell_ours():
+  """Our own messages, plainly; absl's, which orbax floods, stay at warnings."""
+  absl_logging.set_verbosity(absl_logging.WARNING)
+  log = logging.getLogger("seer_jax")
+  log.setLevel(logging.INFO)
+  log.propagate = False
+  log.addHandler(logging.StreamHandler())
 
 
 def _keep_compiled():

@@ -108,15 +108,17 @@ class Bar:
       dynamic_ncols=True,
       unit="step",
     )
-    self._began, self._from, self._done = time.perf_counter(), done, done
+    self._began, self._from, self._done = None, done, done
 
   def step(self) -> None:
-    """Counts one step."""
+    """Counts one step; the first compiles, and tells nothing of the rest."""
     self._done += 1
     self._bar.update()
+    if self._began is None:
+      self._began, self._from = time.perf_counter(), self._done
 
-  def tell(self, metrics: dict[str, float]) -> None:
-    """Shows the newest metrics."""
+  def tell(self, step: int, metrics: dict[str, float]) -> None:
+    """Shows the newest metrics, those of `step`."""
     text = (
       f"loss {metrics['loss']:.3f} ({metrics['loss_over_lnk']:.2f} ln K),"
       f" {metrics['images_per_second']:.0f} img/s,"
@@ -125,7 +127,7 @@ class Bar:
     if self._live:
       self._bar.set_postfix_str(text)
     else:
-      self.say(f"step {self._done}/{self._total}, {text}, ETA {self._eta()}")
+      self.say(f"step {step}/{self._total}, {text}, ETA {self._eta()}")
 
   def say(self, text: str) -> None:
     """A line that stays, above the bar."""

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from seer_jax import regnet, swav
+from seer_jax import errors, regnet, swav
 
 
 class Views(NamedTuple):
@@ -147,13 +147,26 @@ def architecture(model: ml_collections.ConfigDict) -> regnet.Architecture:
   """The trunk named in the config, or made from its five numbers.
 
   Raises:
-    ValueError: see `regnet.from_numbers`.
+    UserError: there is no trunk of that name, or the numbers make none.
   """
+  if not model.numbers and model.trunk not in regnet.FAMILY:
+    raise errors.UserError(
+      f"config.model.trunk is {model.trunk!r}; it must be one of"
+      f" {', '.join(regnet.FAMILY)}; or set config.model.numbers"
+    )
   numbers = tuple(model.numbers) or regnet.FAMILY[model.trunk]
-  return regnet.from_numbers(
-    *numbers,
-    se_ratio=0.0 if model.trunk.startswith("regnetx") else model.se_ratio,
-    stem_width=model.stem_width,
-    stem_stride=model.stem_stride,
-    strides=tuple(model.strides),
-  )
+  if len(numbers) != 5:
+    raise errors.UserError(
+      f"config.model.numbers is {numbers}; it must be five numbers: depth,"
+      " w_0, w_a, w_m, group width"
+    )
+  try:
+    return regnet.from_numbers(
+      *numbers,
+      se_ratio=0.0 if model.trunk.startswith("regnetx") else model.se_ratio,
+      stem_width=model.stem_width,
+      stem_stride=model.stem_stride,
+      strides=tuple(model.strides),
+    )
+  except ValueError as error:
+    raise errors.UserError(f"config.model: {error}") from error

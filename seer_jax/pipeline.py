@@ -8,6 +8,7 @@ run sees exactly what it would have seen.
 """
 
 import dataclasses
+import logging
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,10 +17,11 @@ import grain
 import jax
 import ml_collections
 import numpy as np
-from absl import logging
 
 from seer_jax import crops, errors, sources
 from seer_jax import mesh as mesh_lib
+
+_log = logging.getLogger(__name__)
 
 # A batch in which this many draws in a row are unusable says that the folder
 # is not what it seems.
@@ -70,7 +72,7 @@ class BadImages:
     self._known.add(name)
     with self._path.open("a") as file:
       file.write(name + "\n")
-    logging.warning("unusable image %s: %s", name, reason)
+    _log.warning("unusable image %s: %s", name, reason)
 
 
 def _describe(source, index, max_pixels):

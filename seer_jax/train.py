@@ -1,5 +1,6 @@
 """The loop. There is one in the package."""
 
+import logging
 import os
 import pathlib
 import signal
@@ -12,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from absl import logging
 
 from seer_jax import (
   checkpoint,
@@ -20,6 +20,7 @@ from seer_jax import (
   features,
   health,
   metrics,
+  model,
   optim,
   pipeline,
   recipe,
@@ -30,6 +31,8 @@ from seer_jax import config as config_lib
 from seer_jax import mesh as mesh_lib
 from seer_jax import step as step_lib
 from seer_jax.evals import knn, spread
+
+_log = logging.getLogger(__name__)
 
 
 class Stopped(Exception):
@@ -66,8 +69,9 @@ def resolve(
     cores=os.cpu_count() or 1,
   )
   for key, value, reason in recipe.complete(config, here):
-    logging.info("chose %s = %s (%s)", key, value, reason)
+    _log.info("chose %s = %s (%s)", key, value, reason)
   config_lib.check(config)
+  model.architecture(config.model)
 
 
 def precision(name: str) -> jnp.dtype:
@@ -99,7 +103,7 @@ def _run(config, workdir, source, mesh, signals):
     now, position = restored
     first = int(now.step)
     _check_position(position, config, source)
-    logging.info("resumed at step %d of %d", first, config.steps)
+    _log.info("resumed at step %d of %d", first, config.steps)
 
   train_step = jax.jit(
     step_lib.train_step(task, tx, config),
@@ -142,7 +146,7 @@ def _run(config, workdir, source, mesh, signals):
     found["images_seen"] = step * config.batch_size
     found["bad_images"] = len(bad_images)
     writer.write(step, found)
-    bar.tell(found)
+    bar.tell(step, found)
     if not np.isfinite(found["loss"]):
       raise errors.UserError(
         f"the loss is {found['loss']} at step {step}; the newest checkpoint is"
@@ -244,6 +248,7 @@ def _evaluators(config, source, task, mesh) -> Iterator[Any]:
   order = rng.permutation(len(source))
   if config.data.test.kind:
     test = _open(config.data.test)
+    _check_labels(source, test)
     query = features.ImageSet(
       test, _some(rng.permutation(len(test)), config.eval.max_images)
     )
@@ -258,6 +263,16 @@ def _evaluators(config, source, task, mesh) -> Iterator[Any]:
   if query.source.label_names and source.label_names:
     yield knn.Knn(
       extract, bank, query, config.eval.knn_k, config.eval.knn_temperature
+    )
+
+
+def _check_labels(source, test):
+  """Labels are numbers by sorted name: both sets must have the same names."""
+  ours, theirs = set(source.label_names), set(test.label_names)
+  if ours and theirs and ours != theirs:
+    raise errors.UserError(
+      "config.data.train and config.data.test have different labels:"
+      f" {', '.join(sorted(ours ^ theirs))} stand in one of them only"
     )
 
 

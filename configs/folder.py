@@ -1,0 +1,16 @@
+"""SwAV on any folder of images, with settings chosen from the images.
+
+Batch, crops, trunk, prototypes, queue and length are picked from the number
+and size of the images and from the hardware; the log tells each choice with
+its reason, and any key can still be set. Sub-folders, where there are any,
+serve as labels for the kNN check and for nothing else.
+
+    python -m seer_jax.main --config configs/folder.py \
+      --config.data.train.path=~/photos --workdir runs/photos
+"""
+
+from seer_jax import config as config_lib
+
+
+def get_config():
+  return config_lib.base()

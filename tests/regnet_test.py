@@ -1,0 +1,157 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from seer_jax import regnet
+
+# Parameters of the trunk without classifier, as VISSL's and timm's code count.
+PARAMETERS = {
+  "regnetx_200mf": 2_315_792,
+  "regnetx_400mf": 4_772_512,
+  "regnetx_600mf": 5_667_040,
+  "regnetx_800mf": 6_586_656,
+  "regnetx_1.6gf": 8_277_136,
+  "regnetx_3.2gf": 14_287_552,
+  "regnetx_4.0gf": 20_757_248,
+  "regnetx_6.4gf": 24_584_256,
+  "regnetx_8gf": 37_651_648,
+  "regnetx_12gf": 43_865_056,
+  "regnetx_16gf": 52_229_536,
+  "regnetx_32gf": 105_290_560,
+  "regnety_200mf": 2_793_996,
+  "regnety_400mf": 3_903_144,
+  "regnety_600mf": 5_446_160,
+  "regnety_800mf": 5_494_168,
+  "regnety_1.6gf": 10_313_430,
+  "regnety_3.2gf": 17_923_338,
+  "regnety_4.0gf": 19_557_656,
+  "regnety_6.4gf": 29_286_252,
+  "regnety_8gf": 37_163_068,
+  "regnety_12gf": 49_581_544,
+  "regnety_16gf": 80_565_140,
+  "regnety_32gf": 141_333_770,
+  "regnety_64gf": 276_457_786,
+  "regnety_128gf": 637_419_894,
+  "seer_256gf": 1_272_156_138,
+  "seer_10b": 9_323_934_872,
+}
+
+
+def trunk_of(name):
+  se_ratio = 0.0 if name.startswith("regnetx") else 0.25
+  return regnet.RegNet(
+    regnet.from_numbers(*regnet.FAMILY[name], se_ratio=se_ratio)
+  )
+
+
+@pytest.mark.parametrize("name", regnet.FAMILY)
+def test_every_trunk_has_the_published_number_of_parameters(name):
+  variables = jax.eval_shape(
+    lambda: trunk_of(name).init(
+      jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False
+    )
+  )
+  assert (
+    sum(x.size for x in jax.tree.leaves(variables["params"]))
+    == (PARAMETERS[name])
+  )
+
+
+def test_seer_256gf_rounds_to_whole_groups_and_no_further():
+  made = regnet.from_numbers(*regnet.FAMILY["seer_256gf"])
+  assert made.depths == (2, 7, 17, 1)
+  assert made.widths == (746, 1492, 4103, 10444)
+
+
+def test_squeeze_widths_round_half_to_even():
+  arch = regnet.from_numbers(*regnet.FAMILY["seer_256gf"])
+  variables = jax.eval_shape(
+    lambda: regnet.RegNet(arch).init(
+      jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False
+    )
+  )
+  params = variables["params"]
+  assert params["stage1_block1"]["se"]["reduce"]["bias"].shape == (186,)
+  assert params["stage3_block1"]["se"]["reduce"]["bias"].shape == (1026,)
+
+
+@pytest.mark.parametrize(
+  "numbers", [(4, 48, -1.0, 2.0, 8), (4, 50, 8.0, 2.0, 8), (4, 48, 8.0, 1, 8)]
+)
+def test_numbers_outside_the_rule_are_refused(numbers):
+  with pytest.raises(ValueError, match="a RegNet needs"):
+    regnet.from_numbers(*numbers)
+
+
+def test_another_number_of_stages_than_strides_is_refused():
+  with pytest.raises(ValueError, match="make 2 stages"):
+    regnet.from_numbers(2, 16, 16.0, 2.0, 8)
+
+
+def test_taps_have_the_published_strides():
+  arch = regnet.from_numbers(*regnet.FAMILY["regnety_200mf"])
+  taps = jax.eval_shape(
+    lambda: regnet.RegNet(arch).init_with_output(
+      jax.random.key(0), jnp.zeros((2, 64, 64, 3)), train=False
+    )[0]
+  )
+  sides = [taps[name].shape[1] for name in taps if name != "avgpool"]
+  assert list(taps) == ["conv1", "res2", "res3", "res4", "res5", "avgpool"]
+  assert sides == [32, 16, 8, 4, 2]
+  assert taps["avgpool"].shape == (2, 368)
+
+
+def batch_norm(x, groups=1, train=True):
+  module = regnet.BatchNorm(groups)
+  variables = module.init(jax.random.key(0), x, train=True)
+  return module.apply(variables, x, train=train, mutable=["batch_stats"])
+
+
+def test_batch_norm_keeps_its_precision_where_the_mean_is_large():
+  x = 300 + jax.random.normal(jax.random.key(0), (64, 4, 4, 3))
+  module = regnet.BatchNorm()
+  variables = module.init(jax.random.key(0), x, train=True)
+  # Once the running mean is near, nothing cancels.
+  stats = {"mean": jnp.full(3, 299.0), "var": jnp.ones(3)}
+  y, _ = module.apply(
+    variables | {"batch_stats": stats}, x, train=True, mutable=["batch_stats"]
+  )
+  wide = np.asarray(x, np.float64)
+  expected = (wide - wide.mean((0, 1, 2))) / np.sqrt(wide.var((0, 1, 2)) + 1e-5)
+  np.testing.assert_allclose(y, expected, atol=1e-4)
+
+
+def test_batch_norm_in_groups_is_batch_norm_of_each_part():
+  x = jax.random.normal(jax.random.key(0), (8, 3, 3, 5))
+  y, _ = batch_norm(x, groups=2)
+  halves = [batch_norm(half)[0] for half in jnp.split(x, 2)]
+  np.testing.assert_allclose(y, jnp.concatenate(halves), atol=1e-6)
+
+
+def test_running_variance_is_the_unbiased_one():
+  x = jax.random.normal(jax.random.key(0), (4, 2, 2, 3))
+  _, changed = batch_norm(x)
+  wanted = 0.9 + 0.1 * np.var(x, axis=(0, 1, 2), ddof=1)
+  np.testing.assert_allclose(changed["batch_stats"]["var"], wanted, rtol=1e-5)
+
+
+def test_recomputing_blocks_changes_no_gradient():
+  arch = regnet.from_numbers(3, 16, 16.0, 2.0, 8, strides=(2, 2))
+  x = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
+  variables = regnet.RegNet(arch).init(jax.random.key(0), x, train=True)
+
+  def gradient(remat):
+    def loss(params):
+      taps, _ = regnet.RegNet(arch, remat=remat).apply(
+        variables | {"params": params}, x, train=True, mutable=["batch_stats"]
+      )
+      return jnp.sum(jnp.square(taps["avgpool"]))
+
+    return jax.jit(jax.grad(loss))(variables["params"])
+
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
+    gradient(remat=False),
+    gradient(remat=True),
+  )

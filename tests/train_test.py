@@ -1,0 +1,133 @@
+"""Mistakes that show once the data is looked at, and bad single images."""
+
+import json
+import pathlib
+
+import cv2
+import numpy as np
+import pytest
+
+from configs import digits, folder
+from seer_jax import errors, train
+
+
+def plant(path: pathlib.Path, count: int, side: int = 24):
+  """A folder of `count` small real-looking JPEGs in two sub-folders."""
+  rng = np.random.default_rng(0)
+  for i in range(count):
+    where = path / ("cats" if i % 2 else "dogs")
+    where.mkdir(parents=True, exist_ok=True)
+    noise = rng.integers(0, 255, (4, 4, 3), dtype=np.uint8)
+    image = cv2.resize(noise, (side, side), interpolation=cv2.INTER_CUBIC)
+    cv2.imwrite(str(where / f"{i:03}.jpg"), image)
+  return path
+
+
+def tiny(path: pathlib.Path, **changes):
+  config = folder.get_config()
+  config.data.train.path = str(path)
+  config.steps = 4
+  config.batch_size = 8
+  config.crops.counts = (2,)
+  config.crops.scales = ((0.4, 1.0),)
+  config.model.numbers = (2, 16, 16.0, 2.0, 16)
+  config.model.strides = (2, 2)
+  config.model.head.hidden = (8,)
+  config.model.prototypes = (4,)
+  config.log.every = 2
+  config.eval.batch_size = 8
+  for key, value in changes.items():
+    config.update_from_flattened_dict({key.replace("__", "."): value})
+  return config
+
+
+def test_a_labelled_folder_is_trained_on_and_checked_by_knn(tmp_path, capsys):
+  config = tiny(plant(tmp_path / "photos", 40))
+  train.run(config, tmp_path / "run")
+  assert "knn/k=20 top-1" in capsys.readouterr().out
+
+
+def test_a_flat_folder_needs_no_labels(tmp_path, capsys):
+  photos = plant(tmp_path / "photos", 40)
+  for image in photos.glob("*/*.jpg"):
+    image.rename(photos / image.name)
+  train.run(tiny(photos), tmp_path / "run")
+  out = capsys.readouterr().out
+  assert "knn" not in out
+  assert "effective rank" in out
+
+
+def test_bad_images_get_stand_ins_and_are_listed_once(tmp_path):
+  photos = plant(tmp_path / "photos", 40)
+  (photos / "cats" / "001.jpg").write_bytes(b"")
+  whole = (photos / "dogs" / "002.jpg").read_bytes()
+  (photos / "dogs" / "002.jpg").write_bytes(whole[: len(whole) // 2])
+  config = tiny(photos, steps=20)
+  train.run(config, tmp_path / "run")
+  listed = (tmp_path / "run" / "bad_images.txt").read_text().splitlines()
+  assert sorted(listed) == ["cats/001.jpg", "dogs/002.jpg"]
+  lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+  assert json.loads(lines[-2])["bad_images"] == 2
+
+
+def test_too_many_bad_images_stop_the_run(tmp_path):
+  photos = plant(tmp_path / "photos", 40)
+  for image in sorted(photos.glob("cats/*.jpg"))[:10]:
+    image.write_bytes(b"no image")
+  with pytest.raises(errors.UserError, match=r"unusable.*max_bad"):
+    train.run(tiny(photos, steps=20), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+  ("changes", "words"),
+  [
+    ({"batch_size": 64}, r"batch_size is 64, but there are only 40"),
+    ({"batch_size": 12}, r"8 devices cannot share"),
+    ({"mesh__data": 99}, r"mesh.data is 99, but JAX sees 8"),
+    ({"swav__queue_length": 12}, r"queue_length is 12.*multiple"),
+    ({"swav__assign_crops": (0, 2)}, r"assign_crops is \(0, 2\)"),
+    ({"swav__epsilon": 0.0}, r"epsilon is 0"),
+    ({"crops__counts": (2, 4)}, r"crops.counts is \(2, 4\)"),
+    ({"crops__scales": ((0.4, 1.2),)}, r"crops.scales"),
+    ({"optim__name": "adam"}, r"optim.name is 'adam'"),
+    ({"precision": "fp8"}, r"precision is 'fp8'"),
+    ({"model__trunk": "resnet50"}, r"model.trunk is 'resnet50'"),
+    ({"model__numbers": (1, 2)}, r"model.numbers"),
+    ({"data__train__kind": "floder"}, r"floder"),
+  ],
+)
+def test_impossible_settings_are_refused_before_anything_is_written(
+  tmp_path, changes, words
+):
+  config = tiny(plant(tmp_path / "photos", 40), **changes)
+  with pytest.raises(errors.UserError, match=words) as caught:
+    train.run(config, tmp_path / "run")
+  assert "\n" not in str(caught.value)
+  assert not (tmp_path / "run").exists()
+
+
+def test_data_that_changed_under_a_run_is_refused(tmp_path):
+  photos = plant(tmp_path / "photos", 40)
+  train.run(tiny(photos), tmp_path / "run")
+  next(photos.glob("*/*.jpg")).unlink()
+  with pytest.raises(errors.UserError, match="40 images, now there are 39"):
+    train.run(tiny(photos), tmp_path / "run")
+
+
+def test_an_empty_or_missing_folder_is_a_user_error(tmp_path):
+  with pytest.raises(errors.UserError, match="no such folder"):
+    train.run(tiny(tmp_path / "nowhere"), tmp_path / "run")
+  (tmp_path / "empty").mkdir()
+  with pytest.raises(errors.UserError, match="no images"):
+    train.run(tiny(tmp_path / "empty"), tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_digits_learn_what_the_readme_promises(tmp_path, capsys):
+  train.run(digits.get_config(), tmp_path)
+  lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+  before, after = json.loads(lines[0]), json.loads(lines[-1])
+  assert after["knn/k=20"] >= 0.93
+  assert after["knn/k=20"] >= before["knn/k=20"] + 0.1
+  assert json.loads(lines[-2])["loss_over_lnk"] < 0.9
+  assert "trained" in capsys.readouterr().out
