@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from seer_jax import state
+from seer_jax import errors, state
 
 
 class Checkpoints:
@@ -52,6 +52,20 @@ class Checkpoints:
       None, {"state": abstract, "position": None}
     )
     return found["state"], found["position"]
+
+  def read(self) -> dict[str, Any]:
+    """The newest state as nested dicts on one device, whatever saved it.
+
+    Raises:
+      UserError: there is no checkpoint.
+    """
+    if self._orbax.latest is None:
+      raise errors.UserError(f"no checkpoint in {self._orbax.directory}")
+    saved = self._orbax.checkpointables_metadata(None).metadata["state"]
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return self._orbax.load_checkpointables(
+      None, {"state": abstract_of(saved, device), "position": None}
+    )["state"]
 
   def close(self) -> None:
     """Waits until everything is on disk."""

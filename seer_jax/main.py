@@ -59,9 +59,14 @@ def _parse(argv):
   if not any(re.match(r"--?(config[=.]|config$|help)", arg) for arg in argv):
     raise errors.UserError("give --config, for example configs/digits.py")
   try:
-    return flags.FLAGS(argv)
-  except FileNotFoundError as error:
-    raise errors.UserError(f"no config file {error.filename}") from error
+    rest = flags.FLAGS(argv)
+    # A file that cannot be read shows when its first key is.
+    if _CONFIG.value is not None:
+      _ = _CONFIG.value.seed
+    return rest
+  except OSError as error:
+    path = config_flags.get_config_filename(flags.FLAGS["config"])
+    raise errors.UserError(f"cannot read the config file {path}") from error
   except (AttributeError, KeyError) as error:
     raise errors.UserError(_unknown_key(argv, error)) from error
   except (flags.Error, TypeError, ValueError) as error:

@@ -154,7 +154,10 @@ def architecture(model: ml_collections.ConfigDict) -> regnet.Architecture:
       f"config.model.trunk is {model.trunk!r}; it must be one of"
       f" {', '.join(regnet.FAMILY)}; or set config.model.numbers"
     )
-  numbers = tuple(model.numbers) or regnet.FAMILY[model.trunk]
+  numbers, se_ratio = tuple(model.numbers), model.se_ratio
+  if not numbers:
+    numbers = regnet.FAMILY[model.trunk]
+    se_ratio = 0.0 if model.trunk.startswith("regnetx") else se_ratio
   if len(numbers) != 5:
     raise errors.UserError(
       f"config.model.numbers is {numbers}; it must be five numbers: depth,"
@@ -163,7 +166,7 @@ def architecture(model: ml_collections.ConfigDict) -> regnet.Architecture:
   try:
     return regnet.from_numbers(
       *numbers,
-      se_ratio=0.0 if model.trunk.startswith("regnetx") else model.se_ratio,
+      se_ratio=se_ratio,
       stem_width=model.stem_width,
       stem_stride=model.stem_stride,
       strides=tuple(model.strides),

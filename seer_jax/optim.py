@@ -24,7 +24,7 @@ def peak_rate(optim: ml_collections.ConfigDict, batch_size: int) -> float:
 def warmup_cosine(
   peak: float,
   total_steps: int,
-  warmup_steps: int,
+  warmup_steps: float,
   start: float,
   end: float,
 ) -> Schedule:
@@ -37,7 +37,7 @@ def warmup_cosine(
 
   def schedule(step):
     step = jnp.asarray(step, jnp.float32)
-    warm = start + (peak - start) * step / max(warmup_steps, 1)
+    warm = start + (peak - start) * step / max(warmup_steps, 1e-9)
     wave = (1 + jnp.cos(jnp.pi * step / total_steps)) / 2
     return jnp.where(step < warmup_steps, warm, end + (peak - end) * wave)
 
@@ -74,7 +74,7 @@ def make(
   schedule = warmup_cosine(
     peak,
     total_steps,
-    warmup_steps=round(optim.warmup_fraction * total_steps),
+    warmup_steps=optim.warmup_fraction * total_steps,
     start=peak * optim.warmup_start,
     end=peak * optim.end,
   )

@@ -8,7 +8,7 @@ import collections
 import os
 import pathlib
 from collections.abc import Iterator
-from typing import Protocol, TypedDict
+from typing import ClassVar, Protocol, TypedDict
 
 import cv2
 import numpy as np
@@ -101,7 +101,7 @@ class Digits:
 
   label_names = tuple("0123456789")
 
-  _SPLITS = {
+  _SPLITS: ClassVar = {
     "train": slice(0, 1297),
     "test": slice(1297, 1797),
     "all": slice(0, 1797),

@@ -26,10 +26,14 @@ class SwAV:
     self.dtype = dtype
 
   def init(self, key: jax.Array) -> tuple[Any, Any, Any]:
-    """Fresh (params, batch_stats, extra); only shapes of crops matter here."""
-    options = self.config.crops
+    """Fresh (params, batch_stats, extra); only shapes of crops matter here.
+
+    To be jitted: then the pass over a whole batch of zeros is never made, but
+    the batch has the size that the mesh can split.
+    """
+    options, batch = self.config.crops, self.config.batch_size
     crops = [
-      jnp.zeros((1, count, size, size, 3), self.dtype)
+      jnp.zeros((batch, count, size, size, 3), self.dtype)
       for count, size in zip(options.counts, options.sizes, strict=True)
     ]
     variables = self.model.init(key, crops, train=True)

@@ -1,5 +1,6 @@
 """The loop. There is one in the package."""
 
+import contextlib
 import logging
 import os
 import pathlib
@@ -51,8 +52,10 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   resolve(config, source, mesh)
   workdir.mkdir(parents=True, exist_ok=True)
   config_lib.claim(workdir, config)
-  with jax.set_mesh(mesh), _Signals() as signals:
-    _run(config, workdir, source, mesh, signals)
+  with jax.set_mesh(mesh), contextlib.ExitStack() as closing:
+    _run(config, workdir, source, mesh, closing)
+  for line in closing_lines(workdir):
+    print(line)
 
 
 def resolve(
@@ -84,7 +87,11 @@ def precision(name: str) -> jnp.dtype:
   return jnp.dtype({"bf16": jnp.bfloat16, "fp32": jnp.float32}[name])
 
 
-def _run(config, workdir, source, mesh, signals):
+def _run(config, workdir, source, mesh, closing):
+  def closed_at_the_end(thing):
+    return closing.enter_context(contextlib.closing(thing))
+
+  signals = closing.enter_context(_Signals())
   task = tasks.SwAV(config, precision(config.precision))
   tx, schedule = optim.make(config.optim, config.steps, config.batch_size)
 
@@ -94,7 +101,9 @@ def _run(config, workdir, source, mesh, signals):
   fresh = jax.jit(
     lambda: step_lib.init(task, tx, config.seed), out_shardings=everywhere
   )
-  checkpoints = checkpoint.Checkpoints(workdir, config.checkpoint.keep)
+  checkpoints = closed_at_the_end(
+    checkpoint.Checkpoints(workdir, config.checkpoint.keep)
+  )
   abstract = checkpoint.abstract_of(jax.eval_shape(fresh), everywhere)
   restored = checkpoints.restore(abstract)
   if restored is None:
@@ -115,14 +124,16 @@ def _run(config, workdir, source, mesh, signals):
     source, workdir, config.data.max_bad, config.data.max_pixels
   )
   batches = pipeline.train_batches(source, config, mesh, first, bad_images)
-  writer = metrics.Writer(workdir, first if restored else None)
+  writer = closed_at_the_end(
+    metrics.Writer(workdir, first if restored else None)
+  )
   sentinel = health.Sentinel(
     # 100 steps pass at ln K on the easiest data; more on longer runs.
     patience=max(300, config.steps // 5),
     epsilon=config.swav.epsilon,
     freeze_steps=config.swav.freeze_steps,
   )
-  bar = metrics.Bar(config.steps, first)
+  bar = closed_at_the_end(metrics.Bar(config.steps, first))
   clock = metrics.Clock(config.batch_size)
   position = {"samples": 0, "images": len(source), "seed": config.seed}
 
@@ -136,7 +147,8 @@ def _run(config, workdir, source, mesh, signals):
     bar.say(f"step {step}: " + _line(found))
     clock.restart()
 
-  def save(step):
+  def save(step, window):
+    _refuse_nan(step, window, config)
     samples = step * config.batch_size
     checkpoints.save(step, now, position | {"samples": samples})
 
@@ -147,12 +159,7 @@ def _run(config, workdir, source, mesh, signals):
     found["bad_images"] = len(bad_images)
     writer.write(step, found)
     bar.tell(step, found)
-    if not np.isfinite(found["loss"]):
-      raise errors.UserError(
-        f"the loss is {found['loss']} at step {step}; the newest checkpoint is"
-        f" from before. Lower config.optim.lr={config.optim.lr:g} or lengthen"
-        " config.optim.warmup_fraction, in a new --workdir"
-      )
+    _refuse_nan(step, window, config)
     words = sentinel.verdict(step, found)
     if words:
       bar.say(words)
@@ -162,7 +169,7 @@ def _run(config, workdir, source, mesh, signals):
   # the next one is under way, so that the device never waits for the host.
   if first == 0:
     evaluate(0)
-  pending = None
+  window = pending = None
   for step in range(first, config.steps):
     due = step > first and step % config.checkpoint.every == 0
     evaluation = config.eval.every and step % config.eval.every == 0
@@ -171,12 +178,9 @@ def _run(config, workdir, source, mesh, signals):
       pending = None
     if evaluation and step > first:
       evaluate(step)
-    if due or signals.caught:
-      save(step)
+    if window and (due or signals.caught):
+      save(step, window)
     if signals.caught:
-      checkpoints.close()
-      writer.close()
-      bar.close()
       raise Stopped(f"stopped by {signals.caught} at step {step}, all saved")
 
     began = time.perf_counter()
@@ -192,14 +196,19 @@ def _run(config, workdir, source, mesh, signals):
       pending = step + 1, window
   if pending:
     log(*pending)
-  if first < config.steps:
     evaluate(config.steps)
-    save(config.steps)
-  checkpoints.close()
-  writer.close()
-  bar.close()
-  for line in closing_lines(workdir):
-    print(line)
+    save(config.steps, window)
+
+
+def _refuse_nan(step, window, config):
+  """Ends a run that diverged before the damage is saved."""
+  loss = float(window["loss"])
+  if not np.isfinite(loss):
+    raise errors.UserError(
+      f"the loss is {loss} at step {step}; the newest checkpoint is from"
+      f" before. Lower config.optim.lr={config.optim.lr:g} or lengthen"
+      " config.optim.warmup_fraction, in a new --workdir"
+    )
 
 
 def closing_lines(workdir: pathlib.Path) -> Iterator[str]:

@@ -62,13 +62,18 @@ def test_blur_is_the_gaussian_with_repeated_edges():
   taps /= taps.sum()
   rows = np.stack(
     [
-      sum(t * x[np.clip(i + o, 0, 8)] for o, t in zip(offsets, taps))
+      sum(
+        t * x[np.clip(i + o, 0, 8)] for o, t in zip(offsets, taps, strict=True)
+      )
       for i in range(9)
     ]
   )
   wanted = np.stack(
     [
-      sum(t * rows[:, np.clip(j + o, 0, 6)] for o, t in zip(offsets, taps))
+      sum(
+        t * rows[:, np.clip(j + o, 0, 6)]
+        for o, t in zip(offsets, taps, strict=True)
+      )
       for j in range(7)
     ],
     axis=1,

@@ -22,7 +22,9 @@ from seer_jax import optim
   ],
 )
 def test_rates_of_seer_10b_step_for_step(step, rate):
-  schedule = optim.warmup_cosine(9.3, 126_008, 5500, start=0.15, end=0.0093)
+  schedule = optim.warmup_cosine(
+    9.3, 126_008, 0.043648 * 126_008, start=0.15, end=0.0093
+  )
   assert schedule(step) == pytest.approx(rate, abs=2e-6)
 
 

@@ -96,8 +96,8 @@ def test_taps_have_the_published_strides():
       jax.random.key(0), jnp.zeros((2, 64, 64, 3)), train=False
     )[0]
   )
-  sides = [taps[name].shape[1] for name in taps if name != "avgpool"]
-  assert list(taps) == ["conv1", "res2", "res3", "res4", "res5", "avgpool"]
+  maps = ("conv1", "res2", "res3", "res4", "res5")
+  sides = [taps[name].shape[1] for name in maps]
   assert sides == [32, 16, 8, 4, 2]
   assert taps["avgpool"].shape == (2, 368)
 
@@ -137,7 +137,7 @@ def test_running_variance_is_the_unbiased_one():
 
 
 def test_recomputing_blocks_changes_no_gradient():
-  arch = regnet.from_numbers(3, 16, 16.0, 2.0, 8, strides=(2, 2))
+  arch = regnet.from_numbers(2, 16, 16.0, 2.0, 8, strides=(2, 2))
   x = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
   variables = regnet.RegNet(arch).init(jax.random.key(0), x, train=True)
 

@@ -91,7 +91,10 @@ def test_too_many_bad_images_stop_the_run(tmp_path):
     ({"crops__scales": ((0.4, 1.2),)}, r"crops.scales"),
     ({"optim__name": "adam"}, r"optim.name is 'adam'"),
     ({"precision": "fp8"}, r"precision is 'fp8'"),
-    ({"model__trunk": "resnet50"}, r"model.trunk is 'resnet50'"),
+    (
+      {"model__trunk": "resnet50", "model__numbers": ()},
+      r"model.trunk is 'resnet50'",
+    ),
     ({"model__numbers": (1, 2)}, r"model.numbers"),
     ({"data__train__kind": "floder"}, r"floder"),
   ],

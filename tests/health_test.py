@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+
+from seer_jax import health
+
+
+def test_even_use_of_prototypes_has_entropy_one():
+  use = health.prototype_use(np.full(8, 3.0))
+  assert use["prototypes/entropy"] == pytest.approx(1)
+  assert use["prototypes/in_use"] == 8
+  assert use["prototypes/max_share"] == pytest.approx(1 / 8)
+
+
+def test_one_prototype_for_all_has_entropy_zero():
+  use = health.prototype_use(np.array([0.0, 9.0, 0.0]))
+  assert use == {
+    "prototypes/entropy": 0.0,
+    "prototypes/in_use": 1,
+    "prototypes/max_share": 1.0,
+  }
+
+
+def test_isotropic_features_have_full_rank_and_standard_deviation_one():
+  features = np.random.default_rng(0).normal(size=(5000, 16))
+  spread = health.spread(features)
+  assert spread["features/rank"] == pytest.approx(16, rel=0.01)
+  assert spread["features/std"] == pytest.approx(1, rel=0.01)
+
+
+def test_features_on_a_line_have_rank_one_and_equal_ones_no_spread():
+  line = np.outer(np.linspace(-1, 1, 50), np.ones(4))
+  assert health.spread(line)["features/rank"] == pytest.approx(1)
+  assert health.spread(np.ones((9, 4)))["features/std"] == pytest.approx(0)
+
+
+GOOD = {"loss_over_lnk": 0.5, "prototypes/max_share": 0.02}
+
+
+def sentinel():
+  return health.Sentinel(patience=100, epsilon=0.05, freeze_steps=313)
+
+
+def test_a_loss_that_stays_at_ln_k_is_told_once_and_not_too_early():
+  stuck = GOOD | {"loss_over_lnk": 0.998}
+  watch = sentinel()
+  assert watch.verdict(99, stuck) is None
+  words = watch.verdict(100, stuck)
+  assert "0.998 of ln K" in words
+  assert "swav.epsilon=0.03 (now 0.05)" in words
+  assert watch.verdict(101, stuck) is None
+
+
+def test_one_prototype_taking_all_is_told():
+  words = sentinel().verdict(200, GOOD | {"prototypes/max_share": 0.9})
+  assert "one prototype takes 90%" in words
+
+
+def test_a_healthy_run_hears_nothing():
+  assert sentinel().verdict(10_000, GOOD) is None
