@@ -16,8 +16,8 @@ def get_config():
   config.data.train.split = "train"
   config.data.test.kind = "digits"
   config.data.test.split = "test"
-  config.steps = 600
-  config.batch_size = 128
+  config.steps = 640
+  config.batch_size = 64
 
   # Two views; digits are 8 x 8, have no colour, and are not mirrored.
   config.crops.counts = (2,)
@@ -42,8 +42,8 @@ def get_config():
   config.swav.epsilon = 0.03
   config.swav.freeze_steps = 20
   config.swav.queue_length = 0
-  config.optim.lr = 1.0
-  config.optim.warmup_fraction = 20 / 600
+  config.optim.lr = 2.2
+  config.optim.warmup_fraction = 0.03
   config.eval.every = 200
   config.checkpoint.every = 200
   return config

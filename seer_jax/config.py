@@ -9,7 +9,7 @@ chosen from the data when the run starts (`recipe.py`), and the log says why.
 import difflib
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ml_collections
@@ -44,11 +44,9 @@ def base() -> ConfigDict:
   config.steps = none(int)
   # Images a step, over all devices.
   config.batch_size = none(int)
-  # Of the trunk and head: "fp32", "bf16", or "auto" (bf16 where the hardware
-  # multiplies it natively, fp32 elsewhere). The loss is always float32.
-  config.precision = "auto"
-  # A step at which to record a profile into the workdir; -1 for none.
-  config.profile = -1
+  # Of the trunk and head: "fp32" or "bf16"; None picks bf16 where the hardware
+  # multiplies it natively. The loss is always float32.
+  config.precision = none(str)
 
   config.mesh = ConfigDict()
   # Devices the batch is split over; -1 takes all that are there.
@@ -165,104 +163,124 @@ def source() -> ConfigDict:
   return ConfigDict({"kind": "folder", "path": "", "split": ""})
 
 
-def check(config: ConfigDict) -> None:
-  """Refuses values that cannot work, once every key is resolved.
+def _pair(value: Any) -> bool:
+  return isinstance(value, tuple) and len(value) == 2
+
+
+# What each value must be by itself. Keys left open (None) pass.
+_RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+  ("seed", lambda v: v >= 0, "be 0 or more"),
+  ("epochs", lambda v: v > 0, "be positive"),
+  ("steps", lambda v: v > 0, "be positive"),
+  ("batch_size", lambda v: v > 0, "be positive"),
+  ("precision", lambda v: v in ("fp32", "bf16"), "be fp32 or bf16"),
+  ("mesh.data", lambda v: v == -1 or v > 0, "be a count, or -1 for all"),
+  ("data.workers", lambda v: v >= 0, "be 0 or more"),
+  ("data.max_pixels", lambda v: v > 0, "be positive"),
+  ("data.max_bad", lambda v: 0 <= v <= 1, "be a share from 0 to 1"),
+  ("crops.counts", lambda v: v and min(v) > 0, "be a tuple of counts"),
+  ("crops.sizes", lambda v: v and min(v) > 0, "be a tuple of pixels"),
+  (
+    "crops.scales",
+    lambda v: all(_pair(each) and 0 < each[0] <= each[1] <= 1 for each in v),
+    "be a tuple of pairs of areas, 0 < low <= high <= 1",
+  ),
+  (
+    "crops.ratio",
+    lambda v: _pair(v) and 0 < v[0] <= v[1],
+    "be a pair, low > 0",
+  ),
+  ("augment.mean", lambda v: len(v) == 3, "have 3 channels"),
+  ("augment.std", lambda v: len(v) == 3 and min(v) > 0, "have 3, positive"),
+  ("model.stem_stride", lambda v: v in (1, 2), "be 1 or 2"),
+  ("model.strides", lambda v: v and set(v) <= {1, 2}, "be a tuple of 1 and 2"),
+  ("model.bn_groups", lambda v: v > 0, "be positive"),
+  (
+    "model.prototypes",
+    lambda v: v and min(v) > 1,
+    "be a tuple of counts above 1",
+  ),
+  ("swav.temperature", lambda v: v > 0, "be positive"),
+  ("swav.epsilon", lambda v: v > 0, "be positive"),
+  ("swav.iterations", lambda v: v >= 0, "be 0 or more"),
+  ("swav.assign_crops", lambda v: v and min(v) >= 0, "be a tuple of crops"),
+  ("swav.queue_length", lambda v: v >= 0, "be 0 or more"),
+  (
+    "optim.name",
+    lambda v: v in ("larc", "lars", "sgd", "adamw"),
+    "be larc, lars, sgd or adamw",
+  ),
+  ("optim.lr_batch", lambda v: v > 0, "be positive"),
+  ("optim.warmup_fraction", lambda v: 0 <= v < 1, "be in [0, 1)"),
+  ("eval.every", lambda v: v >= 0, "be 0 or more"),
+  ("eval.max_images", lambda v: v > 0, "be positive"),
+  ("eval.batch_size", lambda v: v > 0, "be positive"),
+  ("eval.knn_k", lambda v: v and min(v) > 0, "be a tuple of counts"),
+  ("eval.knn_temperature", lambda v: v > 0, "be positive"),
+  ("eval.held_out", lambda v: 0 < v < 1, "be a share between 0 and 1"),
+  ("log.every", lambda v: v > 0, "be positive"),
+  ("checkpoint.every", lambda v: v > 0, "be positive"),
+  ("checkpoint.keep", lambda v: v > 0, "be positive"),
+)
+
+
+def check_each(config: ConfigDict) -> None:
+  """Refuses values that could never work, whatever the others are.
 
   Raises:
     UserError: says which key, its value, and what it must be.
   """
-  crops, swav, optim = config.crops, config.swav, config.optim
-  groups = len(crops.sizes)
-  views = sum(crops.counts)
+  values = dict(flatten(config))
+  for key, fine, must in _RULES:
+    if values[key] is not None and not fine(values[key]):
+      raise errors.UserError(f"config.{key} is {values[key]!r}; it must {must}")
+
+
+def check_together(config: ConfigDict) -> None:
+  """Refuses values that contradict each other, once every key is resolved.
+
+  Raises:
+    UserError: says which key, its value, and what it must be.
+  """
+  crops, swav, batch = config.crops, config.swav, config.batch_size
+  groups, views = len(crops.counts), sum(crops.counts)
   for key, value, fine, must in (
-    ("batch_size", config.batch_size, config.batch_size > 0, "be positive"),
-    ("steps", config.steps, config.steps > 0, "be positive"),
-    (
-      "precision",
-      config.precision,
-      config.precision in ("auto", "fp32", "bf16"),
-      "be auto, fp32 or bf16",
-    ),
-    (
-      "crops.counts",
-      crops.counts,
-      len(crops.counts) == groups == len(crops.scales)
-      and min(crops.counts) > 0,
-      f"have one positive entry for each of sizes={crops.sizes} and"
-      f" scales={crops.scales}",
-    ),
     ("crops.counts", crops.counts, views > 1, "make at least two crops"),
-    ("crops.sizes", crops.sizes, min(crops.sizes) > 0, "be positive"),
+    (
+      "crops.sizes",
+      crops.sizes,
+      len(crops.sizes) == groups,
+      f"have one entry for each of counts={crops.counts}",
+    ),
     (
       "crops.scales",
       crops.scales,
-      all(0 < low <= high <= 1 for low, high in crops.scales),
-      "be pairs of areas, 0 < low <= high <= 1",
+      len(crops.scales) == groups,
+      f"have one pair for each of counts={crops.counts}",
     ),
     (
       "swav.assign_crops",
       swav.assign_crops,
-      swav.assign_crops
-      and all(0 <= crop < views for crop in swav.assign_crops),
+      max(swav.assign_crops) < views,
       f"name crops from 0 to {views - 1}",
     ),
-    ("swav.epsilon", swav.epsilon, swav.epsilon > 0, "be positive"),
-    ("swav.temperature", swav.temperature, swav.temperature > 0, "be positive"),
     (
       "swav.queue_length",
       swav.queue_length,
-      swav.queue_length >= 0 and swav.queue_length % config.batch_size == 0,
-      f"be 0 or a multiple of batch_size={config.batch_size}",
-    ),
-    (
-      "model.prototypes",
-      config.model.prototypes,
-      config.model.prototypes and min(config.model.prototypes) > 1,
-      "be a tuple of counts above 1",
+      swav.queue_length % batch == 0,
+      f"be 0 or a multiple of batch_size={batch}",
     ),
     (
       "model.bn_groups",
       config.model.bn_groups,
-      config.model.bn_groups > 0
-      and config.batch_size % config.model.bn_groups == 0,
-      f"divide batch_size={config.batch_size}",
+      batch % config.model.bn_groups == 0,
+      f"divide batch_size={batch}",
     ),
     (
-      "optim.name",
-      optim.name,
-      optim.name in ("larc", "lars", "sgd", "adamw"),
-      "be larc, lars, sgd or adamw",
-    ),
-    (
-      "optim.warmup_fraction",
-      optim.warmup_fraction,
-      0 <= optim.warmup_fraction < 1,
-      "be in [0, 1)",
-    ),
-    ("log.every", config.log.every, config.log.every > 0, "be positive"),
-    (
-      "checkpoint.every",
-      config.checkpoint.every,
-      config.checkpoint.every > 0,
-      "be positive",
-    ),
-    (
-      "checkpoint.keep",
-      config.checkpoint.keep,
-      config.checkpoint.keep > 0,
-      "be positive",
-    ),
-    (
-      "eval.held_out",
-      config.eval.held_out,
-      0 < config.eval.held_out < 1,
-      "be a share between 0 and 1",
-    ),
-    (
-      "data.max_bad",
-      config.data.max_bad,
-      0 <= config.data.max_bad <= 1,
-      "be a share from 0 to 1",
+      "eval.resize",
+      config.eval.resize,
+      config.eval.resize >= config.eval.size,
+      f"be at least eval.size={config.eval.size}",
     ),
   ):
     if not fine:
@@ -289,6 +307,32 @@ def nearest_key(config: ConfigDict, key: str) -> str | None:
   return tail[close[0]] if close else None
 
 
+def get(config: ConfigDict, key: str) -> Any:
+  """The value at a dotted key."""
+  for part in key.split("."):
+    config = config[part]
+  return config
+
+
+def put(config: ConfigDict, key: str, value: Any) -> None:
+  """Sets the value at a dotted key."""
+  *parents, last = key.split(".")
+  for part in parents:
+    config = config[part]
+  config[last] = value
+
+
+def recall(workdir: pathlib.Path, config: ConfigDict) -> None:
+  """Takes over what an earlier start in this workdir chose for open keys.
+
+  Choices depend on the data and the hardware; a run that goes on elsewhere
+  goes on with the choices that it began with.
+  """
+  for key, value in _claimed(workdir).items():
+    if key in dict(flatten(config)) and get(config, key) is None:
+      put(config, key, _tuples(value))
+
+
 def claim(workdir: pathlib.Path, config: ConfigDict) -> None:
   """Writes the resolved config into a new workdir, or compares with the old.
 
@@ -297,12 +341,12 @@ def claim(workdir: pathlib.Path, config: ConfigDict) -> None:
   """
   path = workdir / "config.json"
   ours = json.loads(json.dumps(dict(flatten(config))))
-  if not path.exists():
+  theirs = _claimed(workdir)
+  if not theirs:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(ours, indent=2) + "\n")
     temporary.rename(path)
     return
-  theirs = json.loads(path.read_text())
   differing = [
     f"{key} was {theirs.get(key)!r}, is {ours.get(key)!r}"
     for key in sorted(ours.keys() | theirs.keys())
@@ -313,3 +357,20 @@ def claim(workdir: pathlib.Path, config: ConfigDict) -> None:
       f"{workdir} holds a run with another config: {'; '.join(differing)}."
       " Take these values back, or give another --workdir"
     )
+
+
+def _claimed(workdir):
+  """The config of the run whose checkpoints are here; empty without any."""
+  path = workdir / "config.json"
+  if not path.exists() or not any((workdir / "checkpoints").glob("[0-9]*")):
+    return {}
+  try:
+    return json.loads(path.read_text())
+  except json.JSONDecodeError as error:
+    raise errors.UserError(
+      f"{path} is damaged ({error}); put it back, or give another --workdir"
+    ) from error
+
+
+def _tuples(value):
+  return tuple(map(_tuples, value)) if isinstance(value, list) else value

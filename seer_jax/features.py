@@ -1,14 +1,18 @@
 """The trunk over a set of images: clean views in, features and labels out."""
 
 import dataclasses
+import logging
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
 
-from seer_jax import augment, pipeline, sources, state, tasks
+from seer_jax import augment, errors, pipeline, sources, state, tasks
 from seer_jax import mesh as mesh_lib
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +51,7 @@ class Extractor:
   ):
     self._config, self._mesh = config, mesh
     self._kept: dict[int, tuple[int, Features]] = {}
+    self._told: set[tuple[int, int]] = set()
     self._forward: Callable[..., jax.Array] = jax.jit(
       lambda params, batch_stats, image_BxHxWx3: task.model.apply(
         {"params": params, "batch_stats": batch_stats},
@@ -62,17 +67,39 @@ class Extractor:
     """Features of every usable image of the set, in order."""
     step = int(now.step)
     kept_step, kept = self._kept.get(id(images), (None, None))
-    if kept_step == step:
-      return kept
+    if kept_step != step:
+      kept = self.of(now.params, now.batch_stats, images)
+      self._kept[id(images)] = (step, kept)
+    return kept
+
+  def of(self, params: Any, batch_stats: Any, images: ImageSet) -> Features:
+    """The same for parameters and statistics of your own, not kept."""
+    params, batch_stats = jax.device_put(
+      (params, batch_stats), mesh_lib.replicated(self._mesh)
+    )
     features, labels = [], []
     batches = pipeline.clean_batches(
       images.source, images.indices, self._config, self._mesh
     )
     for batch in batches:
-      feature_BxD = self._forward(now.params, now.batch_stats, batch["image"])
+      feature_BxD = self._forward(params, batch_stats, batch["image"])
       mask_B = mesh_lib.to_host(batch["mask"])
       features.append(np.asarray(feature_BxD)[mask_B])
       labels.append(mesh_lib.to_host(batch["label"])[mask_B])
-    found = Features(np.concatenate(features), np.concatenate(labels))
-    self._kept[id(images)] = (step, found)
-    return found
+      index_B = mesh_lib.to_host(batch["index"])
+      self._tell_unusable(images.source, index_B[~mask_B])
+    if not any(map(len, features)):
+      raise errors.UserError(
+        f"none of the {len(images.indices)} images to evaluate is usable; look"
+        " at the warnings above"
+      )
+    return Features(np.concatenate(features), np.concatenate(labels))
+
+  def _tell_unusable(self, source, indices):
+    for index in indices.tolist():
+      if index >= 0 and (id(source), index) not in self._told:
+        self._told.add((id(source), index))
+        name, reason = pipeline.describe(
+          source, index, self._config.data.max_pixels
+        )
+        _log.warning("left out of evaluation: %r: %s", name, reason)

@@ -67,6 +67,8 @@ def _parse(argv):
   except OSError as error:
     path = config_flags.get_config_filename(flags.FLAGS["config"])
     raise errors.UserError(f"cannot read the config file {path}") from error
+  except (SyntaxError, ImportError) as error:
+    raise errors.UserError(f"the config file does not load: {error}") from error
   except (AttributeError, KeyError) as error:
     raise errors.UserError(_unknown_key(argv, error)) from error
   except (flags.Error, TypeError, ValueError) as error:

@@ -30,6 +30,17 @@ def make(data: int = -1) -> jax.sharding.Mesh:
   )
 
 
+def multiplies_bf16() -> bool:
+  """Whether the devices multiply bfloat16 natively: TPUs, GPUs since Ampere."""
+  device = jax.devices()[0]
+  if device.platform == "tpu":
+    return True
+  # "8.0" on NVIDIA; names like "gfx90a" on AMD, where nothing was measured.
+  capability = str(getattr(device, "compute_capability", ""))
+  major = capability.split(".")[0]
+  return major.isdigit() and int(major) >= 8
+
+
 def rows(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
   """First axis split over the devices: batches."""
   return jax.NamedSharding(mesh, jax.P("data"))

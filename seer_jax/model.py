@@ -57,8 +57,9 @@ class Projection(nn.Module):
       x = nn.relu(x)
     z_NxP = Linear(self.out, name=f"linear{len(self.hidden)}")(x)
     z_NxP = z_NxP.astype(jnp.float32)
-    norm_Nx1 = jnp.linalg.norm(z_NxP, axis=-1, keepdims=True)
-    return z_NxP / jnp.maximum(norm_Nx1, 1e-12)
+    # Not by the norm, whose gradient at zero is not a number.
+    square_Nx1 = jnp.sum(jnp.square(z_NxP), axis=-1, keepdims=True)
+    return z_NxP * jax.lax.rsqrt(jnp.maximum(square_Nx1, 1e-24))
 
 
 class Prototypes(nn.Module):

@@ -9,6 +9,7 @@ run sees exactly what it would have seen.
 
 import dataclasses
 import logging
+import os
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -17,19 +18,26 @@ import grain
 import jax
 import ml_collections
 import numpy as np
+from absl import flags
 
 from seer_jax import crops, errors, sources
 from seer_jax import mesh as mesh_lib
 
 _log = logging.getLogger(__name__)
 
-# A batch in which this many draws in a row are unusable says that the folder
-# is not what it seems.
-_ATTEMPTS = 8
+# So many unusable draws one after the other, and the folder is not what it
+# seems; with half of all files bad it does not happen.
+_ATTEMPTS = 64
+# Fewer than cores that decode leave the others idle; OpenCV frees the lock.
+_THREADS = 2
 
 
 class BadImages:
-  """Which images could not be used: each logged once, counted, limited."""
+  """Which images could not be used: each listed once, counted, limited.
+
+  The list, `bad_images.txt`, is for people; it outlives the process. The limit
+  counts what this process met, so that mended files are forgiven.
+  """
 
   def __init__(
     self,
@@ -42,12 +50,10 @@ class BadImages:
     self._path = workdir / "bad_images.txt"
     self._limit = max_share * len(source)
     self._max_pixels = max_pixels
-    self._known = set()
+    self._met: set[int] = set()
+    self._listed: set[str] = set()
     if self._path.exists():
-      self._known.update(self._path.read_text().splitlines())
-
-  def __len__(self) -> int:
-    return len(self._known)
+      self._listed.update(os.fsdecode(self._path.read_bytes()).split("\n"))
 
   def record(self, indices: np.ndarray) -> None:
     """Takes the indices of unusable images; negative ones mean none.
@@ -55,36 +61,37 @@ class BadImages:
     Raises:
       UserError: more images are bad than the config allows.
     """
-    for index in np.unique(indices[indices >= 0]):
-      self._record_one(int(index))
-    if len(self) > self._limit:
+    for index in set(indices[indices >= 0].tolist()) - self._met:
+      self._met.add(index)
+      self._list(index)
+    if len(self._met) > self._limit:
       raise errors.UserError(
-        f"{len(self)} of {len(self._source)} images are unusable, more than"
-        f" config.data.max_bad allows; they are listed in {self._path}."
+        f"{len(self._met)} of {len(self._source)} images are unusable, more"
+        f" than config.data.max_bad allows; they are listed in {self._path}."
         " Mend them, or allow more"
       )
 
-  def _record_one(self, index):
-    # Workers report indices; id and reason are found again here, once.
-    name, reason = _describe(self._source, index, self._max_pixels)
-    if name in self._known:
-      return
-    self._known.add(name)
-    with self._path.open("a") as file:
-      file.write(name + "\n")
-    _log.warning("unusable image %s: %s", name, reason)
+  def _list(self, index):
+    # Workers report indices; the reason is found again here, once.
+    name, reason = describe(self._source, index, self._max_pixels)
+    if name not in self._listed:
+      self._listed.add(name)
+      with self._path.open("ab") as file:
+        file.write(os.fsencode(name) + b"\n")
+      _log.warning("unusable image %r: %s", name, reason)
 
 
-def _describe(source, index, max_pixels):
+def describe(
+  source: sources.Source, index: int, max_pixels: int
+) -> tuple[str, str]:
+  """The id of an unusable image, and why it is unusable."""
   try:
-    sample = source[index]
+    crops.decode(source[index]["image"], max_pixels)
   except OSError as error:
-    return str(error.filename), error.strerror
-  try:
-    crops.decode(sample["image"], max_pixels)
+    return source.id_of(index), str(error.strerror)
   except errors.BadImage as error:
-    return sample["id"], str(error)
-  return sample["id"], "unusable when it was drawn"
+    return source.id_of(index), str(error)
+  return source.id_of(index), "unusable when it was drawn"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,11 +117,12 @@ class _MultiCrop:
         index = int(rng.integers(len(self.source)))
       else:
         views = crops.multi_crop(image, rng, self.groups, self.ratio)
-        return {"crops": views, "bad": bad}
+        stand_in = np.float32(attempt > 0)
+        return {"crops": views, "stand_ins": stand_in, "bad": bad}
+    name, reason = describe(self.source, int(bad[0]), self.max_pixels)
     raise errors.UserError(
       f"{_ATTEMPTS} images drawn one after the other are unusable, among them"
-      f" {_describe(self.source, int(bad[0]), self.max_pixels)}. Is this a"
-      " folder of images?"
+      f" {name!r} ({reason}). Is this a folder of images?"
     )
 
 
@@ -137,7 +145,10 @@ def train_batches(
   start_step: int,
   bad_images: BadImages,
 ) -> Iterator[dict[str, Any]]:
-  """Endless batches {"crops": uint8 BxVxHxWx3 for each resolution}, on devices.
+  """Endless batches of multi-crops, on the devices.
+
+  Each is {"crops": uint8 BxVxHxWx3 for each resolution, "stand_ins": B, 1
+  where another image had to stand in for an unusable one}.
 
   Args:
     source: the images.
@@ -165,9 +176,14 @@ def train_batches(
   batches = samples[first::processes].batch(config.batch_size // processes)
   threads = config.data.workers == 0
   loader = batches.to_iter_dataset(
-    grain.ReadOptions(num_threads=2 if threads else 1, prefetch_buffer_size=4)
+    grain.ReadOptions(
+      num_threads=_THREADS if threads else 1, prefetch_buffer_size=4
+    )
   )
   if not threads:
+    # grain's workers read absl's flags, which a notebook never parses.
+    if not flags.FLAGS.is_parsed():
+      flags.FLAGS.mark_as_parsed()
     options = grain.MultiprocessingOptions(num_workers=config.data.workers)
     loader = loader.mp_prefetch(options)
 
@@ -192,16 +208,24 @@ class _CleanView:
   max_pixels: int
 
   def __call__(self, index: int) -> dict[str, Any]:
-    blank = np.zeros((self.size, self.size, 3), np.uint8)
+    nothing = {
+      "image": np.zeros((self.size, self.size, 3), np.uint8),
+      "index": index,
+      "label": -1,
+      "mask": False,
+    }
     if index < 0:
-      return {"image": blank, "label": -1, "mask": False}
+      return nothing
     try:
-      sample = self.source[index]
-      image = crops.decode(sample["image"], self.max_pixels)
+      image = crops.decode(self.source[index]["image"], self.max_pixels)
     except (OSError, errors.BadImage):
-      return {"image": blank, "label": -1, "mask": False}
-    view = crops.center_crop(image, self.resize, self.size)
-    return {"image": view, "label": sample["label"], "mask": True}
+      return nothing
+    return {
+      "image": crops.center_crop(image, self.resize, self.size),
+      "index": index,
+      "label": self.source.label_of(index),
+      "mask": True,
+    }
 
 
 def clean_batches(
@@ -210,10 +234,10 @@ def clean_batches(
   config: ml_collections.ConfigDict,
   mesh: jax.sharding.Mesh,
 ) -> Iterator[dict[str, jax.Array]]:
-  """Batches {"image": uint8 BxHxWx3, "label": B, "mask": B} of chosen images.
+  """Batches of clean views: {"image": uint8 BxHxWx3, "index", "label", "mask"}.
 
-  Every image once, in order; the last batch is filled up with rows whose mask
-  is False, as are rows of unusable images.
+  Every chosen image once, in order. The mask is False for unusable images, and
+  for the rows that fill up the last batch, whose index is -1.
   """
   batch, devices = config.eval.batch_size, mesh.size
   batch = -(-batch // devices) * devices
@@ -227,7 +251,9 @@ def clean_batches(
     grain.MapDataset.source(padded[process::processes])
     .map(view)
     .batch(batch // processes)
-    .to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
+    .to_iter_dataset(
+      grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=4)
+    )
   )
   for local in loader:
     yield mesh_lib.to_global(mesh, local)

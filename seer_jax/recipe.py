@@ -12,7 +12,10 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
+from seer_jax import config as config_lib
 from seer_jax import crops, errors, sources
+
+_FEWEST = 8
 
 
 class Choice(NamedTuple):
@@ -32,6 +35,7 @@ class Situation:
     side: median shorter side of a sample of them, in pixels.
     devices: in the mesh, over all hosts.
     accelerated: whether these are GPUs or TPUs.
+    bf16: whether they multiply bfloat16 natively.
     cores: of this host.
   """
 
@@ -39,27 +43,31 @@ class Situation:
   side: int
   devices: int
   accelerated: bool
+  bf16: bool
   cores: int
 
 
-def median_side(source: sources.Source, sample: int = 200) -> int:
+def median_side(
+  source: sources.Source, max_pixels: int, sample: int = 200
+) -> int:
   """Median shorter side of images spread evenly over the source.
 
   Raises:
     UserError: not one of the sampled images could be read.
   """
   sides = []
-  for index in np.linspace(0, len(source) - 1, sample).astype(int):
+  for index in np.linspace(0, len(source) - 1, sample).astype(int).tolist():
     try:
-      size = crops.image_size(source[int(index)]["image"])
-    except OSError:
+      data = source[index]["image"]
+      # Formats without a simple header are rare enough to decode.
+      size = crops.image_size(data) or crops.decode(data, max_pixels).shape[:2]
+    except (OSError, errors.BadImage):
       continue
-    if size:
-      sides.append(min(size))
+    sides.append(min(size))
   if not sides:
     raise errors.UserError(
       f"none of {min(sample, len(source))} sampled files is a readable image,"
-      f" for example {source[0]['id']}"
+      f" for example {source.id_of(0)!r}"
     )
   return int(np.median(sides))
 
@@ -73,29 +81,35 @@ def complete(
     UserError: the batch is larger than the data, or cannot be split evenly
       over the devices.
   """
+  if here.images < _FEWEST:
+    raise errors.UserError(
+      f"there are only {here.images} images; clusters need {_FEWEST} or more"
+    )
   made = []
-  for rule in (_crops, _trunk, _batch, _length, _swav, _optim, _workers):
+  for rule in (
+    _precision,
+    _crops,
+    _trunk,
+    _batch,
+    _length,
+    _swav,
+    _optim,
+    _workers,
+  ):
     for choice in rule(config, here):
-      if config_get(config, choice.key) is None:
-        config_set(config, choice.key, choice.value)
+      if config_lib.get(config, choice.key) is None:
+        config_lib.put(config, choice.key, choice.value)
         made.append(choice)
   _refuse_batch(config, here)
   return made
 
 
-def config_get(config: ml_collections.ConfigDict, key: str) -> Any:
-  """The value at a dotted key."""
-  for part in key.split("."):
-    config = config[part]
-  return config
-
-
-def config_set(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
-  """Sets the value at a dotted key."""
-  *parents, last = key.split(".")
-  for part in parents:
-    config = config[part]
-  config[last] = value
+def _precision(config, here) -> Iterator[Choice]:
+  del config
+  if here.bf16:
+    yield Choice("precision", "bf16", "native on this hardware")
+  else:
+    yield Choice("precision", "fp32", "no native bf16 on this hardware")
 
 
 def _crops(config, here) -> Iterator[Choice]:
@@ -110,6 +124,7 @@ def _crops(config, here) -> Iterator[Choice]:
   yield Choice("crops.sizes", sizes, reason)
   size = config.crops.sizes[0]
   yield Choice("eval.size", size, "the large crop's")
+  size = config.eval.size
   whole = here.side <= size * 8 // 7
   resize = size if whole else size * 8 // 7
   reason = "small images are used whole" if whole else "256 for 224, scaled"
@@ -117,7 +132,9 @@ def _crops(config, here) -> Iterator[Choice]:
 
 
 def _trunk(config, here) -> Iterator[Choice]:
-  if not here.accelerated:
+  if config.model.numbers:
+    pass  # They win over a name.
+  elif not here.accelerated:
     yield Choice("model.trunk", "regnety_200mf", "no accelerator")
   elif here.images < 1_000_000:
     yield Choice("model.trunk", "regnety_4.0gf", "under a million images")
@@ -209,6 +226,11 @@ def _workers(config, here) -> Iterator[Choice]:
 
 def _refuse_batch(config, here):
   batch = config.batch_size
+  if here.images < here.devices:
+    raise errors.UserError(
+      f"{here.images} images cannot be shared by {here.devices} devices; use"
+      f" fewer: --config.mesh.data={here.images}"
+    )
   if batch > here.images:
     raise errors.UserError(
       f"config.batch_size is {batch}, but there are only {here.images} images;"

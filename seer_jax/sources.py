@@ -5,6 +5,7 @@ open in every worker process and a broken image is somebody else's problem.
 """
 
 import collections
+import hashlib
 import os
 import pathlib
 from collections.abc import Iterator
@@ -35,14 +36,20 @@ class Source(Protocol):
   """Random access to examples, in an order that never changes.
 
   Implementations are picklable and cheap to open. `label_names` is empty when
-  nothing is labelled. Indices run from 0; others raise IndexError.
+  nothing is labelled. Indices run from 0; others raise IndexError. `id_of` and
+  `label_of` read no image. `fingerprint` tells two sets of images apart.
   """
 
   label_names: tuple[str, ...]
+  fingerprint: str
 
   def __len__(self) -> int: ...
 
   def __getitem__(self, i: int) -> Example: ...
+
+  def id_of(self, i: int) -> str: ...
+
+  def label_of(self, i: int) -> int: ...
 
 
 class Folder:
@@ -72,18 +79,25 @@ class Folder:
     label_of = {b"": UNLABELLED} | {name: i for i, name in enumerate(names)}
     self._labels = np.array([label_of[name] for name in folders], np.int32)
     self.label_names = tuple(map(os.fsdecode, names))
+    self.fingerprint = hashlib.sha256(b"\0".join(paths)).hexdigest()
 
   def __len__(self) -> int:
     return len(self._labels)
 
   def __getitem__(self, i: int) -> Example:
-    _check_index(i, len(self))
-    path = self._paths[self._offsets[i] : self._offsets[i + 1]]
-    with open(os.path.join(self._root, path), "rb") as file:
+    with open(os.path.join(self._root, self._path_of(i)), "rb") as file:
       image = file.read()
-    return Example(
-      image=image, label=int(self._labels[i]), id=os.fsdecode(path)
-    )
+    return Example(image=image, label=self.label_of(i), id=self.id_of(i))
+
+  def id_of(self, i: int) -> str:
+    return os.fsdecode(self._path_of(i))
+
+  def label_of(self, i: int) -> int:
+    return int(self._labels[i])
+
+  def _path_of(self, i):
+    _check_index(i, len(self))
+    return self._paths[self._offsets[i] : self._offsets[i + 1]]
 
   def __repr__(self) -> str:
     return f"Folder({os.fsdecode(self._root)!r}, {len(self)} images)"
@@ -122,6 +136,7 @@ class Digits:
       ) from None
     digits = datasets.load_digits()
     self._split = split
+    self.fingerprint = f"digits/{split}"
     self._numbers = np.random.default_rng(0).permutation(1797)[
       self._SPLITS[split]
     ]
@@ -135,11 +150,14 @@ class Digits:
 
   def __getitem__(self, i: int) -> Example:
     _check_index(i, len(self))
-    return Example(
-      image=_encode(".png", self._images_Nx8x8[i]),
-      label=int(self._labels[i]),
-      id=f"digits/{self._numbers[i]:04d}",
-    )
+    image = _encode(".png", self._images_Nx8x8[i])
+    return Example(image=image, label=self.label_of(i), id=self.id_of(i))
+
+  def id_of(self, i: int) -> str:
+    return f"digits/{self._numbers[i]:04d}"
+
+  def label_of(self, i: int) -> int:
+    return int(self._labels[i])
 
   def __repr__(self) -> str:
     return f"Digits({self._split!r})"
@@ -156,6 +174,7 @@ class Synthetic:
   def __init__(self, size: int = 4096, side: int = 256, classes: int = 10):
     self._size, self._side, self._classes = size, side, classes
     self.label_names = tuple(str(label) for label in range(classes))
+    self.fingerprint = repr(self)
 
   def __len__(self) -> int:
     return self._size
@@ -166,10 +185,14 @@ class Synthetic:
     side = (self._side, self._side)
     image = cv2.resize(noise, side, interpolation=cv2.INTER_CUBIC)
     return Example(
-      image=_encode(".jpg", image),
-      label=int(i % self._classes),
-      id=f"synthetic/{i:06d}",
+      image=_encode(".jpg", image), label=self.label_of(i), id=self.id_of(i)
     )
+
+  def id_of(self, i: int) -> str:
+    return f"synthetic/{i:06d}"
+
+  def label_of(self, i: int) -> int:
+    return int(i % self._classes)
 
   def __repr__(self) -> str:
     return f"Synthetic({self._size}, {self._side}, {self._classes})"

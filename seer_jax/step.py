@@ -58,6 +58,7 @@ def train_step(
       params = task.project(optax.apply_updates(now.params, updates))
     metrics = aux.metrics | {
       "grad_norm": optax.tree.norm(grads),
+      "stand_ins": jnp.sum(batch["stand_ins"]),
       "steps": jnp.float32(1),
     }
     fresh = now.step % config.log.every == 0
@@ -78,6 +79,6 @@ def train_step(
 
 
 def _empty_window(task):
-  scalars = ("loss", "loss_over_lnk", "grad_norm", "steps")
+  scalars = ("loss", "loss_over_lnk", "grad_norm", "stand_ins", "steps")
   window = {name: jnp.zeros(()) for name in scalars}
   return window | {"usage_K": jnp.zeros(task.model.prototype_counts[0])}

@@ -47,13 +47,22 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     UserError: something the user can mend.
     Stopped: a signal came; run the same command again.
   """
+  config_lib.check_each(config)
   mesh = mesh_lib.make(config.mesh.data)
+  config_lib.recall(workdir, config)
   source = _open(config.data.train)
   resolve(config, source, mesh)
-  workdir.mkdir(parents=True, exist_ok=True)
-  config_lib.claim(workdir, config)
+  # All that can be refused is, before anything is written.
+  sets = _evaluation_sets(config, source)
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    config_lib.claim(workdir, config)
+  except OSError as error:
+    raise errors.UserError(
+      f"cannot write to --workdir={workdir}: {error.strerror}"
+    ) from error
   with jax.set_mesh(mesh), contextlib.ExitStack() as closing:
-    _run(config, workdir, source, mesh, closing)
+    _run(config, workdir, source, sets, mesh, closing)
   for line in closing_lines(workdir):
     print(line)
 
@@ -66,33 +75,29 @@ def resolve(
   """Chooses what the config left open, says why, and checks the whole."""
   here = recipe.Situation(
     images=len(source),
-    side=recipe.median_side(source),
+    side=recipe.median_side(source, config.data.max_pixels),
     devices=mesh.size,
     accelerated=jax.default_backend() != "cpu",
+    bf16=mesh_lib.multiplies_bf16(),
     cores=os.cpu_count() or 1,
   )
   for key, value, reason in recipe.complete(config, here):
     _log.info("chose %s = %s (%s)", key, value, reason)
-  config_lib.check(config)
+  config_lib.check_together(config)
   model.architecture(config.model)
 
 
-def precision(name: str) -> jnp.dtype:
-  """The trunk's dtype: "auto" is bf16 where the hardware has it natively."""
-  if name == "auto":
-    device = jax.devices()[0]
-    capability = float(getattr(device, "compute_capability", 0))
-    native = device.platform == "tpu" or capability >= 8
-    name = "bf16" if native else "fp32"
-  return jnp.dtype({"bf16": jnp.bfloat16, "fp32": jnp.float32}[name])
+def dtype_of(precision: str) -> jnp.dtype:
+  """The trunk's dtype."""
+  return jnp.dtype({"bf16": jnp.bfloat16, "fp32": jnp.float32}[precision])
 
 
-def _run(config, workdir, source, mesh, closing):
+def _run(config, workdir, source, sets, mesh, closing):
   def closed_at_the_end(thing):
     return closing.enter_context(contextlib.closing(thing))
 
   signals = closing.enter_context(_Signals())
-  task = tasks.SwAV(config, precision(config.precision))
+  task = tasks.SwAV(config, dtype_of(config.precision))
   tx, schedule = optim.make(config.optim, config.steps, config.batch_size)
 
   # Priority: a checkpoint of this workdir, else fresh. Arrays are born where
@@ -111,7 +116,7 @@ def _run(config, workdir, source, mesh, closing):
   else:
     now, position = restored
     first = int(now.step)
-    _check_position(position, config, source)
+    _check_position(position, first, config, source)
     _log.info("resumed at step %d of %d", first, config.steps)
 
   train_step = jax.jit(
@@ -119,11 +124,13 @@ def _run(config, workdir, source, mesh, closing):
     donate_argnums=0,
     out_shardings=everywhere,
   )
-  evaluators = list(_evaluators(config, source, task, mesh))
+  evaluators = list(_evaluators(config, sets, task, mesh))
   bad_images = pipeline.BadImages(
     source, workdir, config.data.max_bad, config.data.max_pixels
   )
-  batches = pipeline.train_batches(source, config, mesh, first, bad_images)
+  batches = closed_at_the_end(
+    pipeline.train_batches(source, config, mesh, first, bad_images)
+  )
   writer = closed_at_the_end(
     metrics.Writer(workdir, first if restored else None)
   )
@@ -135,7 +142,7 @@ def _run(config, workdir, source, mesh, closing):
   )
   bar = closed_at_the_end(metrics.Bar(config.steps, first))
   clock = metrics.Clock(config.batch_size)
-  position = {"samples": 0, "images": len(source), "seed": config.seed}
+  position = {"images": len(source), "fingerprint": source.fingerprint}
 
   def evaluate(step):
     began = time.perf_counter()
@@ -156,7 +163,6 @@ def _run(config, workdir, source, mesh, closing):
     found = _summary(jax.device_get(window)) | clock.read()
     found["lr"] = float(schedule(step - 1))
     found["images_seen"] = step * config.batch_size
-    found["bad_images"] = len(bad_images)
     writer.write(step, found)
     bar.tell(step, found)
     _refuse_nan(step, window, config)
@@ -171,17 +177,18 @@ def _run(config, workdir, source, mesh, closing):
     evaluate(0)
   window = pending = None
   for step in range(first, config.steps):
+    stopping = signals.caught
     due = step > first and step % config.checkpoint.every == 0
     evaluation = config.eval.every and step % config.eval.every == 0
-    if pending and (due or evaluation or signals.caught):
+    if pending and (due or evaluation or stopping):
       log(*pending)
       pending = None
     if evaluation and step > first:
       evaluate(step)
-    if window and (due or signals.caught):
+    if window and (due or stopping):
       save(step, window)
-    if signals.caught:
-      raise Stopped(f"stopped by {signals.caught} at step {step}, all saved")
+    if stopping:
+      raise Stopped(f"stopped by {stopping} at step {step}, all saved")
 
     began = time.perf_counter()
     batch = next(batches)
@@ -202,10 +209,11 @@ def _run(config, workdir, source, mesh, closing):
 
 def _refuse_nan(step, window, config):
   """Ends a run that diverged before the damage is saved."""
-  loss = float(window["loss"])
-  if not np.isfinite(loss):
+  loss, grad_norm = float(window["loss"]), float(window["grad_norm"])
+  if not np.isfinite(loss + grad_norm):
     raise errors.UserError(
-      f"the loss is {loss} at step {step}; the newest checkpoint is from"
+      f"training diverged: at step {step} the loss is {loss} and the norm of"
+      f" its gradient {grad_norm}; the newest checkpoint is from"
       f" before. Lower config.optim.lr={config.optim.lr:g} or lengthen"
       " config.optim.warmup_fraction, in a new --workdir"
     )
@@ -215,6 +223,9 @@ def closing_lines(workdir: pathlib.Path) -> Iterator[str]:
   """What a finished run has to show, from its metrics file."""
   lines = metrics.read_lines(workdir / "metrics.jsonl")
   evaluations = [line for line in lines if "features/rank" in line]
+  logged = [line for line in lines if "loss_over_lnk" in line]
+  if not evaluations or not logged:
+    return  # Somebody took the file away.
   before, after = evaluations[0], evaluations[-1]
   for name in after:
     if name.startswith("knn/"):
@@ -225,7 +236,6 @@ def closing_lines(workdir: pathlib.Path) -> Iterator[str]:
     f"effective rank of features: untrained {before['features/rank']:.1f},"
     f" trained {after['features/rank']:.1f}"
   )
-  logged = [line for line in lines if "loss_over_lnk" in line]
   yield (
     f"loss / ln K: first {logged[0]['loss_over_lnk']:.3f},"
     f" last {logged[-1]['loss_over_lnk']:.3f}"
@@ -236,40 +246,56 @@ def _open(where):
   return sources.open_source(where.kind, where.path, where.split)
 
 
-def _check_position(position, config, source):
+def _check_position(position, step, config, source):
   """The data must be what the checkpoint's run read."""
+  assert position["samples"] == step * config.batch_size, position
   if position["images"] != len(source):
     raise errors.UserError(
       f"the run was started on {position['images']} images, now there are"
       f" {len(source)}: put the data back as it was, or give another --workdir"
     )
-  if position["samples"] % config.batch_size:
+  if position["fingerprint"] != source.fingerprint:
     raise errors.UserError(
-      f"the run has read {position['samples']} samples, which is no multiple"
-      f" of config.batch_size={config.batch_size}"
+      "the run was started on images of other names: put the data back as it"
+      " was, or give another --workdir"
     )
 
 
-def _evaluators(config, source, task, mesh) -> Iterator[Any]:
-  """Spread of clean features always; kNN where there are labels."""
-  extract = features.Extractor(task, config, mesh)
+def _evaluation_sets(config, source):
+  """(bank, queries): the training images, and those of the test set or some
+  held out of the bank.
+  """
   rng = np.random.default_rng(config.seed)
-  order = rng.permutation(len(source))
+  order, most = rng.permutation(len(source)), config.eval.max_images
   if config.data.test.kind:
     test = _open(config.data.test)
     _check_labels(source, test)
-    query = features.ImageSet(
-      test, _some(rng.permutation(len(test)), config.eval.max_images)
+    query = features.ImageSet(test, _some(rng.permutation(len(test)), most))
+  else:
+    held_out = max(1, int(len(source) * config.eval.held_out))
+    query = features.ImageSet(source, _some(order[:held_out], most))
+    order = order[held_out:]
+  return features.ImageSet(source, _some(order, most)), query
+
+
+def _evaluators(config, sets, task, mesh) -> Iterator[Any]:
+  """Spread of clean features always; kNN where there are labels."""
+  bank, query = sets
+  extract = features.Extractor(task, config, mesh)
+  yield spread.Spread(extract, bank)
+  labels = [
+    {images.source.label_of(i) for i in images.indices} - {sources.UNLABELLED}
+    for images in sets
+  ]
+  if not all(labels):
+    _log.info("no kNN check: there are no sub-folders to take labels from")
+  elif len(labels[0]) > len(bank.indices) // 2:
+    _log.info(
+      "no kNN check: %d labels for %d images say nothing",
+      len(labels[0]),
+      len(bank.indices),
     )
   else:
-    held_out = int(len(source) * config.eval.held_out)
-    query = features.ImageSet(
-      source, _some(order[:held_out], config.eval.max_images)
-    )
-    order = order[held_out:]
-  bank = features.ImageSet(source, _some(order, config.eval.max_images))
-  yield spread.Spread(extract, bank)
-  if query.source.label_names and source.label_names:
     yield knn.Knn(
       extract, bank, query, config.eval.knn_k, config.eval.knn_temperature
     )
@@ -286,7 +312,7 @@ def _check_labels(source, test):
 
 
 def _some(indices: np.ndarray, most: int) -> Sequence[int]:
-  return np.sort(indices[:most])
+  return np.sort(indices[:most]).tolist()
 
 
 def _summary(window):
@@ -296,6 +322,7 @@ def _summary(window):
     name: float(window[name]) / steps
     for name in ("loss", "loss_over_lnk", "grad_norm")
   }
+  means["stand_ins"] = float(window["stand_ins"])
   return means | health.prototype_use(window["usage_K"])
 
 
@@ -304,7 +331,10 @@ def _line(found):
 
 
 class _Signals:
-  """Notes SIGTERM and SIGUSR1 (preemption notices) for the loop to see."""
+  """Notes preemption notices and Ctrl-C for the loop to see.
+
+  A second Ctrl-C does what it always does.
+  """
 
   def __init__(self):
     self.caught = ""
@@ -314,13 +344,15 @@ class _Signals:
     # nothing is caught.
     self._before = {}
     if threading.current_thread() is threading.main_thread():
-      for number in (signal.SIGTERM, signal.SIGUSR1):
+      for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         self._before[number] = signal.signal(number, self._note)
     return self
 
   def _note(self, number, frame):
     del frame
     self.caught = signal.Signals(number).name
+    if number == signal.SIGINT:
+      signal.signal(number, self._before[number])
 
   def __exit__(self, *exception):
     for number, handler in self._before.items():

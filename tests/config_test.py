@@ -22,10 +22,16 @@ CONFIGS = sorted(
 def test_every_config_resolves_and_its_step_keeps_the_shapes(name):
   config = importlib.import_module(f"configs.{name}").get_config()
   here = recipe.Situation(
-    images=50_000, side=64, devices=1, accelerated=False, cores=2
+    images=50_000,
+    side=64,
+    devices=1,
+    accelerated=False,
+    bf16=False,
+    cores=2,
   )
   recipe.complete(config, here)
-  config_lib.check(config)
+  config_lib.check_each(config)
+  config_lib.check_together(config)
   task = tasks.SwAV(config, jnp.float32)
   tx, _ = optim.make(config.optim, config.steps, config.batch_size)
   before = jax.eval_shape(lambda: step_lib.init(task, tx, config.seed))
@@ -35,7 +41,8 @@ def test_every_config_resolves_and_its_step_keeps_the_shapes(name):
       for count, size in zip(
         config.crops.counts, config.crops.sizes, strict=True
       )
-    )
+    ),
+    "stand_ins": jax.ShapeDtypeStruct((config.batch_size,), jnp.float32),
   }
   step = step_lib.train_step(task, tx, config)
   after, window = jax.eval_shape(step, before, batch)
@@ -66,12 +73,68 @@ def test_unknown_keys_and_wrong_types_raise():
     config.batch_size = "many"
 
 
-def test_a_workdir_keeps_its_config_but_for_what_touches_no_result(tmp_path):
+@pytest.mark.parametrize(
+  ("key", "value"),
+  [
+    ("batch_size", 0),
+    ("steps", -1),
+    ("mesh.data", 0),
+    ("crops.sizes", ()),
+    ("crops.scales", (0.4, 1.0)),
+    ("crops.ratio", (0, 1)),
+    ("model.prototypes", ()),
+    ("model.strides", (2, 3)),
+    ("swav.epsilon", 0.0),
+    ("optim.name", "adam"),
+    ("eval.knn_k", ()),
+    ("seed", -1),
+  ],
+)
+def test_a_value_that_never_works_is_named(key, value):
   config = config_lib.base()
-  config_lib.claim(tmp_path, config)
+  with config.ignore_type():
+    config_lib.put(config, key, value)
+  with pytest.raises(errors.UserError, match=rf"config.{key} is .*must"):
+    config_lib.check_each(config)
+
+
+def claimed(workdir):
+  """A workdir that a run with an open batch has begun and saved in."""
+  config = config_lib.base()
+  config.batch_size, config.crops.sizes = 48, (40, 16)
+  config_lib.claim(workdir, config)
+  (workdir / "checkpoints" / "5").mkdir(parents=True)
+  return config
+
+
+def test_a_workdir_keeps_its_config_but_for_what_touches_no_result(tmp_path):
+  config = claimed(tmp_path)
   config.data.workers = 7
   config_lib.claim(tmp_path, config)
   config.seed = 1
   with pytest.raises(errors.UserError, match="seed was 0, is 1"):
     config_lib.claim(tmp_path, config)
   assert json.loads((tmp_path / "config.json").read_text())["seed"] == 0
+
+
+def test_a_workdir_without_checkpoint_holds_nothing_to_keep(tmp_path):
+  config = config_lib.base()
+  config_lib.claim(tmp_path, config)
+  config.seed = 1
+  config_lib.claim(tmp_path, config)
+  assert json.loads((tmp_path / "config.json").read_text())["seed"] == 1
+
+
+def test_a_run_goes_on_with_the_choices_it_began_with(tmp_path):
+  claimed(tmp_path)
+  config = config_lib.base()
+  config_lib.recall(tmp_path, config)
+  assert config.batch_size == 48
+  assert config.crops.sizes == (40, 16)
+
+
+def test_a_damaged_config_of_a_run_is_told(tmp_path):
+  claimed(tmp_path)
+  (tmp_path / "config.json").write_text("{")
+  with pytest.raises(errors.UserError, match="damaged"):
+    config_lib.recall(tmp_path, config_lib.base())

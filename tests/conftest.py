@@ -11,15 +11,11 @@ os.environ["XLA_FLAGS"] = (
 
 import jax
 import pytest
-from absl import flags
 
 _HOME = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
 _CACHE = pathlib.Path(_HOME) / "seer_jax" / "xla-tests"
 jax.config.update("jax_compilation_cache_dir", str(_CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-
-# Grain reads absl flags, which nobody parses under pytest.
-flags.FLAGS.mark_as_parsed()
 
 
 @pytest.fixture(scope="session")

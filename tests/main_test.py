@@ -111,16 +111,20 @@ def test_a_run_ends_with_knn_and_loss_of_the_untrained_and_the_trained(
   assert list((workdir / "tensorboard").iterdir())
 
 
-@pytest.mark.parametrize("at", [4, 22])
-def test_killed_in_the_middle_it_goes_on_bit_for_bit(undisturbed, tmp_path, at):
-  process = start(*TINY, f"--workdir={tmp_path}")
+# Killed before anything is saved, the run starts over.
+@pytest.mark.parametrize(("at", "every"), [(4, 1000), (12, 5)])
+def test_killed_in_the_middle_it_goes_on_bit_for_bit(
+  undisturbed, tmp_path, at, every
+):
+  process = start(
+    *TINY, f"--workdir={tmp_path}", f"--config.checkpoint.every={every}"
+  )
   wait_for_step(tmp_path, at)
   process.send_signal(signal.SIGKILL)
-  finish(process)
+  assert finish(process)[0] == -signal.SIGKILL
   code, out, err = run(*TINY, f"--workdir={tmp_path}")
   assert code == 0, err
-  # At step 4 nothing is saved yet: the run starts over.
-  assert ("resumed at step" in err) == (at == 22)
+  assert ("resumed at step" in err) == (every < at)
   assert out == undisturbed[1]
   assert_same_run(tmp_path, undisturbed[0])
 

@@ -124,7 +124,12 @@ def build(config, mesh):
 
 
 def to_device(crops, mesh):
-  return {"crops": jax.device_put(list(crops), mesh_lib.rows(mesh))}
+  rows = mesh_lib.rows(mesh)
+  none = np.zeros(len(crops[0]), np.float32)
+  return {
+    "crops": jax.device_put(list(crops), rows),
+    "stand_ins": jax.device_put(none, rows),
+  }
 
 
 @functools.cache

@@ -11,6 +11,7 @@ def situation(**changes):
     "side": 375,
     "devices": 1,
     "accelerated": False,
+    "bf16": False,
     "cores": 2,
   }
   return recipe.Situation(**(usual | changes))
@@ -19,12 +20,12 @@ def situation(**changes):
 def completed(here, **changes):
   config = folder.get_config()
   for key, value in changes.items():
-    recipe.config_set(config, key.replace("__", "."), value)
+    config_lib.put(config, key.replace("__", "."), value)
   choices = recipe.complete(config, here)
   return config, choices
 
 
-@pytest.mark.parametrize("images", [16, 334, 5_000, 1_281_167, 10**9])
+@pytest.mark.parametrize("images", [64, 334, 5_000, 1_281_167, 10**9])
 @pytest.mark.parametrize("side", [8, 32, 64, 375])
 @pytest.mark.parametrize(
   ("devices", "accelerated", "cores"),
@@ -41,11 +42,29 @@ def test_every_situation_gives_a_config_that_passes_the_check(
     cores=cores,
   )
   config, choices = completed(here)
-  config_lib.check(config)
+  config_lib.check_each(config)
+  config_lib.check_together(config)
   assert all(value is not None for _, value in config_lib.flatten(config))
   assert all(choice.reason for choice in choices)
   assert config.batch_size % devices == 0
   assert config.crops.sizes[0] <= max(16, side)
+
+
+def test_as_few_images_as_devices_still_make_a_batch():
+  config, _ = completed(situation(images=8, devices=8))
+  assert config.batch_size == 8
+
+
+def test_fewer_images_than_devices_or_clusters_are_refused():
+  with pytest.raises(errors.UserError, match="--config.mesh.data=9"):
+    completed(situation(images=9, devices=16))
+  with pytest.raises(errors.UserError, match="only 3 images"):
+    completed(situation(images=3))
+
+
+def test_numbers_of_a_trunk_need_no_name():
+  config, _ = completed(situation(), model__numbers=(2, 16, 16.0, 2.0, 8))
+  assert config.model.trunk is None
 
 
 def test_what_the_config_sets_is_left_alone():

@@ -71,7 +71,8 @@ def accuracy(
 def _vote(query_BxD, bank_NxD, one_hot_NxL, ks, temperature):
   cosine_BxN = jnp.matmul(query_BxD, bank_NxD.T, precision="highest")
   cosine_BxK, nearest_BxK = jax.lax.top_k(cosine_BxN, max(ks))
-  weight_BxK = jnp.exp(cosine_BxK / temperature)
+  # Less the largest, which cancels in the vote, nothing overflows.
+  weight_BxK = jnp.exp((cosine_BxK - cosine_BxK[:, :1]) / temperature)
   votes_BxKxL = weight_BxK[..., None] * one_hot_NxL[nearest_BxK]
   return [jnp.argmax(votes_BxKxL[:, :k].sum(1), axis=-1) for k in ks]
 
