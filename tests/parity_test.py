@@ -73,8 +73,12 @@ def make_config(case: str, rate: float = RATE) -> config_lib.ConfigDict:
   # would make a step of. More decay than noise, and the step is determined.
   config.optim.weight_decay = 1e-3
   config.log.every = 1
-  recipe.complete(config, recipe.Situation(80, 16, 1, False, 2))
-  config_lib.check(config)
+  here = recipe.Situation(
+    images=80, side=16, devices=1, accelerated=False, bf16=False, cores=2
+  )
+  recipe.complete(config, here)
+  config_lib.check_each(config)
+  config_lib.check_together(config)
   return config
 
 

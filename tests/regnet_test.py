@@ -151,7 +151,7 @@ def test_recomputing_blocks_changes_no_gradient():
     return jax.jit(jax.grad(loss))(variables["params"])
 
   jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4),
     gradient(remat=False),
     gradient(remat=True),
   )
