@@ -1,8 +1,9 @@
 """SwAV on 1,797 handwritten digits: the whole of SEER in two minutes.
 
 Data: embedded in scikit-learn, no network. Two CPU cores.
-Expected: kNN (k = 20) of trunk features from about 0.7 untrained to 0.95
-trained; loss / ln K below 0.5.
+Expected: kNN (k = 20) of trunk features from 0.82 untrained to 0.95 trained;
+loss / ln K below 0.5. Batches are small and the rate is high because the run
+is short: what counts with LARC is the number of steps times the rate.
 
     python -m seer_jax.main --config configs/digits.py --workdir runs/digits
 """
@@ -42,8 +43,8 @@ def get_config():
   config.swav.epsilon = 0.03
   config.swav.freeze_steps = 20
   config.swav.queue_length = 0
-  config.optim.lr = 2.2
+  config.optim.lr = 3.2
   config.optim.warmup_fraction = 0.03
-  config.eval.every = 200
+  config.eval.every = 160
   config.checkpoint.every = 200
   return config

@@ -3,8 +3,9 @@
 It is the one operation of a RegNet that compilers handle badly:
 
 * XLA:CPU differentiates `feature_group_count` tens of times slower than the
-  same sums written as dense convolutions (docs/performance.md), so on a CPU
-  neighbouring groups are merged into block-diagonal dense kernels.
+  same sums written as dense convolutions (16x16x16x56 in groups of 8: 148 ms
+  against 3), so on a CPU neighbouring groups are merged into block-diagonal
+  dense kernels.
 * Under plain `jit` the GPU and CPU partitioners gather the whole global batch
   into a grouped convolution, so it runs under `shard_map` and never sees a
   sharded batch: 593 GiB a device become 24.5 for SEER's RG-256.
