@@ -212,8 +212,12 @@ def _optim(config, here) -> Iterator[Choice]:
   del here
   if config.batch_size >= 1024:
     yield Choice("optim.lr", 0.3, "SwAV's for large batches")
-  else:
+  elif config.steps >= 5000:
     yield Choice("optim.lr", 0.6, "SwAV's for small batches")
+  else:
+    # What LARC achieves is steps times rate (docs/results.md, digits).
+    lr = 0.8 * config.optim.lr_batch / config.batch_size
+    yield Choice("optim.lr", lr, f"a peak of 0.8 for only {config.steps} steps")
 
 
 def _workers(config, here) -> Iterator[Choice]:
