@@ -18,10 +18,11 @@ from seer_jax import step as step_lib
 STEPS = 10
 BATCH = 8
 FREEZE = 3
-# At this rate ten steps go far, but do not yet blow rounding up: at 4.8,
-# PyTorch in float32 ends 1e-2 away from PyTorch in float64, at 1.0 1e-4.
-RATE = 1.0
-LOW_RATE = RATE / 5
+# At this rate every tensor goes at least five times the tolerance in ten steps,
+# and rounding is not blown up: at 1.0, float32 may end 4e-4 away from float64
+# (in the queue), at 4.8 PyTorch's own float32 ends 1e-2 away.
+RATE = 0.5
+LOW_RATE = 0.2
 
 # Prototypes, BatchNorm in the head, queue, assigning crops.
 CASES = {
@@ -223,12 +224,12 @@ def test_larc_equals_the_published_one_also_where_norms_are_zero(reference):
 
 
 @every_case
-def test_ten_steps_move_every_tensor_by_far_more_than_the_tolerance(case):
+def test_ten_steps_move_every_tensor_by_more_than_the_tolerance(case):
   ours = run(case, 1)
   moved = {
     path: distance(leaf, ours.first[path]) for path, leaf in ours.last.items()
   }
-  assert not {path: by for path, by in moved.items() if by < 2e-3}
+  assert not {path: by for path, by in moved.items() if by < 5e-4}
 
 
 @every_case
