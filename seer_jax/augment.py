@@ -19,10 +19,14 @@ _BLUR_RADIUS = int(3 * _MAX_BLUR_SIGMA)
 
 
 def augment(
-  crops_NxHxWx3: jax.Array, key: jax.Array, options: ml_collections.ConfigDict
+  crops_NxHxWx3: jax.Array,
+  keys_N: jax.Array,
+  options: ml_collections.ConfigDict,
 ) -> jax.Array:
-  """Randomly augments uint8 crops; float32 in [0, 1], not yet normalised."""
-  keys_N = jax.random.split(key, crops_NxHxWx3.shape[0])
+  """Randomly augments uint8 crops; float32 in [0, 1], not yet normalised.
+
+  Each crop by its own key: the outcome is the same in whatever company.
+  """
   one = functools.partial(_augment_one, options=options)
   return jax.vmap(one)(to_float(crops_NxHxWx3), keys_N)
 

@@ -1,4 +1,4 @@
-"""Every key a config may hold: its default, the reason, the check.
+"""Every key a config may hold: its default and the reason.
 
 No default stands anywhere else in the package. A config file under `configs/`
 takes `base()`, changes what its experiment needs and returns it; the command
@@ -9,7 +9,7 @@ chosen from the data when the run starts (`recipe.py`), and the log says why.
 import difflib
 import json
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import ml_collections
@@ -44,13 +44,22 @@ def base() -> ConfigDict:
   config.steps = none(int)
   # Images a step, over all devices.
   config.batch_size = none(int)
-  # Of the trunk and head: "fp32" or "bf16"; None picks bf16 where the hardware
-  # multiplies it natively. The loss is always float32.
+  # Parts of a batch that are differentiated one after the other, where the
+  # whole does not fit; codes are still balanced over the whole.
+  config.accumulate = 1
+  # Of the trunk and head: "fp32", "bf16" or "fp16" (with a loss scale); None
+  # picks what the hardware multiplies natively. The loss is always float32.
   config.precision = none(str)
+  config.loss_scale = ConfigDict()  # For fp16.
+  config.loss_scale.first = 2.0**16
+  config.loss_scale.growth_steps = 2000
 
+  # Devices in a mesh of data x fsdp. The batch is split over all of them.
   config.mesh = ConfigDict()
-  # Devices the batch is split over; -1 takes all that are there.
-  config.mesh.data = -1
+  config.mesh.data = -1  # As many as there are.
+  # Over how many devices each large kernel, its gradient and its momentum are
+  # split: the devices of a host, for trunks that do not fit otherwise.
+  config.mesh.fsdp = 1
 
   config.data = ConfigDict()
   config.data.train = source()
@@ -87,7 +96,7 @@ def base() -> ConfigDict:
   config.augment.std = (0.229, 0.224, 0.225)
 
   config.model = ConfigDict()
-  # A name of `regnet.FAMILY`; chosen from image size and hardware when None.
+  # A name of `family.MODELS`; chosen from image size and hardware when None.
   config.model.trunk = none(str)
   # Or depth, w_0, w_a, w_m, group width, which then win over the name.
   config.model.numbers = ()
@@ -98,8 +107,15 @@ def base() -> ConfigDict:
   config.model.strides = none(tuple)
   # Parts of the batch that BatchNorm treats apart (SEER: GPUs / 64).
   config.model.bn_groups = 1
-  # Recompute blocks in the backward pass, for memory.
-  config.model.remat = False
+  # Normalise by the running statistics in training too.
+  config.model.frozen_norms = False
+  # What the backward pass computes again, for memory: "none", each "block", or
+  # each "group" of blocks (regnet.Execution).
+  config.model.remat = "none"
+  config.model.remat_groups = ()
+  # Compile equal blocks as one loop: minutes instead of hours for large trunks
+  # on TPUs, slower on CPUs.
+  config.model.scan = none(bool)
   config.model.head = ConfigDict()
   config.model.head.hidden = (2048,)
   config.model.head.out = 128
@@ -160,131 +176,7 @@ def base() -> ConfigDict:
 
 def source() -> ConfigDict:
   """Where images come from; see `sources.open_source`."""
-  return ConfigDict({"kind": "folder", "path": "", "split": ""})
-
-
-def _pair(value: Any) -> bool:
-  return isinstance(value, tuple) and len(value) == 2
-
-
-# What each value must be by itself. Keys left open (None) pass.
-_RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
-  ("seed", lambda v: v >= 0, "be 0 or more"),
-  ("epochs", lambda v: v > 0, "be positive"),
-  ("steps", lambda v: v > 0, "be positive"),
-  ("batch_size", lambda v: v > 0, "be positive"),
-  ("precision", lambda v: v in ("fp32", "bf16"), "be fp32 or bf16"),
-  ("mesh.data", lambda v: v == -1 or v > 0, "be a count, or -1 for all"),
-  ("data.workers", lambda v: v >= 0, "be 0 or more"),
-  ("data.max_pixels", lambda v: v > 0, "be positive"),
-  ("data.max_bad", lambda v: 0 <= v <= 1, "be a share from 0 to 1"),
-  ("crops.counts", lambda v: v and min(v) > 0, "be a tuple of counts"),
-  ("crops.sizes", lambda v: v and min(v) > 0, "be a tuple of pixels"),
-  (
-    "crops.scales",
-    lambda v: all(_pair(each) and 0 < each[0] <= each[1] <= 1 for each in v),
-    "be a tuple of pairs of areas, 0 < low <= high <= 1",
-  ),
-  (
-    "crops.ratio",
-    lambda v: _pair(v) and 0 < v[0] <= v[1],
-    "be a pair, low > 0",
-  ),
-  ("augment.mean", lambda v: len(v) == 3, "have 3 channels"),
-  ("augment.std", lambda v: len(v) == 3 and min(v) > 0, "have 3, positive"),
-  ("model.stem_stride", lambda v: v in (1, 2), "be 1 or 2"),
-  ("model.strides", lambda v: v and set(v) <= {1, 2}, "be a tuple of 1 and 2"),
-  ("model.bn_groups", lambda v: v > 0, "be positive"),
-  (
-    "model.prototypes",
-    lambda v: v and min(v) > 1,
-    "be a tuple of counts above 1",
-  ),
-  ("swav.temperature", lambda v: v > 0, "be positive"),
-  ("swav.epsilon", lambda v: v > 0, "be positive"),
-  ("swav.iterations", lambda v: v >= 0, "be 0 or more"),
-  ("swav.assign_crops", lambda v: v and min(v) >= 0, "be a tuple of crops"),
-  ("swav.queue_length", lambda v: v >= 0, "be 0 or more"),
-  (
-    "optim.name",
-    lambda v: v in ("larc", "lars", "sgd", "adamw"),
-    "be larc, lars, sgd or adamw",
-  ),
-  ("optim.lr_batch", lambda v: v > 0, "be positive"),
-  ("optim.warmup_fraction", lambda v: 0 <= v < 1, "be in [0, 1)"),
-  ("eval.every", lambda v: v >= 0, "be 0 or more"),
-  ("eval.max_images", lambda v: v > 0, "be positive"),
-  ("eval.batch_size", lambda v: v > 0, "be positive"),
-  ("eval.knn_k", lambda v: v and min(v) > 0, "be a tuple of counts"),
-  ("eval.knn_temperature", lambda v: v > 0, "be positive"),
-  ("eval.held_out", lambda v: 0 < v < 1, "be a share between 0 and 1"),
-  ("log.every", lambda v: v > 0, "be positive"),
-  ("checkpoint.every", lambda v: v > 0, "be positive"),
-  ("checkpoint.keep", lambda v: v > 0, "be positive"),
-)
-
-
-def check_each(config: ConfigDict) -> None:
-  """Refuses values that could never work, whatever the others are.
-
-  Raises:
-    UserError: says which key, its value, and what it must be.
-  """
-  values = dict(flatten(config))
-  for key, fine, must in _RULES:
-    if values[key] is not None and not fine(values[key]):
-      raise errors.UserError(f"config.{key} is {values[key]!r}; it must {must}")
-
-
-def check_together(config: ConfigDict) -> None:
-  """Refuses values that contradict each other, once every key is resolved.
-
-  Raises:
-    UserError: says which key, its value, and what it must be.
-  """
-  crops, swav, batch = config.crops, config.swav, config.batch_size
-  groups, views = len(crops.counts), sum(crops.counts)
-  for key, value, fine, must in (
-    ("crops.counts", crops.counts, views > 1, "make at least two crops"),
-    (
-      "crops.sizes",
-      crops.sizes,
-      len(crops.sizes) == groups,
-      f"have one entry for each of counts={crops.counts}",
-    ),
-    (
-      "crops.scales",
-      crops.scales,
-      len(crops.scales) == groups,
-      f"have one pair for each of counts={crops.counts}",
-    ),
-    (
-      "swav.assign_crops",
-      swav.assign_crops,
-      max(swav.assign_crops) < views,
-      f"name crops from 0 to {views - 1}",
-    ),
-    (
-      "swav.queue_length",
-      swav.queue_length,
-      swav.queue_length % batch == 0,
-      f"be 0 or a multiple of batch_size={batch}",
-    ),
-    (
-      "model.bn_groups",
-      config.model.bn_groups,
-      batch % config.model.bn_groups == 0,
-      f"divide batch_size={batch}",
-    ),
-    (
-      "eval.resize",
-      config.eval.resize,
-      config.eval.resize >= config.eval.size,
-      f"be at least eval.size={config.eval.size}",
-    ),
-  ):
-    if not fine:
-      raise errors.UserError(f"config.{key} is {value!r}; it must {must}")
+  return ConfigDict({"kind": "folder", "path": "", "split": "", "name": ""})
 
 
 def flatten(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:

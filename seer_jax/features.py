@@ -74,9 +74,8 @@ class Extractor:
 
   def of(self, params: Any, batch_stats: Any, images: ImageSet) -> Features:
     """The same for parameters and statistics of your own, not kept."""
-    params, batch_stats = jax.device_put(
-      (params, batch_stats), mesh_lib.replicated(self._mesh)
-    )
+    params = mesh_lib.store(params, "params", self._mesh)
+    batch_stats = mesh_lib.store(batch_stats, "batch_stats", self._mesh)
     features, labels = [], []
     batches = pipeline.clean_batches(
       images.source, images.indices, self._config, self._mesh

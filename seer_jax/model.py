@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from seer_jax import errors, regnet, swav
+from seer_jax import errors, family, regnet, swav
 
 
 class Views(NamedTuple):
@@ -27,9 +27,10 @@ class Linear(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     init = regnet.uniform_fan_in(x.shape[-1])
-    kernel = self.param("kernel", init, (x.shape[-1], self.features))
+    shape = (x.shape[-1], self.features)
+    kernel = regnet.kernel_of(self, init, shape, x.dtype)
     bias = self.param("bias", init, (self.features,))
-    return x @ kernel.astype(x.dtype) + bias.astype(x.dtype)
+    return x @ kernel + bias.astype(x.dtype)
 
 
 class Projection(nn.Module):
@@ -72,8 +73,8 @@ class Prototypes(nn.Module):
     def on_sphere(key, shape):
       return swav.normalize(regnet.uniform_fan_in(shape[0])(key, shape))
 
-    kernel = self.param("kernel", on_sphere, (z.shape[-1], self.count))
-    return z @ kernel
+    shape = (z.shape[-1], self.count)
+    return z @ regnet.kernel_of(self, on_sphere, shape, jnp.float32)
 
 
 class SwavModel(nn.Module):
@@ -86,19 +87,21 @@ class SwavModel(nn.Module):
     batch_norm: whether the projection normalises its hidden layers.
     prototype_counts: K of each prototype head.
     bn_groups: see `regnet.BatchNorm`.
-    remat: see `regnet.RegNet`.
+    execution: see `regnet.Execution`.
   """
 
-  architecture: regnet.Architecture
+  architecture: family.Architecture
   hidden: Sequence[int]
   out: int
   batch_norm: bool
   prototype_counts: Sequence[int]
   bn_groups: int = 1
-  remat: bool = False
+  execution: regnet.Execution = regnet.Execution()
 
   def setup(self):
-    self.trunk = regnet.RegNet(self.architecture, self.bn_groups, self.remat)
+    self.trunk = regnet.RegNet(
+      self.architecture, self.bn_groups, self.execution
+    )
     self.head = Projection(
       self.hidden, self.out, self.batch_norm, self.bn_groups
     )
@@ -140,24 +143,28 @@ def create(config: ml_collections.ConfigDict) -> SwavModel:
     batch_norm=config.model.head.batch_norm,
     prototype_counts=tuple(config.model.prototypes),
     bn_groups=config.model.bn_groups,
-    remat=config.model.remat,
+    execution=regnet.Execution(
+      config.model.remat,
+      tuple(map(tuple, config.model.remat_groups)),
+      config.model.scan,
+    ),
   )
 
 
-def architecture(model: ml_collections.ConfigDict) -> regnet.Architecture:
+def architecture(model: ml_collections.ConfigDict) -> family.Architecture:
   """The trunk named in the config, or made from its five numbers.
 
   Raises:
     UserError: there is no trunk of that name, or the numbers make none.
   """
-  if not model.numbers and model.trunk not in regnet.FAMILY:
+  if not model.numbers and model.trunk not in family.MODELS:
     raise errors.UserError(
       f"config.model.trunk is {model.trunk!r}; it must be one of"
-      f" {', '.join(regnet.FAMILY)}; or set config.model.numbers"
+      f" {', '.join(family.MODELS)}; or set config.model.numbers"
     )
   numbers, se_ratio = tuple(model.numbers), model.se_ratio
   if not numbers:
-    numbers = regnet.FAMILY[model.trunk]
+    numbers = family.MODELS[model.trunk]
     se_ratio = 0.0 if model.trunk.startswith("regnetx") else se_ratio
   if len(numbers) != 5:
     raise errors.UserError(
@@ -165,7 +172,7 @@ def architecture(model: ml_collections.ConfigDict) -> regnet.Architecture:
       " w_0, w_a, w_m, group width"
     )
   try:
-    return regnet.from_numbers(
+    arch = family.from_numbers(
       *numbers,
       se_ratio=se_ratio,
       stem_width=model.stem_width,
@@ -174,3 +181,19 @@ def architecture(model: ml_collections.ConfigDict) -> regnet.Architecture:
     )
   except ValueError as error:
     raise errors.UserError(f"config.model: {error}") from error
+  if model.remat == "group":
+    _check_groups(tuple(model.remat_groups), arch.depths)
+  return arch
+
+
+def _check_groups(groups, depths):
+  fine = len(groups) == len(depths) and all(
+    list(ends) == sorted(set(ends)) and set(ends) <= set(range(1, depth + 1))
+    for ends, depth in zip(groups, depths, strict=True)
+  )
+  if not fine:
+    raise errors.UserError(
+      f"config.model.remat_groups is {groups}; it must have, for each of the"
+      f" stages of {depths} blocks, rising numbers of blocks at which a group"
+      " ends, such as ((2,), (7,), (9, 17), ())"
+    )

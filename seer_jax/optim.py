@@ -66,10 +66,31 @@ def scale_by_larc(
   return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
 
 
+def scale_by_schedule(
+  schedule: Schedule,
+) -> optax.GradientTransformationExtraArgs:
+  """Times minus the rate at `step`, an argument of `update`.
+
+  The step is the run's: one whose update is skipped counts, as in SEER's runs.
+  """
+
+  def update(updates, state, params=None, *, step, **others):
+    del params, others
+    rate = schedule(step)
+    return jax.tree.map(lambda u: -rate * u, updates), state
+
+  return optax.GradientTransformationExtraArgs(
+    lambda _: optax.EmptyState(), update
+  )
+
+
 def make(
   optim: ml_collections.ConfigDict, total_steps: int, batch_size: int
-) -> tuple[optax.GradientTransformation, Schedule]:
-  """The optimiser of a resolved config, and its schedule for the log."""
+) -> tuple[optax.GradientTransformationExtraArgs, Schedule]:
+  """The optimiser of a resolved config, and its schedule.
+
+  Its `update` needs the run's `step` beside gradients, state and parameters.
+  """
   peak = peak_rate(optim, batch_size)
   schedule = warmup_cosine(
     peak,
@@ -78,24 +99,17 @@ def make(
     start=peak * optim.warmup_start,
     end=peak * optim.end,
   )
-  decay, momentum = optim.weight_decay, optim.momentum
-  match optim.name:
-    case "larc":
-      tx = optax.chain(
-        scale_by_larc(optim.trust, decay),
-        optax.trace(momentum),
-        optax.scale_by_learning_rate(schedule),
-      )
-    case "lars":
-      tx = optax.lars(
-        schedule, decay, trust_coefficient=optim.trust, momentum=momentum
-      )
-    case "sgd":
-      tx = optax.chain(
-        optax.add_decayed_weights(decay),
-        optax.trace(momentum),
-        optax.scale_by_learning_rate(schedule),
-      )
-    case "adamw":
-      tx = optax.adamw(schedule, weight_decay=decay)
-  return tx, schedule
+  decay, rate = optim.weight_decay, scale_by_schedule(schedule)
+  momentum = optax.trace(optim.momentum)
+  chains = {
+    "larc": (scale_by_larc(optim.trust, decay), momentum, rate),
+    "lars": (
+      optax.add_decayed_weights(decay),
+      optax.scale_by_trust_ratio(trust_coefficient=optim.trust),
+      rate,
+      momentum,
+    ),
+    "sgd": (optax.add_decayed_weights(decay), momentum, rate),
+    "adamw": (optax.scale_by_adam(), optax.add_decayed_weights(decay), rate),
+  }
+  return optax.chain(*chains[optim.name]), schedule

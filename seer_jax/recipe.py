@@ -34,17 +34,22 @@ class Situation:
     images: how many there are.
     side: median shorter side of a sample of them, in pixels.
     devices: in the mesh, over all hosts.
-    accelerated: whether these are GPUs or TPUs.
-    bf16: whether they multiply bfloat16 natively.
+    platform: of these, as JAX names it.
+    precision: what they multiply fastest, and why (`mesh.native_precision`).
     cores: of this host.
   """
 
   images: int
   side: int
   devices: int
-  accelerated: bool
-  bf16: bool
+  platform: str
+  precision: tuple[str, str]
   cores: int
+
+  @property
+  def accelerated(self) -> bool:
+    """Whether the devices are GPUs or TPUs."""
+    return self.platform != "cpu"
 
 
 def median_side(
@@ -106,10 +111,11 @@ def complete(
 
 def _precision(config, here) -> Iterator[Choice]:
   del config
-  if here.bf16:
-    yield Choice("precision", "bf16", "native on this hardware")
-  else:
-    yield Choice("precision", "fp32", "no native bf16 on this hardware")
+  yield Choice("precision", *here.precision)
+  tpu = here.platform == "tpu"
+  reason = "TPUs compile large trunks" if tpu else "compiles quickly"
+  reason += " block by block for hours" if tpu else " enough, runs faster"
+  yield Choice("model.scan", tpu, reason)
 
 
 def _crops(config, here) -> Iterator[Choice]:
@@ -240,9 +246,11 @@ def _refuse_batch(config, here):
       f"config.batch_size is {batch}, but there are only {here.images} images;"
       f" give at most --config.batch_size={here.images}"
     )
-  if batch % here.devices:
-    fitting = max(here.devices, batch // here.devices * here.devices)
+  share = here.devices * config.accumulate
+  if batch % share:
+    fitting = max(share, batch // share * share)
+    parts = f" in {config.accumulate} parts" if config.accumulate > 1 else ""
     raise errors.UserError(
       f"config.batch_size is {batch}, which {here.devices} devices cannot share"
-      f" evenly; try --config.batch_size={fitting}"
+      f" evenly{parts}; try --config.batch_size={fitting}"
     )

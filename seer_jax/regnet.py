@@ -1,134 +1,17 @@
-"""RegNet: a network from five numbers (Radosavovic et al. 2020, section 3).
+"""RegNet, the trunk: a stem, four stages of bottleneck blocks, a mean.
 
-    depth, w_0, w_a, w_m, group_width  ->  widths and depths of the stages
-
-SEER's trunks are RegNetY (with squeeze-and-excitation); `FAMILY` holds the
-published ones by their usual names. The trunk is a Linen module of its own:
-float images in, a dict of named taps out (`conv1, res2 ... res5, avgpool`, as
-VISSL names them).
+A Linen module of its own: float images in, a dict of named taps out (`conv1,
+res2 ... res5, avgpool`, as VISSL names them). Its shape is in `family.py`.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from seer_jax import conv
-
-
-@dataclasses.dataclass(frozen=True)
-class Architecture:
-  """The shape of a trunk, stage by stage.
-
-  Attributes:
-    depths: blocks of each stage.
-    widths: channels of each stage.
-    group_widths: channels a group of each stage's 3x3 convolution.
-    se_ratio: squeeze width over the block's input width; 0 for none.
-    stem_width: channels after the first convolution.
-    stem_stride: 2 as published; 1 keeps the pixels of small images.
-    strides: of each stage's first block; 2 as published.
-  """
-
-  depths: tuple[int, ...]
-  widths: tuple[int, ...]
-  group_widths: tuple[int, ...]
-  se_ratio: float = 0.25
-  stem_width: int = 32
-  stem_stride: int = 2
-  strides: tuple[int, ...] = (2, 2, 2, 2)
-
-  @property
-  def features(self) -> int:
-    """D, the width of the pooled features."""
-    return self.widths[-1]
-
-
-def from_numbers(
-  depth: int,
-  w_0: int,
-  w_a: float,
-  w_m: float,
-  group_width: int,
-  *,
-  se_ratio: float = 0.25,
-  stem_width: int = 32,
-  stem_stride: int = 2,
-  strides: tuple[int, ...] = (2, 2, 2, 2),
-) -> Architecture:
-  """Widths and depths by the paper's rule, as SEER's code rounds them.
-
-  Widths grow linearly, u_j = w_0 + w_a j, and are quantised to powers of w_m
-  times w_0; a stage is a run of equal widths. Each width is then rounded to
-  whole groups, without rounding to 8 again: hence SEER's 4103 channels.
-
-  Raises:
-    ValueError: the numbers break the rule's conditions, or make more or fewer
-      stages than `strides` has entries.
-  """
-  if w_a < 0 or w_0 <= 0 or w_m <= 1 or w_0 % 8:
-    raise ValueError(
-      "a RegNet needs w_a >= 0, w_0 > 0 and a multiple of 8, w_m > 1; got"
-      f" w_a={w_a}, w_0={w_0}, w_m={w_m}"
-    )
-  u_d = w_0 + w_a * np.arange(depth)
-  exponents_d = np.round(np.log(u_d / w_0) / np.log(w_m))
-  widths_d = (8 * np.round(w_0 * w_m**exponents_d / 8)).astype(int)
-  widths, depths = np.unique(widths_d, return_counts=True)
-  if len(widths) != len(strides):
-    raise ValueError(
-      f"depth={depth}, w_0={w_0}, w_a={w_a}, w_m={w_m} make {len(widths)}"
-      f" stages, of widths {widths.tolist()}, but strides={strides} is for"
-      f" {len(strides)}"
-    )
-  group_widths = np.minimum(group_width, widths)
-  widths = np.round(widths / group_widths).astype(int) * group_widths
-  return Architecture(
-    depths=tuple(depths.tolist()),
-    widths=tuple(widths.tolist()),
-    group_widths=tuple(group_widths.tolist()),
-    se_ratio=se_ratio,
-    stem_width=stem_width,
-    stem_stride=stem_stride,
-    strides=tuple(strides),
-  )
-
-
-# name: depth, w_0, w_a, w_m, group_width. X has no squeeze-and-excitation.
-# Sources: Radosavovic et al. 2020; Goyal et al. 2021 and 2022 (seer_*).
-FAMILY: Mapping[str, tuple[int, int, float, float, int]] = {
-  "regnetx_200mf": (13, 24, 36.44, 2.49, 8),
-  "regnetx_400mf": (22, 24, 24.48, 2.54, 16),
-  "regnetx_600mf": (16, 48, 36.97, 2.24, 24),
-  "regnetx_800mf": (16, 56, 35.73, 2.28, 16),
-  "regnetx_1.6gf": (18, 80, 34.01, 2.25, 24),
-  "regnetx_3.2gf": (25, 88, 26.31, 2.25, 48),
-  "regnetx_4.0gf": (23, 96, 38.65, 2.43, 40),
-  "regnetx_6.4gf": (17, 184, 60.83, 2.07, 56),
-  "regnetx_8gf": (23, 80, 49.56, 2.88, 120),
-  "regnetx_12gf": (19, 168, 73.36, 2.37, 112),
-  "regnetx_16gf": (22, 216, 55.59, 2.1, 128),
-  "regnetx_32gf": (23, 320, 69.86, 2.0, 168),
-  "regnety_200mf": (13, 24, 36.44, 2.49, 8),
-  "regnety_400mf": (16, 48, 27.89, 2.09, 8),
-  "regnety_600mf": (15, 48, 32.54, 2.32, 16),
-  "regnety_800mf": (14, 56, 38.84, 2.4, 16),
-  "regnety_1.6gf": (27, 48, 20.71, 2.65, 24),
-  "regnety_3.2gf": (21, 80, 42.63, 2.66, 24),
-  "regnety_4.0gf": (22, 96, 31.41, 2.24, 64),
-  "regnety_6.4gf": (25, 112, 33.22, 2.27, 72),
-  "regnety_8gf": (17, 192, 76.82, 2.19, 56),
-  "regnety_12gf": (19, 168, 73.36, 2.37, 112),
-  "regnety_16gf": (18, 200, 106.23, 2.48, 112),
-  "regnety_32gf": (20, 232, 115.89, 2.53, 232),
-  "regnety_64gf": (20, 352, 147.48, 2.4, 328),
-  "regnety_128gf": (27, 456, 160.83, 2.52, 264),
-  "seer_256gf": (27, 640, 230.83, 2.53, 373),
-  "seer_10b": (27, 1744, 620.83, 2.52, 1010),
-}
+from seer_jax import conv, family, mesh
 
 
 class BatchNorm(nn.Module):
@@ -206,6 +89,16 @@ def uniform_fan_in(fan_in: int):
   return init
 
 
+def kernel_of(
+  module: nn.Module, init: Any, shape: tuple[int, ...], dtype: jnp.dtype
+) -> jax.Array:
+  """A layer's `kernel` in its dtype, whole, however the mesh stores it."""
+  if module.is_initializing():
+    return module.param("kernel", init, shape).astype(dtype)
+  # Not by `param`, which would refuse the padded shape of a split kernel.
+  return mesh.whole(module.get_variable("params", "kernel"), shape, dtype)
+
+
 class Conv1x1(nn.Module):
   """A 1x1 convolution; a stride slices first, then it is a matrix product."""
 
@@ -216,10 +109,10 @@ class Conv1x1(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     shape = (1, 1, x.shape[-1], self.features)
-    kernel = self.param("kernel", he_fan_out, shape)
+    kernel = kernel_of(self, he_fan_out, shape, x.dtype)
     if self.stride > 1:
       x = x[:, :: self.stride, :: self.stride]
-    y = x @ kernel[0, 0].astype(x.dtype)
+    y = x @ kernel[0, 0]
     if self.bias:
       init = uniform_fan_in(x.shape[-1])
       y += self.param("bias", init, (self.features,)).astype(x.dtype)
@@ -236,7 +129,7 @@ class Conv3x3(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     shape = (3, 3, x.shape[-1] // self.groups, self.features)
-    kernel = self.param("kernel", he_fan_out, shape).astype(x.dtype)
+    kernel = kernel_of(self, he_fan_out, shape, x.dtype)
     return conv.grouped_conv3x3(x, kernel, self.groups, self.stride)
 
 
@@ -282,25 +175,43 @@ class Block(nn.Module):
     return nn.relu(x + y)
 
 
+@dataclasses.dataclass(frozen=True)
+class Execution:
+  """How a trunk is computed; none of it changes what is computed.
+
+  Attributes:
+    remat: what the backward pass computes again instead of keeping: "none",
+      each "block", or "group"s of blocks. It costs about a third more
+      arithmetic, and leaves the activations of one block or group at a time,
+      beside those between them.
+    groups: for "group": of each stage, the blocks at which groups end. Blocks
+      behind the last end are kept. SEER-10B: ((2,), (7,), (9, 17), ()).
+    scan: whether the equal blocks of a stage (all but the first) become one
+      loop: compiles in a fraction of the time, costs a copy of their kernels.
+  """
+
+  remat: str = "none"
+  groups: tuple[tuple[int, ...], ...] = ()
+  scan: bool = False
+
+
 class RegNet(nn.Module):
   """The trunk.
 
   Attributes:
     architecture: its shape.
     bn_groups: how many parts of the batch BatchNorm treats apart.
-    remat: whether to recompute each block in the backward pass, trading about
-      a third more arithmetic for activations of one block at a time.
+    execution: how it is computed.
   """
 
-  architecture: Architecture
+  architecture: family.Architecture
   bn_groups: int = 1
-  remat: bool = False
+  execution: Execution = Execution()
 
   @nn.compact
   def __call__(self, x_NxHxWx3: jax.Array, train: bool) -> dict[str, jax.Array]:
     """Float images to taps; `avgpool` is N x D in float32, the rest maps."""
     arch = self.architecture
-    block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
     x = nn.Conv(
       arch.stem_width,
       (3, 3),
@@ -313,19 +224,80 @@ class RegNet(nn.Module):
     )(x_NxHxWx3)
     x = nn.relu(BatchNorm(self.bn_groups, name="bn_stem")(x, train))
     taps = {"conv1": x}
-    stages = zip(
-      arch.depths, arch.widths, arch.group_widths, arch.strides, strict=True
-    )
-    for stage, (depth, width, group_width, stride) in enumerate(stages, 1):
-      for index in range(depth):
-        x = block(
-          width=width,
-          group_width=group_width,
-          stride=stride if index == 0 else 1,
-          se_ratio=arch.se_ratio,
-          bn_groups=self.bn_groups,
-          name=f"stage{stage}_block{index}",
-        )(x, train)
+    for stage, depth in enumerate(arch.depths, 1):
+      for first, last, again in self._groups(stage, depth):
+        x = self._run(stage, first, last, again, x, train)
       taps[f"res{stage + 1}"] = x
     taps["avgpool"] = jnp.mean(x, (1, 2), dtype=jnp.float32)
     return taps
+
+  def _groups(self, stage, depth):
+    """Runs of blocks: (first, last + 1, whether to recompute them)."""
+    match self.execution.remat:
+      case "group":
+        ends = tuple(self.execution.groups[stage - 1])
+      case "block":
+        ends = tuple(range(1, depth + 1))
+      case _:
+        ends = ()
+    firsts = (0, *ends)
+    runs = [(*run, True) for run in zip(firsts, ends, strict=False)]
+    rest = range(firsts[-1], depth)
+    if self.execution.scan and self.execution.remat == "block" and depth > 1:
+      return [runs[0], (1, depth, True)]
+    return runs + ([(rest.start, depth, False)] if rest else [])
+
+  def _run(self, stage, first, last, again, x, train):
+    """Blocks `first` to `last - 1` of a stage."""
+    if self.execution.scan and not self.is_initializing() and last - first > 1:
+      if first > 0:
+        return self._scan(stage, first, last, again, x, train)
+      x = self._run(stage, 0, 1, again, x, train)
+      return self._run(stage, 1, last, again, x, train)
+
+    def run(trunk, x):
+      for index in range(first, last):
+        name = f"stage{stage}_block{index}"
+        x = trunk._block(stage, index, name=name)(x, train)
+      return x
+
+    return (nn.remat(run) if again else run)(self, x)
+
+  def _block(self, stage, index, **kwargs):
+    arch, at = self.architecture, stage - 1
+    return Block(
+      width=arch.widths[at],
+      group_width=arch.group_widths[at],
+      stride=arch.strides[at] if index == 0 else 1,
+      se_ratio=arch.se_ratio,
+      bn_groups=self.bn_groups,
+      **kwargs,
+    )
+
+  def _scan(self, stage, first, last, again, x, train):
+    """Equal blocks as one loop over their stacked variables."""
+    names = [f"stage{stage}_block{index}" for index in range(first, last)]
+    block = self._block(stage, first, parent=None)
+
+    def short(path, leaf):
+      # The loop's copy of the kernels is in the layers' dtype.
+      is_kernel = mesh.path_of(path).endswith("kernel")
+      return leaf.astype(x.dtype) if is_kernel else leaf
+
+    stacked = {}
+    for kind in ("params", "batch_stats"):
+      each = [self.get_variable(kind, name) for name in names]
+      each = jax.tree.map_with_path(short, each)
+      stacked[kind] = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+
+    def body(x, variables):
+      y, changed = block.apply(variables, x, train, mutable=["batch_stats"])
+      return y, changed["batch_stats"]
+
+    body = jax.checkpoint(body, prevent_cse=False) if again else body
+    x, stats = jax.lax.scan(body, x, stacked)
+    if train and self.is_mutable_collection("batch_stats"):
+      for index, name in enumerate(names):
+        own = jax.tree.map(lambda leaf, index=index: leaf[index], stats)
+        self.put_variable("batch_stats", name, own)
+    return x

@@ -13,11 +13,12 @@ class State:
   """What a checkpoint holds of the network and its optimisation.
 
   Attributes:
-    step: updates done so far.
+    step: batches seen so far.
     params: of trunk, head and prototypes.
     batch_stats: BatchNorm's running statistics.
     opt_state: of the optax chain.
     extra: what the task keeps between steps (SwAV: its queue).
+    loss_scale: a `loss_scale.LossScale` in fp16, else None.
     window: sums of metrics since the last logged step; part of the state so
       that a resumed run logs the very same numbers.
   """
@@ -27,6 +28,7 @@ class State:
   batch_stats: Any
   opt_state: Any
   extra: Any
+  loss_scale: Any
   window: Any
 
 

@@ -1,84 +1,201 @@
 """The training step: gradient, update, window of metrics. No I/O."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
 
-from seer_jax import state, tasks
+from seer_jax import loss_scale, state, tasks
+from seer_jax import mesh as mesh_lib
 
 Step = Callable[[state.State, Any], tuple[state.State, Any]]
 
 
+class Programs(NamedTuple):
+  """The jitted functions of a run, and what they pass on.
+
+  Attributes:
+    init: () -> State, born where it belongs.
+    step: (State, batch) -> (State, window); the old state is given up.
+    abstract: the State as shapes, dtypes and shardings.
+    natural: the same without padding, as the layers see it.
+  """
+
+  init: Callable[[], state.State]
+  step: Step
+  abstract: state.State
+  natural: state.State
+
+
+def build(
+  task: tasks.SwAV,
+  tx: optax.GradientTransformationExtraArgs,
+  config: ml_collections.ConfigDict,
+  mesh: jax.sharding.Mesh,
+) -> Programs:
+  """Jits a run's functions for a mesh, to be called under `jax.set_mesh`."""
+  natural = jax.eval_shape(lambda: init(task, tx, config))
+  abstract = mesh_lib.layout(natural, mesh)
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+
+  def born():
+    return jax.tree.map(
+      lambda leaf, stored: mesh_lib.pad(leaf, stored.shape),
+      init(task, tx, config),
+      abstract,
+    )
+
+  return Programs(
+    init=jax.jit(born, out_shardings=shardings),
+    step=jax.jit(
+      train_step(task, tx, config),
+      donate_argnums=0,
+      out_shardings=(shardings, mesh_lib.replicated(mesh)),
+    ),
+    abstract=abstract,
+    natural=natural,
+  )
+
+
 def init(
-  task: tasks.SwAV, tx: optax.GradientTransformation, seed: int
+  task: tasks.SwAV,
+  tx: optax.GradientTransformationExtraArgs,
+  config: ml_collections.ConfigDict,
 ) -> state.State:
   """The state before the first step; trace it for shapes, jit it for arrays."""
-  params, batch_stats, extra = task.init(state.key_of(seed, "params"))
+  params, batch_stats, extra = task.init(state.key_of(config.seed, "params"))
   return state.State(
     step=jnp.zeros((), jnp.int32),
     params=params,
     batch_stats=batch_stats,
     opt_state=tx.init(params),
     extra=extra,
+    loss_scale=loss_scale.initial(config.precision, config.loss_scale.first),
     window=_empty_window(task),
   )
 
 
 def train_step(
   task: tasks.SwAV,
-  tx: optax.GradientTransformation,
+  tx: optax.GradientTransformationExtraArgs,
   config: ml_collections.ConfigDict,
 ) -> Step:
   """(state, batch) -> (state, window), to be jitted with the state donated.
 
+  A step whose loss or gradient is not finite changes nothing but the step
+  count, the loss scale and the window.
+
   The window is the sum of each metric over the steps since the last multiple
-  of `config.log.every`, and `steps`, their number.
+  of `config.log.every`; `steps` and `skipped` are their numbers.
   """
 
   def step(now, batch):
-    key = state.key_of(config.seed, "augment", now.step)
-    value_and_grad = jax.value_and_grad(task.loss, has_aux=True)
-    (_, aux), grads = value_and_grad(now.params, now, batch, key)
+    batch = task.keyed(batch, state.key_of(config.seed, "augment", now.step))
+    stand_ins = jnp.sum(batch.pop("stand_ins"))
+    grads, aux = _gradient(task, now, batch, config.accumulate)
     grads = jax.tree.map_with_path(
       lambda path, g: jnp.where(
-        task.trainable(
-          jax.tree_util.keystr(path, simple=True, separator="/"), now.step
-        ),
-        g,
-        0,
+        task.trainable(mesh_lib.path_of(path), now.step), g, 0
       ),
       grads,
     )
+    grad_norm = optax.tree.norm(grads)
+    good = jnp.isfinite(grad_norm) & jnp.isfinite(aux.metrics["loss"])
     with jax.named_scope("update"):
-      updates, opt_state = tx.update(grads, now.opt_state, now.params)
+      updates, opt_state = tx.update(
+        grads, now.opt_state, now.params, step=now.step
+      )
       params = task.project(optax.apply_updates(now.params, updates))
-    metrics = aux.metrics | {
-      "grad_norm": optax.tree.norm(grads),
-      "stand_ins": jnp.sum(batch["stand_ins"]),
-      "steps": jnp.float32(1),
-    }
-    fresh = now.step % config.log.every == 0
-    window = jax.tree.map(
-      lambda total, new: jnp.where(fresh, 0, total) + new, now.window, metrics
+    done = {"grad_norm": grad_norm, "usage_K": aux.usage_K, "steps": 1.0}
+    always = {"stand_ins": stand_ins, "skipped": 1.0 - good}
+    window = _grown(
+      now.window, aux.metrics | done, always, good, now.step, config.log.every
     )
     after = now.replace(
-      step=now.step + 1,
       params=params,
       batch_stats=aux.batch_stats,
       opt_state=opt_state,
-      extra=aux.extra,
+      extra=task.remember(now, aux.z_BxAxP),
+    )
+    after = jax.tree.map(lambda new, old: jnp.where(good, new, old), after, now)
+    after = after.replace(
+      step=now.step + 1,
+      loss_scale=loss_scale.adjust(
+        now.loss_scale, good, config.loss_scale.growth_steps
+      ),
       window=window,
     )
-    return after, window
+    return after, window | {"loss_scale": loss_scale.factor(after.loss_scale)}
 
   return step
 
 
+def _gradient(task, now, batch, parts):
+  """Gradients by the parameters, and Aux, of the whole batch."""
+
+  def scaled(params, part, targets):
+    loss, aux = task.loss(params, now, part, targets)
+    return loss * loss_scale.factor(now.loss_scale), aux
+
+  slope = jax.grad(scaled, has_aux=True)
+  if parts == 1:
+    grads, aux = slope(now.params, batch, None)
+  else:
+    grads, aux = _accumulated(task, slope, now, batch, parts)
+  scale = loss_scale.factor(now.loss_scale)
+  return jax.tree.map(lambda g: g / scale, grads), aux
+
+
+def _accumulated(task, slope, now, batch, parts):
+  """The gradient of a batch that is too large to differentiate at once.
+
+  Codes are balanced over the whole batch, so its parts go through the network
+  twice: once for projections, from which all codes are assigned, and once for
+  gradients. Only BatchNorm tells it from one large batch: its statistics are
+  those of each part; the running ones move once, by the parts' mean.
+  """
+  batch = mesh_lib.into_parts(batch, parts)
+
+  def project(_, part):
+    return None, task.project_assigning(now.params, now, part)
+
+  z_BxAxP = mesh_lib.from_parts(jax.lax.scan(project, None, batch)[1])
+  targets = task.targets(now.params, now, z_BxAxP)
+  codes = mesh_lib.into_parts(targets.codes_BxAxK, parts)
+
+  def add(sums, part):
+    crops, codes_BxAxK = part
+    grads, aux = slope(
+      now.params, crops, targets._replace(codes_BxAxK=codes_BxAxK)
+    )
+    one = grads, aux.batch_stats, aux.metrics
+    return jax.tree.map(lambda s, x: s + x / parts, sums, one), None
+
+  none = jax.tree.map(
+    lambda leaf: jnp.zeros_like(leaf),
+    (
+      now.params,
+      now.batch_stats,
+      {name: jnp.zeros(()) for name in task.METRICS},
+    ),
+  )
+  (grads, stats, metrics), _ = jax.lax.scan(add, none, (batch, codes))
+  return grads, tasks.Aux(stats, z_BxAxP, targets.usage_K, metrics)
+
+
+def _grown(window, done, always, good, step, every):
+  """The window with one more step; skipped ones add to `always` alone."""
+  fresh = step % every == 0
+  more = {name: jnp.where(good, value, 0) for name, value in done.items()}
+  return jax.tree.map(
+    lambda total, new: jnp.where(fresh, 0, total) + new, window, more | always
+  )
+
+
 def _empty_window(task):
-  scalars = ("loss", "loss_over_lnk", "grad_norm", "stand_ins", "steps")
-  window = {name: jnp.zeros(()) for name in scalars}
+  names = (*task.METRICS, "grad_norm", "stand_ins", "steps", "skipped")
+  window = {name: jnp.zeros(()) for name in names}
   return window | {"usage_K": jnp.zeros(task.model.prototype_counts[0])}

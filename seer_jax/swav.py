@@ -99,8 +99,8 @@ def assign(
   """Codes of each assigning crop, balanced over the batch and its queue.
 
   Args:
-    scores_BxVxK: similarities of every crop.
-    assign_crops: the crops whose codes are wanted; each is balanced alone.
+    scores_BxVxK: similarities of crops.
+    assign_crops: which of them want codes; each is balanced alone.
     epsilon: see `sinkhorn`.
     iterations: see `sinkhorn`.
     queue_scores_AxQxK: similarities of earlier features, to balance over more
@@ -153,6 +153,7 @@ def is_full(queue: Mapping[str, jax.Array]) -> jax.Array:
 
 
 def normalize(kernel_PxK: jax.Array) -> jax.Array:
-  """Prototypes (columns) back onto the unit sphere."""
+  """Prototypes (columns) back onto the unit sphere; zeros stay zeros."""
   kernel_PxK = kernel_PxK.astype(jnp.float32)
-  return kernel_PxK / jnp.linalg.norm(kernel_PxK, axis=0, keepdims=True)
+  square_1xK = jnp.sum(jnp.square(kernel_PxK), axis=0, keepdims=True)
+  return kernel_PxK * jax.lax.rsqrt(jnp.maximum(square_1xK, 1e-24))

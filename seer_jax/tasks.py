@@ -1,5 +1,6 @@
 """Tasks: what is trained. Each has an initial state, a view and a loss."""
 
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -9,16 +10,26 @@ import ml_collections
 from seer_jax import augment, model, state, swav
 
 
+class Targets(NamedTuple):
+  """What a batch's crops are to predict."""
+
+  codes_BxAxK: tuple[jax.Array, ...]  # One for each prototype head.
+  usage_K: jax.Array  # Crops nearest to each prototype, before balancing.
+
+
 class Aux(NamedTuple):
   """What a loss returns beside its value."""
 
   batch_stats: Any
-  extra: Any
-  metrics: dict[str, jax.Array]  # Sums over a window make sense of each.
+  z_BxAxP: jax.Array  # Projections of the crops that assign.
+  usage_K: jax.Array
+  metrics: dict[str, jax.Array]  # Means over the batch.
 
 
 class SwAV:
   """Pre-training by swapped prediction, on batches of multi-crops."""
+
+  METRICS = ("loss", "loss_over_lnk")
 
   def __init__(self, config: ml_collections.ConfigDict, dtype: jnp.dtype):
     self.config = config
@@ -59,14 +70,25 @@ class SwAV:
       for name, value in params.items()
     }
 
-  def view(self, batch: dict[str, Any], key: jax.Array) -> list[jax.Array]:
+  def keyed(self, batch: dict[str, Any], key: jax.Array) -> dict[str, Any]:
+    """The batch with a key for each image, for whatever is random about it."""
+    images = batch["crops"][0].shape[0]
+    return batch | {"keys_B": jax.random.split(key, images)}
+
+  def view(self, batch: dict[str, Any]) -> list[jax.Array]:
     """Augmented, normalised crops, one BxVxHxWx3 array a resolution."""
     views = []
     for group, crops_BxVxHxWx3 in enumerate(batch["crops"]):
+      images, count = crops_BxVxHxWx3.shape[:2]
       shape = crops_BxVxHxWx3.shape
+
+      def split(key, group=group, count=count):
+        return jax.random.split(jax.random.fold_in(key, group), count)
+
+      keys_BxV = jax.vmap(split)(batch["keys_B"])
       pixels = augment.augment(
         crops_BxVxHxWx3.reshape(-1, *shape[2:]),
-        jax.random.fold_in(key, group),
+        keys_BxV.reshape(images * count),
         self.config.augment,
       )
       pixels = augment.normalize(pixels, self.config.augment, self.dtype)
@@ -78,63 +100,107 @@ class SwAV:
     params: Any,
     now: state.State,
     batch: dict[str, Any],
-    key: jax.Array,
+    targets: Targets | None = None,
   ) -> tuple[jax.Array, Aux]:
-    """The swapped loss of a batch, averaged over prototype heads."""
+    """The swapped loss of a batch, averaged over prototype heads.
+
+    Args:
+      params: to differentiate by.
+      now: the rest of the state.
+      batch: crops with keys, see `keyed`.
+      targets: what to predict; assigned within this batch when None.
+    """
     options = self.config.swav
-    with jax.named_scope("augment"):
-      crops = self.view(batch, key)
-    views, changed = self.model.apply(
-      {"params": params, "batch_stats": now.batch_stats},
-      crops,
-      train=True,
-      mutable=["batch_stats"],
-    )
+    views, batch_stats = self._encode(params, now, batch)
     with jax.named_scope("swav"):
-      queue = now.extra["queue"]
-      queue_scores, queue_used = self._queue_scores(params, queue)
+      z_BxAxP = views.z_BxVxP[:, jnp.array(options.assign_crops)]
+      if targets is None:
+        targets = self.targets(params, now, z_BxAxP)
       losses, relative = [], []
-      for head, scores_BxVxK in enumerate(views.scores_BxVxK):
-        codes_BxAxK = swav.assign(
-          scores_BxVxK,
-          options.assign_crops,
-          options.epsilon,
-          options.iterations,
-          queue_scores[head],
-          queue_used,
-        )
+      for scores_BxVxK, codes_BxAxK in zip(
+        views.scores_BxVxK, targets.codes_BxAxK, strict=True
+      ):
         loss = swav.swapped_loss(
           scores_BxVxK, codes_BxAxK, options.assign_crops, options.temperature
         )
         losses.append(loss)
         relative.append(loss / jnp.log(scores_BxVxK.shape[-1]))
       loss = jnp.mean(jnp.stack(losses))
-      queue = self._pushed(queue, views.z_BxVxP, now.step)
     metrics = {
       "loss": loss,
       "loss_over_lnk": jnp.mean(jnp.stack(relative)),
-      "usage_K": _usage(views.scores_BxVxK[0], options.assign_crops),
     }
-    return loss, Aux(changed["batch_stats"], {"queue": queue}, metrics)
+    return loss, Aux(batch_stats, z_BxAxP, targets.usage_K, metrics)
 
-  def _queue_scores(self, params, queue):
-    if queue is None:
-      return [None] * len(self.model.prototype_counts), None
-    scores = self.model.apply(
-      {"params": params}, queue["z_AxQxP"], method="scores"
+  def project_assigning(
+    self, params: Any, now: state.State, batch: dict[str, Any]
+  ) -> jax.Array:
+    """z_BxAxP alone, as `loss` will see it: the first pass of accumulation."""
+    options, counts = self.config.swav, self.config.crops.counts
+    groups = len(counts)
+    if not self.config.model.head.batch_norm or not self._trains_norms:
+      # Resolutions behind the last that assigns change nothing; a BatchNorm in
+      # the head would see all.
+      ends = itertools.accumulate(counts)
+      groups = 1 + next(
+        i for i, end in enumerate(ends) if end > max(options.assign_crops)
+      )
+    first = batch | {"crops": batch["crops"][:groups]}
+    views, _ = self._encode(params, now, first)
+    return views.z_BxVxP[:, jnp.array(options.assign_crops)]
+
+  def targets(
+    self, params: Any, now: state.State, z_BxAxP: jax.Array
+  ) -> Targets:
+    """Codes of a whole batch, balanced over it and the queue."""
+    options, queue = self.config.swav, now.extra["queue"]
+    z_BxAxP = jax.lax.stop_gradient(z_BxAxP)
+    queue_scores, used = (None,) * len(self.model.prototype_counts), None
+    if queue is not None:
+      queue_scores = self._scores(params, queue["z_AxQxP"])
+      used = swav.is_full(queue)
+    scores = self._scores(params, z_BxAxP)
+    codes = tuple(
+      swav.assign(
+        scores_BxAxK,
+        range(len(options.assign_crops)),
+        options.epsilon,
+        options.iterations,
+        queued_AxQxK,
+        used,
+      )
+      for scores_BxAxK, queued_AxQxK in zip(scores, queue_scores, strict=True)
     )
-    return scores, swav.is_full(queue)
+    return Targets(codes, _usage(scores[0]))
 
-  def _pushed(self, queue, z_BxVxP, step):
+  def remember(self, now: state.State, z_BxAxP: jax.Array) -> dict[str, Any]:
+    """`extra` after a batch: the queue with its projections in front."""
+    queue = now.extra["queue"]
     if queue is None:
-      return None
-    options = self.config.swav
-    z_BxAxP = z_BxVxP[:, jnp.array(options.assign_crops)]
-    return swav.push(queue, z_BxAxP, step >= options.queue_start)
+      return now.extra
+    active = now.step >= self.config.swav.queue_start
+    return {"queue": swav.push(queue, z_BxAxP, active)}
+
+  @property
+  def _trains_norms(self):
+    return not self.config.model.frozen_norms
+
+  def _encode(self, params, now, batch):
+    with jax.named_scope("augment"):
+      crops = self.view(batch)
+    views, changed = self.model.apply(
+      {"params": params, "batch_stats": now.batch_stats},
+      crops,
+      train=self._trains_norms,
+      mutable=["batch_stats"],
+    )
+    return views, changed["batch_stats"]
+
+  def _scores(self, params, z):
+    return self.model.apply({"params": params}, z, method="scores")
 
 
-def _usage(scores_BxVxK, assign_crops):
-  """How many crops are nearest to each prototype, before balancing."""
-  nearest = jnp.argmax(scores_BxVxK[:, jnp.array(assign_crops)], axis=-1)
-  prototypes = scores_BxVxK.shape[-1]
+def _usage(scores_BxAxK):
+  nearest = jnp.argmax(scores_BxAxK, axis=-1)
+  prototypes = scores_BxAxK.shape[-1]
   return jnp.bincount(nearest.ravel(), length=prototypes).astype(jnp.float32)

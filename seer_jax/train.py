@@ -17,6 +17,7 @@ import numpy as np
 
 from seer_jax import (
   checkpoint,
+  checks,
   errors,
   features,
   health,
@@ -47,8 +48,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     UserError: something the user can mend.
     Stopped: a signal came; run the same command again.
   """
-  config_lib.check_each(config)
-  mesh = mesh_lib.make(config.mesh.data)
+  checks.check_each(config)
+  mesh = mesh_lib.make(config.mesh.data, config.mesh.fsdp)
   config_lib.recall(workdir, config)
   source = _open(config.data.train)
   resolve(config, source, mesh)
@@ -77,19 +78,20 @@ def resolve(
     images=len(source),
     side=recipe.median_side(source, config.data.max_pixels),
     devices=mesh.size,
-    accelerated=jax.default_backend() != "cpu",
-    bf16=mesh_lib.multiplies_bf16(),
+    platform=jax.default_backend(),
+    precision=mesh_lib.precision_here(),
     cores=os.cpu_count() or 1,
   )
   for key, value, reason in recipe.complete(config, here):
     _log.info("chose %s = %s (%s)", key, value, reason)
-  config_lib.check_together(config)
+  checks.check_together(config)
   model.architecture(config.model)
 
 
-def dtype_of(precision: str) -> jnp.dtype:
-  """The trunk's dtype."""
-  return jnp.dtype({"bf16": jnp.bfloat16, "fp32": jnp.float32}[precision])
+def task_of(config: ml_collections.ConfigDict) -> tasks.SwAV:
+  """The task of a resolved config, in its precision."""
+  dtype = {"bf16": jnp.bfloat16, "fp16": jnp.float16, "fp32": jnp.float32}
+  return tasks.SwAV(config, jnp.dtype(dtype[config.precision]))
 
 
 def _run(config, workdir, source, sets, mesh, closing):
@@ -97,33 +99,26 @@ def _run(config, workdir, source, sets, mesh, closing):
     return closing.enter_context(contextlib.closing(thing))
 
   signals = closing.enter_context(_Signals())
-  task = tasks.SwAV(config, dtype_of(config.precision))
+  task = task_of(config)
   tx, schedule = optim.make(config.optim, config.steps, config.batch_size)
 
   # Priority: a checkpoint of this workdir, else fresh. Arrays are born where
   # they belong.
-  everywhere = mesh_lib.replicated(mesh)
-  fresh = jax.jit(
-    lambda: step_lib.init(task, tx, config.seed), out_shardings=everywhere
-  )
+  programs = step_lib.build(task, tx, config, mesh)
+  if config.mesh.fsdp > 1:
+    _log.info("%s", mesh_lib.describe(programs.natural, mesh))
   checkpoints = closed_at_the_end(
     checkpoint.Checkpoints(workdir, config.checkpoint.keep)
   )
-  abstract = checkpoint.abstract_of(jax.eval_shape(fresh), everywhere)
-  restored = checkpoints.restore(abstract)
+  restored = checkpoints.restore(programs.abstract, programs.natural)
   if restored is None:
-    now, first = fresh(), 0
+    now, first = programs.init(), 0
   else:
     now, position = restored
     first = int(now.step)
     _check_position(position, first, config, source)
     _log.info("resumed at step %d of %d", first, config.steps)
 
-  train_step = jax.jit(
-    step_lib.train_step(task, tx, config),
-    donate_argnums=0,
-    out_shardings=everywhere,
-  )
   evaluators = list(_evaluators(config, sets, task, mesh))
   bad_images = pipeline.BadImages(
     source, workdir, config.data.max_bad, config.data.max_pixels
@@ -157,7 +152,8 @@ def _run(config, workdir, source, sets, mesh, closing):
   def save(step, window):
     _refuse_nan(step, window, config)
     samples = step * config.batch_size
-    checkpoints.save(step, now, position | {"samples": samples})
+    at = position | {"samples": samples}
+    checkpoints.save(step, now, programs.natural, at)
 
   def log(step, window):
     found = _summary(jax.device_get(window)) | clock.read()
@@ -193,7 +189,7 @@ def _run(config, workdir, source, sets, mesh, closing):
     began = time.perf_counter()
     batch = next(batches)
     waited = time.perf_counter() - began
-    now, window = train_step(now, batch)
+    now, window = programs.step(now, batch)
     clock.tick(waited)
     bar.step()
     if pending:
@@ -208,13 +204,17 @@ def _run(config, workdir, source, sets, mesh, closing):
 
 
 def _refuse_nan(step, window, config):
-  """Ends a run that diverged before the damage is saved."""
-  loss, grad_norm = float(window["loss"]), float(window["grad_norm"])
-  if not np.isfinite(loss + grad_norm):
+  """Ends a run that diverged. No such step was applied, nor will be saved.
+
+  In fp16 an overflow now and then is how the loss scale finds its size; only a
+  scale that keeps falling is divergence.
+  """
+  skipped, scale = int(window["skipped"]), float(window["loss_scale"])
+  if skipped and (config.precision != "fp16" or scale < 1):
     raise errors.UserError(
-      f"training diverged: at step {step} the loss is {loss} and the norm of"
-      f" its gradient {grad_norm}; the newest checkpoint is from"
-      f" before. Lower config.optim.lr={config.optim.lr:g} or lengthen"
+      f"training diverged: {skipped} of the last steps before step {step} had"
+      " a loss or a gradient that is not finite; they were not applied. Lower"
+      f" config.optim.lr={config.optim.lr:g} or lengthen"
       " config.optim.warmup_fraction, in a new --workdir"
     )
 
@@ -243,7 +243,7 @@ def closing_lines(workdir: pathlib.Path) -> Iterator[str]:
 
 
 def _open(where):
-  return sources.open_source(where.kind, where.path, where.split)
+  return sources.open_source(where.kind, where.path, where.split, where.name)
 
 
 def _check_position(position, step, config, source):
@@ -302,12 +302,14 @@ def _evaluators(config, sets, task, mesh) -> Iterator[Any]:
 
 
 def _check_labels(source, test):
-  """Labels are numbers by sorted name: both sets must have the same names."""
-  ours, theirs = set(source.label_names), set(test.label_names)
+  """Labels are numbers: both sets must count the same names."""
+  ours, theirs = source.label_names, test.label_names
   if ours and theirs and ours != theirs:
+    alone = sorted(set(ours) ^ set(theirs))
+    what = f"{', '.join(alone)} stand in one of them only"
     raise errors.UserError(
-      "config.data.train and config.data.test have different labels:"
-      f" {', '.join(sorted(ours ^ theirs))} stand in one of them only"
+      "config.data.train and config.data.test have different labels: "
+      + (what if alone else "the same names in another order")
     )
 
 
@@ -317,12 +319,13 @@ def _some(indices: np.ndarray, most: int) -> Sequence[int]:
 
 def _summary(window):
   """Window sums to what the log shows."""
-  steps = float(window["steps"])
+  steps = max(1.0, float(window["steps"]))
   means = {
     name: float(window[name]) / steps
     for name in ("loss", "loss_over_lnk", "grad_norm")
   }
-  means["stand_ins"] = float(window["stand_ins"])
+  for name in ("stand_ins", "skipped", "loss_scale"):
+    means[name] = float(window[name])
   return means | health.prototype_use(window["usage_K"])
 
 

@@ -86,7 +86,9 @@ def test_blur_is_the_gaussian_with_repeated_edges():
 def test_crops_differ_by_key_and_repeat_with_it():
   x = (pixels(6, 16, 16) * 255).astype(np.uint8)
   options = config_lib.base().augment
-  run = jax.jit(lambda key: augment.augment(x, key, options))
+  run = jax.jit(
+    lambda key: augment.augment(x, jax.random.split(key, len(x)), options)
+  )
   one, again = run(jax.random.key(0)), run(jax.random.key(0))
   other = run(jax.random.key(1))
   np.testing.assert_array_equal(one, again)
@@ -99,7 +101,9 @@ def test_operations_happen_as_often_as_their_probabilities():
   x = (np.tile(pixels(1, 4, 4), (4000, 1, 1, 1)) * 255).astype(np.uint8)
   options = config_lib.base().augment
   options.jitter = options.blur = 0.0
-  done = augment.augment(x, jax.random.key(0), options)
+  done = augment.augment(
+    x, jax.random.split(jax.random.key(0), len(x)), options
+  )
   grey = np.ptp(np.asarray(done), axis=-1).max((1, 2)) < 1e-6
   # The two columns' order tells the flip.
   plain = np.asarray(x, np.float32)[0] / 255
@@ -116,7 +120,8 @@ def test_nothing_happens_at_probability_zero():
   options = config_lib.base().augment
   options.flip = options.jitter = options.grey = options.blur = 0.0
   np.testing.assert_allclose(
-    augment.augment(x, jax.random.key(0), options), x / np.float32(255)
+    augment.augment(x, jax.random.split(jax.random.key(0), len(x)), options),
+    x / np.float32(255),
   )
 
 

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from seer_jax import checks, errors, optim, recipe, tasks
 from seer_jax import config as config_lib
-from seer_jax import errors, optim, recipe, tasks
 from seer_jax import step as step_lib
 
 CONFIGS = sorted(
@@ -25,16 +25,16 @@ def test_every_config_resolves_and_its_step_keeps_the_shapes(name):
     images=50_000,
     side=64,
     devices=1,
-    accelerated=False,
-    bf16=False,
+    platform="cpu",
+    precision=("fp32", "a test"),
     cores=2,
   )
   recipe.complete(config, here)
-  config_lib.check_each(config)
-  config_lib.check_together(config)
+  checks.check_each(config)
+  checks.check_together(config)
   task = tasks.SwAV(config, jnp.float32)
   tx, _ = optim.make(config.optim, config.steps, config.batch_size)
-  before = jax.eval_shape(lambda: step_lib.init(task, tx, config.seed))
+  before = jax.eval_shape(lambda: step_lib.init(task, tx, config))
   batch = {
     "crops": tuple(
       jax.ShapeDtypeStruct((config.batch_size, count, size, size, 3), jnp.uint8)
@@ -95,7 +95,7 @@ def test_a_value_that_never_works_is_named(key, value):
   with config.ignore_type():
     config_lib.put(config, key, value)
   with pytest.raises(errors.UserError, match=rf"config.{key} is .*must"):
-    config_lib.check_each(config)
+    checks.check_each(config)
 
 
 def claimed(workdir):

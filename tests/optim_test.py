@@ -86,7 +86,8 @@ def test_every_optimiser_goes_downhill(name):
     return jnp.sum(jnp.square(params["w"]))
 
   first = loss(params)
-  for _ in range(20):
-    updates, state = tx.update(jax.grad(loss)(params), state, params)
+  for step in range(20):
+    grads = jax.grad(loss)(params)
+    updates, state = tx.update(grads, state, params, step=step)
     params = optax.apply_updates(params, updates)
   assert loss(params) < first

@@ -1,8 +1,8 @@
 import pytest
 
 from configs import folder
+from seer_jax import checks, errors, recipe
 from seer_jax import config as config_lib
-from seer_jax import errors, recipe
 
 
 def situation(**changes):
@@ -10,8 +10,8 @@ def situation(**changes):
     "images": 50_000,
     "side": 375,
     "devices": 1,
-    "accelerated": False,
-    "bf16": False,
+    "platform": "cpu",
+    "precision": ("fp32", "a test"),
     "cores": 2,
   }
   return recipe.Situation(**(usual | changes))
@@ -28,22 +28,22 @@ def completed(here, **changes):
 @pytest.mark.parametrize("images", [64, 334, 5_000, 1_281_167, 10**9])
 @pytest.mark.parametrize("side", [8, 32, 64, 375])
 @pytest.mark.parametrize(
-  ("devices", "accelerated", "cores"),
-  [(1, False, 2), (8, False, 8), (8, True, 96), (4, True, 16)],
+  ("devices", "platform", "cores"),
+  [(1, "cpu", 2), (8, "cpu", 8), (8, "tpu", 96), (4, "gpu", 16)],
 )
 def test_every_situation_gives_a_config_that_passes_the_check(
-  images, side, devices, accelerated, cores
+  images, side, devices, platform, cores
 ):
   here = situation(
     images=images,
     side=side,
     devices=devices,
-    accelerated=accelerated,
+    platform=platform,
     cores=cores,
   )
   config, choices = completed(here)
-  config_lib.check_each(config)
-  config_lib.check_together(config)
+  checks.check_each(config)
+  checks.check_together(config)
   assert all(value is not None for _, value in config_lib.flatten(config))
   assert all(choice.reason for choice in choices)
   assert config.batch_size % devices == 0
@@ -78,7 +78,7 @@ def test_what_the_config_sets_is_left_alone():
 
 def test_large_collections_on_accelerators_get_the_published_settings():
   config, _ = completed(
-    situation(images=10**9, devices=512, accelerated=True, cores=96)
+    situation(images=10**9, devices=512, platform="gpu", cores=96)
   )
   assert config.crops.sizes == (224, 96)
   assert config.crops.counts == (2, 4)

@@ -1,9 +1,11 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seer_jax import regnet
+from seer_jax import family, regnet
 
 # Parameters of the trunk without classifier, as VISSL's and timm's code count.
 PARAMETERS = {
@@ -41,11 +43,11 @@ PARAMETERS = {
 def trunk_of(name):
   se_ratio = 0.0 if name.startswith("regnetx") else 0.25
   return regnet.RegNet(
-    regnet.from_numbers(*regnet.FAMILY[name], se_ratio=se_ratio)
+    family.from_numbers(*family.MODELS[name], se_ratio=se_ratio)
   )
 
 
-@pytest.mark.parametrize("name", regnet.FAMILY)
+@pytest.mark.parametrize("name", family.MODELS)
 def test_every_trunk_has_the_published_number_of_parameters(name):
   variables = jax.eval_shape(
     lambda: trunk_of(name).init(
@@ -59,13 +61,13 @@ def test_every_trunk_has_the_published_number_of_parameters(name):
 
 
 def test_seer_256gf_rounds_to_whole_groups_and_no_further():
-  made = regnet.from_numbers(*regnet.FAMILY["seer_256gf"])
+  made = family.from_numbers(*family.MODELS["seer_256gf"])
   assert made.depths == (2, 7, 17, 1)
   assert made.widths == (746, 1492, 4103, 10444)
 
 
 def test_squeeze_widths_round_half_to_even():
-  arch = regnet.from_numbers(*regnet.FAMILY["seer_256gf"])
+  arch = family.from_numbers(*family.MODELS["seer_256gf"])
   variables = jax.eval_shape(
     lambda: regnet.RegNet(arch).init(
       jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False
@@ -81,16 +83,16 @@ def test_squeeze_widths_round_half_to_even():
 )
 def test_numbers_outside_the_rule_are_refused(numbers):
   with pytest.raises(ValueError, match="a RegNet needs"):
-    regnet.from_numbers(*numbers)
+    family.from_numbers(*numbers)
 
 
 def test_another_number_of_stages_than_strides_is_refused():
   with pytest.raises(ValueError, match="make 2 stages"):
-    regnet.from_numbers(2, 16, 16.0, 2.0, 8)
+    family.from_numbers(2, 16, 16.0, 2.0, 8)
 
 
 def test_taps_have_the_published_strides():
-  arch = regnet.from_numbers(*regnet.FAMILY["regnety_200mf"])
+  arch = family.from_numbers(*family.MODELS["regnety_200mf"])
   taps = jax.eval_shape(
     lambda: regnet.RegNet(arch).init_with_output(
       jax.random.key(0), jnp.zeros((2, 64, 64, 3)), train=False
@@ -136,22 +138,35 @@ def test_running_variance_is_the_unbiased_one():
   np.testing.assert_allclose(changed["batch_stats"]["var"], wanted, rtol=1e-5)
 
 
-def test_recomputing_blocks_changes_no_gradient():
-  arch = regnet.from_numbers(2, 16, 16.0, 2.0, 8, strides=(2, 2))
+@pytest.mark.parametrize(
+  "how",
+  [
+    {"remat": "block"},
+    {"remat": "group", "groups": ((1,), (2, 4))},
+    {"remat": "group", "groups": ((), (3,))},
+    {"scan": True},
+    {"remat": "block", "scan": True},
+  ],
+)
+def test_how_blocks_are_run_changes_nothing(how):
+  # Stages of 1 and 4 blocks.
+  arch = family.Architecture((1, 4), (16, 32), (8, 8), strides=(2, 1))
   x = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
   variables = regnet.RegNet(arch).init(jax.random.key(0), x, train=True)
 
-  def gradient(remat):
+  @functools.partial(jax.jit, static_argnums=0)
+  def gradient(execution, params):
     def loss(params):
-      taps, _ = regnet.RegNet(arch, remat=remat).apply(
+      taps, changed = regnet.RegNet(arch, execution=execution).apply(
         variables | {"params": params}, x, train=True, mutable=["batch_stats"]
       )
-      return jnp.sum(jnp.square(taps["avgpool"]))
+      return jnp.sum(jnp.square(taps["avgpool"])), changed
 
-    return jax.jit(jax.grad(loss))(variables["params"])
+    return jax.grad(loss, has_aux=True)(params)
 
+  plain = gradient(regnet.Execution(), variables["params"])
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4),
-    gradient(remat=False),
-    gradient(remat=True),
+    gradient(regnet.Execution(**how), variables["params"]),
+    plain,
   )

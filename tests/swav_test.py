@@ -174,9 +174,11 @@ class _Scores:
 
   prototype_counts = (12, 20)
 
-  def apply(self, variables, crops, train, mutable):
-    del crops, train, mutable
+  def apply(self, variables, crops, method=None, **others):
+    del crops, others
     scores = tuple(variables["params"].values())
+    if method == "scores":  # Of the crops that assign.
+      return tuple(scores_BxVxK[:, :2] for scores_BxVxK in scores)
     z_BxVxP = jnp.zeros((*scores[0].shape[:2], 4))
     views = tasks.model.Views(z_BxVxP, z_BxVxP, scores)
     return views, {"batch_stats": {}}
@@ -187,15 +189,15 @@ def test_the_task_averages_the_loss_over_prototype_heads(
 ):
   config = config_lib.base()
   monkeypatch.setattr(tasks.model, "create", lambda config: _Scores())
-  monkeypatch.setattr(tasks.SwAV, "view", lambda self, batch, key: [])
+  monkeypatch.setattr(tasks.SwAV, "view", lambda self, batch: [])
   task = tasks.SwAV(config, jnp.float32)
   heads = {
     "a": multi_crop_scores(0, 8, 6, 12),
     "b": multi_crop_scores(2, 8, 6, 20),
   }
-  now = state.State(0, heads, {}, None, {"queue": None}, None)
+  now = state.State(0, heads, {}, None, {"queue": None}, None, None)
   (loss, _), gradients = jax.value_and_grad(task.loss, has_aux=True)(
-    heads, now, {}, jax.random.key(0)
+    heads, now, {}
   )
   expected = [
     torch_loss(reference, scores_BxVxK, (0, 1))

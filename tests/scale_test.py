@@ -1,0 +1,208 @@
+"""Meshes, precisions, accumulation: other ways to the same ten steps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import ten_steps
+
+from seer_jax import checkpoint, errors
+from seer_jax import mesh as mesh_lib
+
+
+@pytest.fixture
+def small_splits(monkeypatch):
+  """Splits every kernel, also those whose dimensions no mesh divides."""
+  monkeypatch.setattr(mesh_lib, "SPLIT_FROM", 1)
+
+
+# (data, fsdp); the trunk has kernels such as 1x1x3x16 and SE's of 4 channels.
+@pytest.mark.parametrize(
+  ("data", "fsdp"), [(2, 1), (1, 2), (8, 1), (1, 8), (2, 4)]
+)
+def test_ten_steps_are_the_same_on_every_mesh(small_splits, data, fsdp):
+  # A lower rate than in parity_test: the tolerance is ten times lower as well.
+  rate = ten_steps.LOW_RATE
+  one = ten_steps.run("one-head", 1, rate)
+  many = ten_steps.run("one-head", data, rate, fsdp)
+  np.testing.assert_allclose(one.losses, many.losses, rtol=0, atol=1e-5)
+  apart = {
+    path: np.abs(leaf - one.last[path]).max()
+    for path, leaf in many.last.items()
+  }
+  apart["queue"] = np.abs(many.queue - one.queue).max()
+  assert not {path: by for path, by in apart.items() if by > 1e-5}
+
+
+@pytest.mark.parametrize(
+  ("case", "data"), [("one-head", 2), ("two-heads", 1), ("no-queue", 1)]
+)
+def test_four_parts_of_a_batch_equal_the_whole(case, data):
+  """With norms frozen, to 1e-5: gradients, codes and queue included."""
+  how = ("model.frozen_norms", True), ("swav.epsilon", 0.05)
+  rate = ten_steps.LOW_RATE
+  whole = ten_steps.run(case, 1, rate, **dict(how))
+  parts = ten_steps.run(case, data, rate, **dict(how), accumulate=4)
+  np.testing.assert_allclose(parts.losses, whole.losses, rtol=0, atol=1e-5)
+  apart = {
+    path: np.abs(leaf - whole.last[path]).max()
+    for path, leaf in parts.last.items()
+  }
+  if whole.queue is not None:
+    apart["queue"] = np.abs(parts.queue - whole.queue).max()
+  assert not {path: by for path, by in apart.items() if by > 1e-5}
+
+
+def test_two_parts_equal_a_whole_normalised_in_two_groups():
+  """Statistics of the parts are all that tells accumulation from a batch."""
+  rate = ten_steps.LOW_RATE
+  # Later, rounding is blown up: norms of a few rows are steep.
+  groups = ten_steps.run("one-head", 1, rate, steps=2, **{"model.bn_groups": 2})
+  parts = ten_steps.run("one-head", 1, rate, steps=2, accumulate=2)
+  np.testing.assert_allclose(parts.losses, groups.losses, rtol=0, atol=1e-5)
+  for path, leaf in parts.last.items():
+    np.testing.assert_allclose(leaf, groups.last[path], rtol=0, atol=1e-5)
+
+
+def test_an_overflow_in_fp16_skips_one_step_and_nothing_else():
+  config = ten_steps.make_config("one-head", ten_steps.LOW_RATE)
+  config.precision = "fp16"
+  config.loss_scale.growth_steps = 3
+  mesh = mesh_lib.make(1)
+  _, programs = ten_steps.build(config, mesh)
+  scales = []
+  with jax.set_mesh(mesh):
+    now = programs.init()
+    for number, crops in enumerate(ten_steps.batches()[:6]):
+      if number == 4:
+        # Not even float32 holds such a loss; XLA may compute float16 in it.
+        huge = jnp.float32(2.0**126)
+        now = now.replace(loss_scale=now.loss_scale.replace(scale=huge))
+      before = jax.tree.map(np.array, now)
+      now, window = programs.step(now, ten_steps.to_device(crops, mesh))
+      scales.append(float(window["loss_scale"]))
+      kept = ("params", "batch_stats", "opt_state", "extra")
+      same = [
+        jax.tree.all(
+          jax.tree.map(
+            lambda a, b: bool(np.array_equal(a, b)),
+            getattr(before, name),
+            getattr(jax.tree.map(np.array, now), name),
+          )
+        )
+        for name in kept
+      ]
+      assert all(same) == (number == 4)
+      # The queue starts to fill at step 2.
+      assert any(same) == (number in (0, 1, 4))
+      assert int(window["skipped"]) == (number == 4)
+      assert int(now.step) == number + 1
+      assert np.isfinite(float(window["loss"]))
+  assert scales[:4] == [2.0**16, 2.0**16, 2.0**17, 2.0**17]
+  assert scales[4] == 2.0**60  # The most it may be.
+
+
+def test_fp16_takes_the_steps_of_fp32():
+  rate = ten_steps.LOW_RATE
+  long = ten_steps.run("one-head", 1, rate)
+  short = ten_steps.run("one-head", 1, rate, precision="fp16")
+  np.testing.assert_allclose(short.losses, long.losses, rtol=5e-3)
+
+
+@pytest.mark.parametrize("to", [(1, 1), (2, 1), (4, 1), (1, 8), (2, 4), (1, 3)])
+def test_a_checkpoint_of_eight_devices_restores_on_any_mesh(
+  small_splits, tmp_path, to
+):
+  config = ten_steps.make_config("one-head")
+  saving, loading = mesh_lib.make(2, 4), mesh_lib.make(*to)
+  _, programs = ten_steps.build(config, saving)
+  with jax.set_mesh(saving):
+    now = programs.init()
+  kept = checkpoint.Checkpoints(tmp_path, keep=1)
+  kept.save(3, now, programs.natural, {"samples": 24})
+  kept.close()
+  kept = checkpoint.Checkpoints(tmp_path, keep=1)
+  _, there = ten_steps.build(config, loading)
+  found, position = kept.restore(there.abstract, there.natural)
+  assert position == {"samples": 24}
+  for loaded in (found, kept.read()):
+    jax.tree.map(
+      lambda n, a, b: np.testing.assert_array_equal(
+        *(np.asarray(x)[tuple(map(slice, n.shape))] for x in (a, b))
+      ),
+      *(by_path(tree) for tree in (programs.natural, now, loaded)),
+    )
+  jax.tree.map(
+    lambda leaf, wanted: leaf.sharding == wanted.sharding or 1 / 0,
+    found,
+    there.abstract,
+  )
+  kept.close()
+
+
+def by_path(tree):
+  return {
+    mesh_lib.path_of(path): leaf
+    for path, leaf in jax.tree.leaves_with_path(tree)
+  }
+
+
+def test_a_checkpoint_of_another_network_is_refused_with_both_shapes(tmp_path):
+  config = ten_steps.make_config("one-head")
+  mesh = mesh_lib.make(1)
+  _, programs = ten_steps.build(config, mesh)
+  kept = checkpoint.Checkpoints(tmp_path, keep=1)
+  with jax.set_mesh(mesh):
+    kept.save(1, programs.init(), programs.natural, {"samples": 8})
+  config.model.head.out = 12
+  _, other = ten_steps.build(config, mesh)
+  with pytest.raises(errors.UserError, match=r"another network.*16.*12"):
+    kept.restore(other.abstract, other.natural)
+  kept.close()
+
+
+def test_every_array_of_a_state_has_a_rule():
+  for name in ("larc", "lars", "sgd", "adamw"):
+    config = ten_steps.make_config("one-head")
+    config.optim.name, config.precision = name, "fp16"
+    _, programs = ten_steps.build(config, mesh_lib.make(2, 4))
+    assert jax.tree.leaves(programs.abstract)
+  with pytest.raises(ValueError, match="no sharding rule"):
+    mesh_lib.place("params/mystery", (4, 4), 2)
+
+
+@pytest.mark.parametrize(
+  ("shape", "fsdp", "stored", "spec"),
+  [
+    ((1, 1, 1024, 2048), 8, (1, 1, 1024, 2048), (None, None, None, "fsdp")),
+    # No dimension of SEER-10B's third stage is a multiple of 8.
+    ((1, 1, 11110, 11110), 8, (1, 1, 11110, 11112), (None, None, None, "fsdp")),
+    ((3, 3, 1010, 4040), 8, (3, 3, 1010, 4040), (None, None, None, "fsdp")),
+    ((1, 1, 11110, 4040), 8, (1, 1, 11110, 4040), (None, None, None, "fsdp")),
+    ((8, 8), 8, (8, 8), ()),  # Too small.
+    ((1, 1, 1024, 2048), 1, (1, 1, 1024, 2048), ()),
+  ],
+)
+def test_kernels_are_split_by_a_dimension_that_divides(
+  shape, fsdp, stored, spec
+):
+  placed = mesh_lib.place("params/a/kernel", shape, fsdp)
+  assert placed == (stored, jax.P(*spec))
+  # A stored shape would be stored no differently.
+  assert mesh_lib.place("params/a/kernel", stored, fsdp) == placed
+
+
+@pytest.mark.parametrize(
+  ("platform", "capability", "precision"),
+  [
+    ("gpu", "7.0", "fp16"),
+    ("gpu", "8.0", "bf16"),
+    ("gpu", "10.0", "bf16"),
+    ("gpu", "6.1", "fp32"),
+    ("gpu", "gfx90a", "fp32"),
+    ("cpu", "", "fp32"),
+    ("tpu", "", "bf16"),
+  ],
+)
+def test_precision_follows_the_hardware(platform, capability, precision):
+  assert mesh_lib.native_precision(platform, capability)[0] == precision
