@@ -198,6 +198,22 @@ def train_batches(
   )
 
 
+def abstract_batch(
+  config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh
+) -> dict[str, Any]:
+  """The shapes, dtypes and shardings of a training batch: no image is read."""
+  rows, batch = mesh_lib.rows(mesh), config.batch_size
+  return {
+    "crops": tuple(
+      jax.ShapeDtypeStruct(
+        (batch, group.count, group.size, group.size, 3), np.uint8, sharding=rows
+      )
+      for group in crop_groups(config.crops)
+    ),
+    "stand_ins": jax.ShapeDtypeStruct((batch,), np.float32, sharding=rows),
+  }
+
+
 @dataclasses.dataclass(frozen=True)
 class _CleanView:
   """Index of an image, or -1 for padding -> its clean view. Runs in workers."""

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from configs import hardware
 from seer_jax import checks, errors, optim, recipe, tasks
 from seer_jax import config as config_lib
 from seer_jax import step as step_lib
@@ -138,3 +139,52 @@ def test_a_damaged_config_of_a_run_is_told(tmp_path):
   (tmp_path / "config.json").write_text("{")
   with pytest.raises(errors.UserError, match="damaged"):
     config_lib.recall(tmp_path, config_lib.base())
+
+
+# Computed from SEER's own scheduler, step for step.
+RATES = {
+  "seer_rg256": {
+    0: 0.15,
+    1000: 1.33125,
+    7999: 9.598819,
+    8000: 9.498725,
+    61035: 4.8048,
+    122069: 0.0096,
+  },
+  "seer_rg10b": {
+    0: 0.15,
+    1: 0.151664,
+    1000: 1.813637,
+    5499: 9.298341,
+    5500: 9.256395,
+    8000: 9.207906,
+    63004: 4.654650,
+    126007: 0.0093,
+  },
+}
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_recipes_have_the_published_rate_at_every_step(name):
+  config = importlib.import_module(f"configs.{name}").get_config()
+  _, rate = optim.make(config.optim, config.steps, config.batch_size)
+  for step, published in RATES[name].items():
+    assert float(rate(step)) == pytest.approx(published, rel=2e-6, abs=6e-7)
+
+
+@pytest.mark.parametrize("chip", hardware.NAMES)
+@pytest.mark.parametrize(
+  "name", [name for name in CONFIGS if name.startswith("se")]
+)
+def test_every_recipe_has_a_form_for_every_hardware(name, chip):
+  config = importlib.import_module(f"configs.{name}").get_config(chip)
+  checks.check_each(config)
+  size = {"seer_rg10b": 9.6e9, "seer_rg256": 1.4e9}.get(name, 0)
+  memory = importlib.import_module(f"configs.hardware.{chip}").MEMORY_GIB
+  assert size * 8 / config.mesh.fsdp < memory / 2 * 2**30
+  assert config.precision == ("fp16" if chip == "v100" else "bf16")
+
+
+def test_unknown_hardware_is_a_user_error():
+  with pytest.raises(errors.UserError, match=r"'v7'; known are a100"):
+    importlib.import_module("configs.seer_rg256").get_config("v7")

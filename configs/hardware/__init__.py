@@ -1,0 +1,40 @@
+"""What recipes change for the hardware they run on, a small file each.
+
+Named behind the recipe: `--config=configs/seer_rg256.py:v5p`. Without a name a
+recipe is as published. None of it changes what is computed, but for rounding.
+"""
+
+import importlib
+import pathlib
+
+from seer_jax import errors
+
+NAMES = sorted(
+  path.stem
+  for path in pathlib.Path(__file__).parent.glob("*.py")
+  if not path.stem.startswith("_")
+)
+# Parameters and momentum in float32 may take this share of a device's memory;
+# activations, gradients and the compiler's room take the rest.
+_SHARE = 0.4
+
+
+def apply(config, name, parameters):
+  """Adapts a recipe.
+
+  Args:
+    config: changed in place.
+    name: one of `NAMES`; "" for the recipe as published.
+    parameters: of the whole network; decides how finely kernels are split.
+  """
+  if not name:
+    return
+  if name not in NAMES:
+    raise errors.UserError(
+      f"there is no hardware {name!r}; known are {', '.join(NAMES)}"
+    )
+  chip = importlib.import_module(f"configs.hardware.{name}")
+  chip.adapt(config)
+  room = chip.MEMORY_GIB * 2**30 * _SHARE
+  while parameters * 8 / config.mesh.fsdp > room:
+    config.mesh.fsdp *= 2

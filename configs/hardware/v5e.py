@@ -1,0 +1,5 @@
+"""TPU v5e, 16 GiB a chip."""
+
+from configs.hardware._tpu import adapt  # noqa: F401
+
+MEMORY_GIB = 16

@@ -1,0 +1,22 @@
+"""SEER RG-128: RegNetY-128GF, 4,096 images on 128 V100-32GB, 32 each.
+
+Goyal et al. 2021; batch, constant rate and 8,000 steps of warm-up as the name
+of the released file has them. Length: a billion images. BatchNorm is
+synchronised over 64 GPUs, half of the batch. Run as `seer_rg256.py`.
+"""
+
+from configs import hardware, seer_rg256
+
+
+def get_config(chip=""):
+  config = seer_rg256.get_config()
+  config.batch_size = 4096
+  config.steps = 244_140  # 1e9 / 4096.
+  config.model.trunk = "regnety_128gf"
+  config.model.bn_groups = 2
+  # A peak of 4.8, which the schedule then does not leave.
+  config.optim.warmup_fraction = 8_000 / 244_140
+  config.optim.warmup_start = 0.15 / 4.8
+  config.optim.end = 1.0
+  hardware.apply(config, chip, parameters=771e6)
+  return config
