@@ -225,8 +225,15 @@ def recall(workdir: pathlib.Path, config: ConfigDict) -> None:
       put(config, key, _tuples(value))
 
 
-def claim(workdir: pathlib.Path, config: ConfigDict) -> None:
+def claim(
+  workdir: pathlib.Path, config: ConfigDict, write: bool = True
+) -> None:
   """Writes the resolved config into a new workdir, or compares with the old.
+
+  Args:
+    workdir: of the run.
+    config: resolved.
+    write: whether to, if there is no old one: one process of several does.
 
   Raises:
     UserError: the workdir belongs to a run with another config.
@@ -235,6 +242,8 @@ def claim(workdir: pathlib.Path, config: ConfigDict) -> None:
   ours = json.loads(json.dumps(dict(flatten(config))))
   theirs = _claimed(workdir)
   if not theirs:
+    if not write:
+      return
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(ours, indent=2) + "\n")
     temporary.rename(path)

@@ -4,6 +4,13 @@ Pre-trains on a pile of images and says whether it learned. Started again with
 the same command, a run goes on where it stopped. Any key of the config can be
 set on the command line, for example --config.data.train.path=~/photos.
 
+With --mode=plan --topology=v100:64x8 (hosts x GPUs) or v5p:8x8x8 it compiles
+the step for hardware that is not there, and says whether it fits.
+
+Several processes find each other under SLURM, Open MPI, Kubernetes and on Cloud
+TPUs (launch/README.md), or by --coordinator=HOST:PORT --processes=N
+--process=I.
+
 Exit status: 0 done, 2 a mistake you can mend (one line says how), 75 stopped
 by a signal with everything saved.
 """
@@ -20,13 +27,25 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from seer_jax import config as config_lib
-from seer_jax import errors, train
+from seer_jax import distributed, errors, machine, plan, plan_report, train
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "The experiment, a file of configs/."
 )
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Where the run is kept; the same folder resumes it."
+)
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "plan"], "What to do.")
+_TOPOLOGY = flags.DEFINE_string(
+  "topology", None, "The hardware to plan for, such as v100:64x8 or v5p:8x8x8."
+)
+_COORDINATOR = flags.DEFINE_string(
+  "coordinator", None, "Of several processes: host:port of the first."
+)
+_PROCESSES = flags.DEFINE_integer("processes", None, "How many there are.")
+_PROCESS = flags.DEFINE_integer("process", None, "Which this is, from 0.")
+_PATIENCE = flags.DEFINE_float(
+  "patience", 300, "Seconds to wait for the other processes."
 )
 # Not a signal's own status: schedulers requeue on it (sysexits' EX_TEMPFAIL).
 _STOPPED = 75
@@ -35,11 +54,30 @@ _STOPPED = 75
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise errors.UserError(f"what is {argv[1]!r}? Options start with --")
+  _tell_ours()
+  if _MODE.value == "plan":
+    _plan()
+    return
   if _WORKDIR.value is None:
     raise errors.UserError("give --workdir, the folder to keep the run in")
   _keep_compiled()
-  _tell_ours()
+  place = distributed.find(
+    os.environ, _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
+  )
+  distributed.start(place, _PATIENCE.value)
+  if not distributed.is_lead():
+    logging.getLogger("seer_jax").setLevel(logging.WARNING)
   train.run(_CONFIG.value, pathlib.Path(_WORKDIR.value).expanduser())
+
+
+def _plan():
+  if _TOPOLOGY.value is None:
+    raise errors.UserError(
+      "give --topology, such as v100:64x8 (hosts x GPUs) or v5p:8x8x8"
+    )
+  report = plan.plan(_CONFIG.value, _TOPOLOGY.value)
+  for line in plan_report.lines(report):
+    print(line)
 
 
 def cli() -> None:
@@ -47,7 +85,10 @@ def cli() -> None:
   try:
     app.run(main, flags_parser=_parse)
   except errors.UserError as error:
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    if jax.distributed.is_initialized():
+      # Without waiting for processes that wait for this one.
+      os._exit(2)
     sys.exit(2)
   except train.Stopped as stop:
     print(stop, file=sys.stderr)
@@ -101,9 +142,7 @@ def _tell_ours():
 
 def _keep_compiled():
   """Compiled programs survive the process, in the user's cache folder."""
-  cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-  folder = pathlib.Path(cache).expanduser() / "seer_jax" / "xla"
-  jax.config.update("jax_compilation_cache_dir", str(folder))
+  jax.config.update("jax_compilation_cache_dir", str(machine.cache_folder()))
 
 
 if __name__ == "__main__":

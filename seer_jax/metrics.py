@@ -1,6 +1,7 @@
 """Metrics on their way out: JSON lines, TensorBoard, the progress bar."""
 
 import json
+import os
 import pathlib
 import sys
 import time
@@ -43,6 +44,16 @@ class Writer:
   def close(self) -> None:
     self._file.close()
     self._board.close()
+
+
+class NoWriter:
+  """In the place of a Writer, for processes that are not the first."""
+
+  def write(self, step: int, metrics: dict[str, float]) -> None:
+    """Leaves it to the first process."""
+
+  def close(self) -> None:
+    """Nothing to do."""
 
 
 def read_lines(path: pathlib.Path) -> list[dict[str, float]]:
@@ -93,10 +104,17 @@ class Bar:
   """Step, loss, images/s, waiting share and ETA.
 
   A live bar on a terminal; in a file, a plain line each time it is told
-  something.
+  something; nothing when `silent`, in processes that are not the first.
   """
 
-  def __init__(self, steps: int, done: int, file: TextIO = sys.stderr):
+  def __init__(
+    self,
+    steps: int,
+    done: int,
+    file: TextIO = sys.stderr,
+    silent: bool = False,
+  ):
+    file = open(os.devnull, "w") if silent else file  # noqa: SIM115
     self._live = file.isatty()
     self._file = file
     self._total = steps

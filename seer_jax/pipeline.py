@@ -20,7 +20,7 @@ import ml_collections
 import numpy as np
 from absl import flags
 
-from seer_jax import crops, errors, sources
+from seer_jax import crops, errors, signals, sources
 from seer_jax import mesh as mesh_lib
 
 _log = logging.getLogger(__name__)
@@ -47,8 +47,11 @@ class BadImages:
     max_pixels: int,
   ):
     self._source = source
-    self._path = workdir / "bad_images.txt"
-    self._limit = max_share * len(source)
+    # Each of several processes reads, and lists, a share of its own.
+    process, processes = jax.process_index(), jax.process_count()
+    name = f"bad_images.{process}.txt" if process else "bad_images.txt"
+    self._path = workdir / name
+    self._limit = max_share * len(source) / processes
     self._max_pixels = max_pixels
     self._met: set[int] = set()
     self._listed: set[str] = set()
@@ -95,16 +98,38 @@ def describe(
 
 
 @dataclasses.dataclass(frozen=True)
+class _Numbers:
+  """Numbers of the samples that one process reads, step after step.
+
+  The same rows as one process would have: each takes a run of every batch.
+  """
+
+  first: int
+  batch: int
+  share: int
+  process: int
+
+  def __len__(self) -> int:
+    return 2**48  # Without end.
+
+  def __getitem__(self, i: int) -> int:
+    step, row = divmod(i, self.share)
+    return self.first + step * self.batch + self.process * self.share + row
+
+
+@dataclasses.dataclass(frozen=True)
 class _MultiCrop:
-  """(number of the sample, index of its image) -> crops. Runs in workers."""
+  """Number of the sample -> crops of its image. Runs in workers."""
 
   source: sources.Source
+  order: grain.MapDataset  # Number of the sample -> index of its image.
   groups: tuple[crops.CropGroup, ...]
   ratio: tuple[float, float]
   seed: int
   max_pixels: int
 
-  def __call__(self, number: int, index: int) -> dict[str, Any]:
+  def __call__(self, number: int) -> dict[str, Any]:
+    index = self.order[number]
     rng = np.random.default_rng((self.seed, number))
     bad = np.full(_ATTEMPTS, -1, np.int64)
     for attempt in range(_ATTEMPTS):
@@ -124,6 +149,11 @@ class _MultiCrop:
       f"{_ATTEMPTS} images drawn one after the other are unusable, among them"
       f" {name!r} ({reason}). Is this a folder of images?"
     )
+
+
+def _begin_worker(worker, workers):
+  del worker, workers
+  signals.leave_to_the_parent()
 
 
 def crop_groups(
@@ -157,23 +187,23 @@ def train_batches(
     start_step: the step whose batch comes first.
     bad_images: told of every unusable image met.
   """
-  process, processes = jax.process_index(), jax.process_count()
-  samples = (
-    grain.MapDataset.range(len(source))
-    .shuffle(seed=config.seed)
-    .repeat()
-    .map_with_index(
-      _MultiCrop(
-        source,
-        crop_groups(config.crops),
-        tuple(config.crops.ratio),
-        config.seed,
-        config.data.max_pixels,
-      )
-    )
+  share = config.batch_size // jax.process_count()
+  order = grain.MapDataset.range(len(source)).shuffle(seed=config.seed).repeat()
+  numbers = _Numbers(
+    start_step * config.batch_size,
+    config.batch_size,
+    share,
+    jax.process_index(),
   )
-  first = start_step * config.batch_size + process
-  batches = samples[first::processes].batch(config.batch_size // processes)
+  to_crops = _MultiCrop(
+    source,
+    order,
+    crop_groups(config.crops),
+    tuple(config.crops.ratio),
+    config.seed,
+    config.data.max_pixels,
+  )
+  batches = grain.MapDataset.source(numbers).map(to_crops).batch(share)
   threads = config.data.workers == 0
   loader = batches.to_iter_dataset(
     grain.ReadOptions(
@@ -185,7 +215,7 @@ def train_batches(
     if not flags.FLAGS.is_parsed():
       flags.FLAGS.mark_as_parsed()
     options = grain.MultiprocessingOptions(num_workers=config.data.workers)
-    loader = loader.mp_prefetch(options)
+    loader = loader.mp_prefetch(options, worker_init_fn=_begin_worker)
 
   def to_devices(batch):
     bad_images.record(batch.pop("bad"))
@@ -262,9 +292,10 @@ def clean_batches(
   view = _CleanView(
     source, config.eval.resize, config.eval.size, config.data.max_pixels
   )
-  process, processes = jax.process_index(), jax.process_count()
+  processes = jax.process_count()
+  rows = padded.reshape(-1, processes, batch // processes)
   loader = (
-    grain.MapDataset.source(padded[process::processes])
+    grain.MapDataset.source(rows[:, jax.process_index()].ravel())
     .map(view)
     .batch(batch // processes)
     .to_iter_dataset(

@@ -1,4 +1,4 @@
-"""Where images come from: a folder, handwritten digits, or synthetic noise.
+"""Where images come from: a folder, TFDS, handwritten digits, or noise.
 
 A source hands out encoded bytes and decodes nothing, so that it is cheap to
 open in every worker process and a broken image is somebody else's problem.
@@ -14,13 +14,13 @@ from typing import ClassVar, Protocol, TypedDict
 import cv2
 import numpy as np
 
-from seer_jax import errors
+from seer_jax import errors, tfds_source
 
 EXTENSIONS = (
   *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "tif", "tiff"),
   *("gif", "ppm", "pgm", "pbm", "jp2", "avif"),
 )
-KINDS = ("folder", "digits", "synthetic")
+KINDS = ("folder", "tfds", "digits", "synthetic")
 UNLABELLED = -1
 
 
@@ -37,7 +37,8 @@ class Source(Protocol):
 
   Implementations are picklable and cheap to open. `label_names` is empty when
   nothing is labelled. Indices run from 0; others raise IndexError. `id_of` and
-  `label_of` read no image. `fingerprint` tells two sets of images apart.
+  `label_of` decode no image, and read none where the format allows it.
+  `fingerprint` tells two sets of images apart.
   """
 
   label_names: tuple[str, ...]
@@ -198,14 +199,16 @@ class Synthetic:
     return f"Synthetic({self._size}, {self._side}, {self._classes})"
 
 
-def open_source(kind: str, path: str, split: str) -> Source:
+def open_source(kind: str, path: str, split: str, name: str = "") -> Source:
   """Opens the source a config names.
 
   Args:
     kind: one of `KINDS`.
-    path: the folder of images; the other kinds have no use for it.
+    path: the folder of images; for TFDS, its data_dir ('' for the default).
     split: for a folder, its sub-folder to read ('' for the folder itself); for
-      digits, as in `Digits` ('' for all); synthetic images have none.
+      TFDS, as in `Tfds`; for digits, as in `Digits` ('' for all); synthetic
+      images have none.
+    name: the dataset of TFDS, as in `Tfds`.
 
   Raises:
     UserError: the kind is unknown or its source cannot be opened.
@@ -217,6 +220,8 @@ def open_source(kind: str, path: str, split: str) -> Source:
           "no folder given: path is ''; set it to a folder of images"
         )
       return Folder(pathlib.Path(path, split))
+    case "tfds":
+      return tfds_source.Tfds(name, path, split)
     case "digits":
       return Digits(split or "all")
     case "synthetic":

@@ -4,8 +4,6 @@ import contextlib
 import logging
 import os
 import pathlib
-import signal
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,9 +13,11 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+import seer_jax
 from seer_jax import (
   checkpoint,
   checks,
+  distributed,
   errors,
   features,
   health,
@@ -26,6 +26,7 @@ from seer_jax import (
   optim,
   pipeline,
   recipe,
+  signals,
   sources,
   tasks,
 )
@@ -55,17 +56,29 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   resolve(config, source, mesh)
   # All that can be refused is, before anything is written.
   sets = _evaluation_sets(config, source)
+  distributed.agree(_facts(config, source))
   try:
     workdir.mkdir(parents=True, exist_ok=True)
-    config_lib.claim(workdir, config)
+    config_lib.claim(workdir, config, write=distributed.is_lead())
   except OSError as error:
     raise errors.UserError(
       f"cannot write to --workdir={workdir}: {error.strerror}"
     ) from error
   with jax.set_mesh(mesh), contextlib.ExitStack() as closing:
     _run(config, workdir, source, sets, mesh, closing)
-  for line in closing_lines(workdir):
-    print(line)
+  if distributed.is_lead():
+    for line in closing_lines(workdir):
+      print(line)
+
+
+def _facts(config, source):
+  """What all processes of a run must have in common."""
+  return {
+    "the version": f"seer_jax {seer_jax.__version__}, jax {jax.__version__}",
+    "the config": str(list(config_lib.flatten(config))),
+    "the data": source.fingerprint,
+    "the number of devices": str(jax.local_device_count()),
+  }
 
 
 def resolve(
@@ -98,7 +111,7 @@ def _run(config, workdir, source, sets, mesh, closing):
   def closed_at_the_end(thing):
     return closing.enter_context(contextlib.closing(thing))
 
-  signals = closing.enter_context(_Signals())
+  notices = closing.enter_context(signals.Signals())
   task = task_of(config)
   tx, schedule = optim.make(config.optim, config.steps, config.batch_size)
 
@@ -126,8 +139,11 @@ def _run(config, workdir, source, sets, mesh, closing):
   batches = closed_at_the_end(
     pipeline.train_batches(source, config, mesh, first, bad_images)
   )
+  lead = distributed.is_lead()
   writer = closed_at_the_end(
     metrics.Writer(workdir, first if restored else None)
+    if lead
+    else metrics.NoWriter()
   )
   sentinel = health.Sentinel(
     # 100 steps pass at ln K on the easiest data; more on longer runs.
@@ -135,7 +151,7 @@ def _run(config, workdir, source, sets, mesh, closing):
     epsilon=config.swav.epsilon,
     freeze_steps=config.swav.freeze_steps,
   )
-  bar = closed_at_the_end(metrics.Bar(config.steps, first))
+  bar = closed_at_the_end(metrics.Bar(config.steps, first, silent=not lead))
   clock = metrics.Clock(config.batch_size)
   position = {"images": len(source), "fingerprint": source.fingerprint}
 
@@ -173,7 +189,7 @@ def _run(config, workdir, source, sets, mesh, closing):
     evaluate(0)
   window = pending = None
   for step in range(first, config.steps):
-    stopping = signals.caught
+    stopping = notices.stop_at(step)
     due = step > first and step % config.checkpoint.every == 0
     evaluation = config.eval.every and step % config.eval.every == 0
     if pending and (due or evaluation or stopping):
@@ -331,32 +347,3 @@ def _summary(window):
 
 def _line(found):
   return ", ".join(f"{name} {value:.3f}" for name, value in found.items())
-
-
-class _Signals:
-  """Notes preemption notices and Ctrl-C for the loop to see.
-
-  A second Ctrl-C does what it always does.
-  """
-
-  def __init__(self):
-    self.caught = ""
-
-  def __enter__(self):
-    # Only the main thread may set handlers; elsewhere (a notebook's worker)
-    # nothing is caught.
-    self._before = {}
-    if threading.current_thread() is threading.main_thread():
-      for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-        self._before[number] = signal.signal(number, self._note)
-    return self
-
-  def _note(self, number, frame):
-    del frame
-    self.caught = signal.Signals(number).name
-    if number == signal.SIGINT:
-      signal.signal(number, self._before[number])
-
-  def __exit__(self, *exception):
-    for number, handler in self._before.items():
-      signal.signal(number, handler)

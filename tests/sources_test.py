@@ -225,8 +225,8 @@ def test_open_source_opens_each_kind(tmp_path):
 
 
 def test_unknown_kind_names_the_choices():
-  with pytest.raises(errors.UserError, match="'tfds'; use one of folder, digi"):
-    sources.open_source("tfds", "", "")
+  with pytest.raises(errors.UserError, match="'tar'; use one of folder, tfds"):
+    sources.open_source("tar", "", "")
 
 
 def test_folder_without_a_path_is_a_user_error():

@@ -1,0 +1,346 @@
+"""What a program costs, read off it: operations and messages.
+
+Operations are counted from the shapes in its jaxpr, before any compiler; what
+devices say to each other, from the text of the compiled program.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from jax.extend import core
+
+
+def flops(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> int:
+  """Operations of all devices: two for each multiplication with its addition.
+
+  Matrix products and convolutions count, element-wise work does not, and
+  nothing that no result depends on: compilers drop it. Bodies of loops count as
+  often as they run (those of `while`, unknown, once). Of alternatives the
+  cheapest counts: of `platform_dependent` paths the one for CPUs does redundant
+  work.
+  """
+  return _flops(jaxpr, None)
+
+
+def _flops(jaxpr, wanted):
+  """Of what the `wanted` results depend on, one truth for each; None: all."""
+  jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+  results = jaxpr.outvars
+  if wanted is not None:
+    results = [v for v, want in zip(results, wanted, strict=True) if want]
+  needed, total = set(map(id, results)), 0
+  for eqn in reversed(jaxpr.eqns):
+    wanted = [id(v) in needed for v in eqn.outvars]
+    if any(wanted) or eqn.effects:
+      needed.update(map(id, eqn.invars))
+      total += _flops_of(eqn, wanted)
+  return total
+
+
+def _flops_of(eqn, wanted):
+  params = eqn.params
+  match eqn.primitive.name:
+    case "dot_general":
+      (contracted, _), _ = params["dimension_numbers"]
+      shape = eqn.invars[0].aval.shape
+      return 2 * _size(eqn) * math.prod(shape[d] for d in contracted)
+    case "conv_general_dilated":
+      kernel = eqn.invars[1].aval.shape
+      _, inputs, *window = params["dimension_numbers"].rhs_spec
+      each = kernel[inputs] * math.prod(kernel[d] for d in window)
+      # A dilated input is mostly zeros, which nobody multiplies: the gradient
+      # of a strided convolution costs what the convolution does.
+      return 2 * _size(eqn) * each // math.prod(params["lhs_dilation"])
+    case "scan":
+      # What one turn does not want, the next may.
+      return params["length"] * flops(params["jaxpr"])
+    case "cond":
+      return min(_flops(branch, wanted) for branch in params["branches"])
+    case "shard_map":
+      return _shards(params) * _flops(params["jaxpr"], wanted)
+    case _:
+      total = 0
+      for each in _jaxprs(params.values()):
+        same = len(each.outvars) == len(wanted)  # As of a call's results.
+        total += _flops(each, wanted if same else None)
+      return total
+
+
+def _shards(params):
+  """How many devices run the body of a `shard_map`, each on its own part."""
+  # The second name is that of JAX before 0.11.
+  names = ("manual_axes", "newly_manual_axes")
+  axes = next(params[name] for name in names if name in params)
+  shape = dict(params["mesh"].shape)
+  return math.prod(shape[axis] for axis in axes)
+
+
+def _size(eqn):
+  return math.prod(eqn.outvars[0].aval.shape)
+
+
+def _jaxprs(values) -> Iterator[Any]:
+  for value in values:
+    if isinstance(value, core.Jaxpr | core.ClosedJaxpr):
+      yield getattr(value, "jaxpr", value)
+    elif isinstance(value, tuple | list):
+      yield from _jaxprs(value)
+
+
+KINDS = (
+  "all-reduce",
+  "all-gather",
+  "reduce-scatter",
+  "all-to-all",
+  "collective-permute",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+  """One instruction by which devices exchange arrays.
+
+  Attributes:
+    kind: one of `KINDS`.
+    bytes: of the whole array on one device: what all-reduce, all-gather,
+      all-to-all and collective-permute leave there, what reduce-scatter takes.
+    times: it runs in one call of the program.
+    group: how many devices take part.
+    hosts: how many hosts these are on.
+    where: the operation that it comes from, as JAX names it; may be empty.
+  """
+
+  kind: str
+  bytes: int
+  times: int
+  group: int
+  hosts: int
+  where: str = ""
+
+
+def collectives(hlo: str, hosts: Sequence[int]) -> list[Collective]:
+  """The collectives of a compiled program, in the order of its text.
+
+  Args:
+    hlo: the text of the program.
+    hosts: of each device, in the order of the mesh, the host it is on.
+  """
+  computations, entry = _computations(hlo)
+  times = _times(computations, entry)
+  found = []
+  for name, instructions in computations.items():
+    for each in instructions:
+      if times[name] and (made := _collective(each, times[name], hosts)):
+        found.append(made)
+  return found
+
+
+@dataclasses.dataclass(frozen=True)
+class _Instruction:
+  shape: str
+  opcode: str
+  rest: str  # Operands and attributes.
+
+
+_HEADER = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
+_CALLED = re.compile(
+  r"(calls|to_apply|body|condition|true_computation|false_computation)"
+  r"=%?([\w.\-]+)"
+  r"|(?:branch_computations|called_computations)=\{([^}]*)\}"
+)
+
+
+def _computations(hlo):
+  """{name: instructions that matter}, and the name of the entry."""
+  computations, entry, current = {}, None, None
+  for line in hlo.splitlines():
+    if line.startswith("  "):
+      if " = " in line and (made := _instruction(line)):
+        current.append(made)
+    elif match := _HEADER.match(line):
+      current = computations.setdefault(match[2], [])
+      entry = match[2] if match[1] else entry
+  return computations, entry
+
+
+def _instruction(line):
+  """Only instructions that exchange something or call a computation."""
+  right = line.split(" = ", 1)[1]
+  # A shape is a word, or a tuple of shapes.
+  end = _closing(right) + 1 if right[0] == "(" else right.index(" ")
+  opcode, _, rest = right[end:].lstrip().partition("(")
+  if opcode.removesuffix("-start") in KINDS or _CALLED.search(rest):
+    return _Instruction(right[:end], opcode, rest)
+  return None
+
+
+def _closing(text):
+  """Where the bracket closes that `text` begins with."""
+  depth = 0
+  for index, letter in enumerate(text):
+    depth += (letter == "(") - (letter == ")")
+    if depth == 0:
+      return index
+  raise ValueError(f"unbalanced brackets: {text[:80]}")
+
+
+def _times(computations, entry):
+  """How often each computation runs in one call of the program."""
+  times = dict.fromkeys(computations, 0)
+
+  def run(name, count):
+    times[name] += count
+    for each in computations[name]:
+      for role, called in _called(each.rest):
+        if called in computations:
+          run(called, count * (_trips(each.rest) if role == "body" else 1))
+
+  run(entry, 1)
+  return times
+
+
+def _called(rest):
+  for role, name, names in _CALLED.findall(rest):
+    if name:
+      yield role, name
+    for each in names.split(","):
+      if each.strip():
+        yield "", each.strip().removeprefix("%")
+
+
+def _trips(rest):
+  """Of a while loop; 1 where the compiler does not know."""
+  match = re.search(r'"known_trip_count":\{"n":"(\d+)"', rest)
+  return int(match[1]) if match else 1
+
+
+def _collective(each, times, hosts):
+  kind = each.opcode.removesuffix("-start")
+  if kind not in KINDS:
+    return None
+  shape = each.shape
+  # The asynchronous forms return operands and other things beside the result.
+  if each.opcode.endswith("-start") and kind != "all-reduce":
+    shape = _parts(shape)[1]
+  if kind == "collective-permute":
+    group, spanned = _of_pairs(each.rest, tuple(hosts))
+  else:
+    match = re.search(r"replica_groups=", each.rest)
+    text = each.rest[match.end() :] if match else "{}"
+    group, spanned = _of_groups(_first_value(text), tuple(hosts))
+  size = _bytes(shape)
+  if kind == "reduce-scatter":
+    size *= group
+  name = re.search(r'op_name="([^"]*)"', each.rest)
+  return Collective(kind, size, times, group, spanned, name[1] if name else "")
+
+
+def _parts(shape):
+  """The members of a tuple shape."""
+  inside, parts, depth, start = shape[1:-1], [], 0, 0
+  for index, letter in enumerate(inside):
+    depth += (letter in "([{") - (letter in ")]}")
+    if letter == "," and depth == 0:
+      parts.append(inside[start:index])
+      start = index + 1
+  return [*parts, inside[start:]]
+
+
+def _bytes(shape):
+  """Of all arrays in a shape, `f32[8,2]{1,0}` or a tuple of such."""
+  total = 0
+  for kind, sides in re.findall(r"\b([a-z]+\d*\w*)\[([\d,<=]*)\]", shape):
+    bits = re.search(r"\d+", kind)
+    width = int(bits[0]) if bits else {"pred": 8}.get(kind, 0)
+    count = math.prod(int(s.strip("<=")) for s in sides.split(",") if s)
+    total += count * width // 8
+  return total
+
+
+def _first_value(text):
+  """`replica_groups` up to the comma behind it."""
+  depth = 0
+  for index, letter in enumerate(text):
+    depth += (letter in "([{") - (letter in ")]}")
+    # In the form of a mesh, a comma and device ids may follow.
+    if letter == "," and depth == 0 and text[index:][:13] != ", device_ids=":
+      return text[:index]
+  return text
+
+
+@functools.lru_cache(maxsize=1024)
+def _of_groups(text, hosts):
+  """Size of the groups, and the most hosts that one of them spans."""
+  groups = _groups(text, len(hosts))
+  spanned = max(len(set(np.take(hosts, group))) for group in groups)
+  return groups.shape[1], spanned
+
+
+def _groups(text, devices):
+  """[groups, members], of each of the three ways in which XLA writes them."""
+  if text.startswith("mesh["):
+    return _mesh_groups(text, devices)
+  if text.startswith("["):
+    sizes, _, order = text.partition("<=")
+    groups, members = json.loads(sizes)
+    return _iota(order, devices).reshape(groups, members)
+  listed = re.findall(r"\{([\d,]+)\}", text)
+  if not listed:
+    return np.arange(devices)[None]
+  return np.array([json.loads(f"[{each}]") for each in listed])
+
+
+def _iota(text, devices):
+  """[4,2]T(1,0): the devices in order, in that shape, transposed."""
+  match = re.match(r"(\[[\d,]+\])(?:T\(([\d,]+)\))?", text)
+  ids = np.arange(devices).reshape(json.loads(match[1]))
+  return ids.transpose(json.loads(f"[{match[2]}]")) if match[2] else ids
+
+
+def _mesh_groups(text, devices):
+  """mesh['a'=4,'b'=2], device_ids=(...) {'a','b':(1)2}: groups along axes."""
+  match = re.match(r"mesh\[(.*?)\](?:, device_ids=\((.*?)\))? ?\{(.*)\}", text)
+  axes = [each.rsplit("=", 1) for each in match[1].split(",")]
+  sizes = {name: int(size) for name, size in axes}
+  ids = np.arange(devices)
+  if match[2] and match[2].startswith("["):
+    ids = _iota(match[2] + ")" * match[2].count("("), devices)
+  elif match[2]:
+    ids = np.array(json.loads(f"[{match[2]}]"))
+  # Every axis in as many pieces as its parts need: before, it, behind.
+  sides, chosen = [], []
+  parts = re.findall(r"([^,:]+)(?::\((\d+)\)(\d+))?(?:,|$)", match[3])
+  for name, size in sizes.items():
+    pieces = [(int(a), int(b)) for n, a, b in parts if n == name and a]
+    whole = any(n == name and not a for n, a, _ in parts)
+    if whole:
+      pieces = [(1, size)]
+    done = 1
+    for before, length in sorted(pieces):
+      sides.append(before // done)
+      chosen.append(len(sides))
+      sides.append(length)
+      done = before * length
+    sides.append(size // done)
+  rest = [d for d in range(len(sides)) if d not in chosen]
+  members = math.prod(sides[d] for d in chosen)
+  return ids.reshape(sides).transpose(rest + chosen).reshape(-1, members)
+
+
+@functools.lru_cache(maxsize=1024)
+def _hosts_of_pair(source, target, hosts):
+  return len({hosts[source], hosts[target]})
+
+
+def _of_pairs(rest, hosts):
+  listed = re.search(r"source_target_pairs=\{([\d{},]*)\}", rest)[1]
+  pairs = [
+    tuple(map(int, each)) for each in re.findall(r"\{(\d+),(\d+)\}", listed)
+  ]
+  return 2, max((_hosts_of_pair(*pair, hosts) for pair in pairs), default=1)

@@ -1,0 +1,326 @@
+"""Will it fit, and how long will it take at least? Asked before it is run.
+
+Compiles the very step of `train.py` for hardware that is not there, and reads
+from it what a device must hold and what devices must tell each other. Data need
+not be there either. Times are lower bounds, from published peak rates: no
+kernel reaches these, and waiting for images, launching and latency come on top.
+"""
+
+import copy
+import dataclasses
+import logging
+import math
+import os
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from seer_jax import (
+  checks,
+  costs,
+  errors,
+  hardware,
+  model,
+  optim,
+  pipeline,
+  plan_report,
+  recipe,
+  sources,
+  tasks,
+)
+from seer_jax import mesh as mesh_lib
+from seer_jax import step as step_lib
+
+_log = logging.getLogger(__name__)
+
+# Without data to look at: SEER's number of images, and their usual size.
+_IMAGES, _SIDE = 1_000_000_000, 500
+# Of a GPU's memory, JAX takes this share unless told otherwise; the most that
+# it can be told to take, leaving room for CUDA, NCCL and cuDNN, is assumed.
+_BY_DEFAULT, _AT_MOST = 0.75, 0.92
+# How often its bytes a collective sends them, in a large ring.
+_ROUNDS = {"all-reduce": 2}
+
+
+def plan(
+  config: ml_collections.ConfigDict, topology_name: str
+) -> plan_report.Report:
+  """Compiles a config's step for a topology. Fills the config's open keys.
+
+  Raises:
+    UserError: the topology or the config cannot be, or a compiler is missing.
+  """
+  topology = hardware.parse(topology_name)
+  checks.check_each(config)
+  # Nothing runs here; accelerators of this machine are left alone.
+  jax.config.update("jax_platforms", "cpu")
+  mesh = mesh_lib.make(
+    config.mesh.data, config.mesh.fsdp, hardware.devices(topology)
+  )
+  notes = [topology.note] if topology.note else []
+  notes += _complete(config, mesh)
+  program = _program(config, mesh)
+  batch = config.batch_size
+
+  where = [d.process_index for d in mesh.devices.flat]
+  hosts = len(set(where))
+  if topology.is_tpu:
+    where = [0] * mesh.size  # The links of a slice know no hosts.
+  sent = None
+  if program.hlo is not None:
+    sent = costs.collectives(program.hlo, where)
+    notes += _odd(sent, program.abstract)
+  biggest = max(sent or [], key=lambda each: each.bytes, default=None)
+
+  chip = topology.chip
+  link, network = _seconds(sent or [], chip)
+  fits, verdict = _verdict(config, topology, program)
+  executed = costs.flops(program.jaxpr)
+  return plan_report.Report(
+    topology=topology.name,
+    notes=tuple(notes),
+    devices=mesh.size,
+    hosts=hosts,
+    trunk=config.model.trunk or str(config.model.numbers),
+    settings={
+      "batch_size": batch,
+      "steps": config.steps,
+      "crops": "+".join(
+        f"{count}x{size}"
+        for count, size in zip(
+          config.crops.counts, config.crops.sizes, strict=True
+        )
+      ),
+      "precision": config.precision,
+      "accumulate": config.accumulate,
+      "model.remat": config.model.remat,
+      "model.scan": config.model.scan,
+      "mesh": f"{mesh.shape['data']}x{mesh.shape['fsdp']}",
+    },
+    parameters=sum(x.size for x in jax.tree.leaves(program.natural.params)),
+    memory=program.memory,
+    capacity=chip.memory,
+    verdict=verdict,
+    fits=fits,
+    model_flops=_model_flops(config, mesh, executed),
+    executed_flops=executed,
+    messages=None if sent is None else tuple(_by_kind(sent)),
+    biggest=biggest,
+    compute_seconds=executed / mesh.size / chip.peak[config.precision],
+    link_seconds=link,
+    network_seconds=network,
+    compile_seconds=program.seconds,
+  )
+
+
+def _complete(config, mesh) -> list[str]:
+  """Fills open keys for the mesh; returns what was assumed."""
+  device, assumed = mesh.devices.flat[0], []
+  images, side, where = _IMAGES, _SIDE, config.data.train
+  try:
+    source = sources.open_source(where.kind, where.path, where.split)
+    images = len(source)
+    side = recipe.median_side(source, config.data.max_pixels)
+  except errors.UserError as error:
+    reason = f" ({error})" if where.path else ""
+    assumed.append(
+      f"no data to look at{reason}: assuming {images:,} images of {side} px"
+    )
+  here = recipe.Situation(
+    images=images,
+    side=side,
+    devices=mesh.size,
+    platform=device.platform,
+    precision=mesh_lib.native_precision(
+      device.platform, str(getattr(device, "compute_capability", ""))
+    ),
+    cores=os.cpu_count() or 1,
+  )
+  for key, value, reason in recipe.complete(config, here):
+    _log.info("chose %s = %s (%s)", key, value, reason)
+  checks.check_together(config)
+  model.architecture(config.model)
+  return assumed
+
+
+@dataclasses.dataclass(frozen=True)
+class _Program:
+  """The step of a config: traced, and compiled where the compiler could."""
+
+  abstract: Any
+  natural: Any
+  jaxpr: Any
+  hlo: str | None
+  memory: dict[str, int]
+  seconds: float
+
+
+def _program(config, mesh):
+  with jax.set_mesh(mesh):
+    programs = _build(config, mesh)
+    batch = pipeline.abstract_batch(config, mesh)
+    traced = programs.step.trace(programs.abstract, batch)
+    lowered = traced.lower()
+    _log.info("compiling for %d devices; large trunks take minutes", mesh.size)
+    began = time.perf_counter()
+    try:
+      compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+      used = _used(str(error))
+      hlo, needs = None, None
+    else:
+      hlo, needs, used = compiled.as_text(), compiled.memory_analysis(), None
+  return _Program(
+    abstract=programs.abstract,
+    natural=programs.natural,
+    jaxpr=traced.jaxpr,
+    hlo=hlo,
+    memory=_memory(programs.abstract, batch, needs, used),
+    seconds=time.perf_counter() - began,
+  )
+
+
+def _build(config, mesh):
+  dtype = {"bf16": jnp.bfloat16, "fp16": jnp.float16, "fp32": jnp.float32}
+  task = tasks.SwAV(config, jnp.dtype(dtype[config.precision]))
+  tx, _ = optim.make(config.optim, config.steps, config.batch_size)
+  return step_lib.build(task, tx, config, mesh)
+
+
+def _model_flops(config, mesh, executed):
+  """Operations of the same step, were nothing computed twice."""
+  once = copy.deepcopy(config)
+  once.model.remat, once.accumulate = "none", 1
+  if once == config:
+    return executed
+  with jax.set_mesh(mesh):
+    programs = _build(once, mesh)
+    batch = pipeline.abstract_batch(once, mesh)
+    return costs.flops(programs.step.trace(programs.abstract, batch).jaxpr)
+
+
+def _used(message):
+  """Bytes that a program would take, of a compiler that refused it."""
+  match = re.search(r"Used ([\d.]+)([KMG])i?B? of", message)
+  if not match:
+    raise errors.UserError(
+      f"the compiler gave up: {' '.join(message.split())[:500]}"
+    )
+  return int(float(match[1]) * 2 ** {"K": 10, "M": 20, "G": 30}[match[2]])
+
+
+def _memory(state, batch, needs, used):
+  """Bytes of one device, by what they are for."""
+  parts = {
+    "parameters": _held(state.params),
+    "optimiser": _held(state.opt_state),
+    "rest of the state": _held(state.replace(params=None, opt_state=None)),
+    "batch": _held(batch),
+  }
+  named = sum(parts.values())
+  if needs is None:
+    return parts | {"activations and other temporaries": used - named}
+  # Donated arguments and the results that take their place are the same bytes.
+  fresh = needs.output_size_in_bytes - needs.alias_size_in_bytes
+  return parts | {
+    "padding of these by the compiler": needs.argument_size_in_bytes - named,
+    "activations and other temporaries": needs.temp_size_in_bytes + fresh,
+  }
+
+
+def _held(tree):
+  """Bytes that one device holds of some arrays."""
+  return sum(
+    math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    for leaf in jax.tree.leaves(tree)
+  )
+
+
+def _odd(sent, state) -> Iterator[str]:
+  """Activations that are gathered, which no part of the step should do."""
+  largest = max(x.size for x in jax.tree.leaves(state.params)) * 4
+  odd = [s for s in sent if s.kind != "all-reduce" and s.bytes > largest]
+  if odd:
+    worst = max(odd, key=lambda each: each.bytes)
+    yield (
+      f"{len(odd)} collectives are larger than any parameter: are activations"
+      f" gathered? The largest is an {worst.kind} of"
+      f" {worst.bytes / hardware.GIB:.2f} GiB ({worst.where})"
+    )
+
+
+def _by_kind(sent) -> Iterator[plan_report.Messages]:
+  for kind in costs.KINDS:
+    ours = [each for each in sent if each.kind == kind and each.group > 1]
+    if ours:
+      yield plan_report.Messages(
+        kind,
+        sum(each.times for each in ours),
+        sum(each.times * each.bytes for each in ours),
+        sum(each.times * each.bytes for each in ours if each.hosts > 1),
+      )
+
+
+def _seconds(sent, chip):
+  """Of a step's collectives, on links within hosts and between hosts.
+
+  Rings in two levels, which is least: of a group with m devices on each of h
+  hosts, a device sends (m - 1) / m of the array over its links, and (h - 1) / h
+  of an m-th of it to other hosts; an all-reduce does both twice. Collectives
+  that go over different wires may overlap, so the two are not added.
+  """
+  link = network = 0.0
+  for each in sent:
+    moved = each.times * each.bytes * _ROUNDS.get(each.kind, 1)
+    hosts, here = each.hosts, max(1, each.group // each.hosts)
+    if each.kind == "collective-permute":
+      link += moved * (hosts == 1) / chip.link
+      network += moved * (hosts > 1) / chip.network
+      continue
+    link += moved * (here - 1) / here / chip.link
+    network += moved * (hosts - 1) / hosts / here / chip.network
+  return link, network
+
+
+def _verdict(config, topology, program):
+  """Whether it fits, and a sentence that says so or what to try."""
+  chip = topology.chip
+  total = sum(program.memory.values())
+  share = total / chip.memory
+  if topology.is_tpu and program.hlo is not None:
+    return True, "fits"  # Its compiler refuses what does not.
+  if not topology.is_tpu and share <= _BY_DEFAULT:
+    return True, "fits"
+  if not topology.is_tpu and share <= _AT_MOST:
+    return True, (
+      f"fits with XLA_PYTHON_CLIENT_MEM_FRACTION={_AT_MOST}: unless told, JAX"
+      f" takes {_BY_DEFAULT:.0%} of a GPU"
+    )
+  room = chip.memory * (1 if topology.is_tpu else _AT_MOST)
+  tries = "; ".join(_tries(config, topology, program, room))
+  return False, f"does not fit: try {tries}"
+
+
+def _tries(config, topology, program, room) -> Iterator[str]:
+  """Keys that would save memory, those that change no result first."""
+  held = program.memory["parameters"] + program.memory["optimiser"]
+  fleeting = program.memory["activations and other temporaries"]
+  devices = program.abstract.step.sharding.mesh.size
+  each = config.batch_size // devices // config.accumulate
+  if config.model.remat == "none":
+    yield "--config.model.remat=block"
+  if config.mesh.fsdp == 1 and held > room / 4:
+    yield f"--config.mesh.fsdp={topology.chip.per_host}"
+  if config.precision == "fp32":
+    yield f"--config.precision={topology.chip.precision}"
+  if each > 1 and fleeting > room / 4 and held < room:
+    part = next((n for n in range(2, each + 1) if each % n == 0), each)
+    yield f"--config.accumulate={config.accumulate * part}"
+    smaller = max(1, min(each - 1, int(each * (room - held) / fleeting)))
+    yield f"--config.batch_size={smaller * devices * config.accumulate}"
+  yield "a smaller --config.model.trunk or more devices"
