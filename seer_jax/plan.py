@@ -11,7 +11,9 @@ import dataclasses
 import logging
 import math
 import os
+import pathlib
 import re
+import tempfile
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -168,13 +170,11 @@ def _program(config, mesh):
     lowered = traced.lower()
     _log.info("compiling for %d devices; large trunks take minutes", mesh.size)
     began = time.perf_counter()
+    hlo = needs = used = None
     try:
-      compiled = lowered.compile()
+      hlo, needs = _compile(lowered)
     except jax.errors.JaxRuntimeError as error:
       used = _used(str(error))
-      hlo, needs = None, None
-    else:
-      hlo, needs, used = compiled.as_text(), compiled.memory_analysis(), None
   return _Program(
     abstract=programs.abstract,
     natural=programs.natural,
@@ -183,6 +183,24 @@ def _program(config, mesh):
     memory=_memory(programs.abstract, batch, needs, used),
     seconds=time.perf_counter() - began,
   )
+
+
+def _compile(lowered):
+  """A program's text and what it needs of memory.
+
+  The text is what the compiler itself writes down: that of large programs for
+  TPUs does not survive the way through `as_text` (jax 0.10: asynchronous
+  operations of several operands).
+  """
+  with tempfile.TemporaryDirectory() as folder:
+    compiled = lowered.compile(
+      {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+    )
+    texts = pathlib.Path(folder).glob("*after_optimizations.txt")
+    # Beside the program there may be small ones, of constants.
+    largest = max(texts, key=lambda path: path.stat().st_size, default=None)
+    text = compiled.as_text() if largest is None else largest.read_text()
+  return text, compiled.memory_analysis()
 
 
 def _build(config, mesh):

@@ -40,6 +40,11 @@ def build(
   natural = jax.eval_shape(lambda: init(task, tx, config))
   abstract = mesh_lib.layout(natural, mesh)
   shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+  # Triton's matrix products crash the compiler on Ampere and newer (jax 0.10,
+  # RG-10B at 160 px: "triton_tiling_propagation.cc: Check failed"); cuBLAS's
+  # do not.
+  on_gpu = mesh.devices.flat[0].platform in ("gpu", "cuda")
+  options = {"xla_gpu_enable_triton_gemm": False} if on_gpu else {}
 
   def born():
     return jax.tree.map(
@@ -54,6 +59,7 @@ def build(
       train_step(task, tx, config),
       donate_argnums=0,
       out_shardings=(shardings, mesh_lib.replicated(mesh)),
+      compiler_options=options,
     ),
     abstract=abstract,
     natural=natural,

@@ -1,0 +1,50 @@
+#!/bin/bash
+# seer_jax on a Cloud TPU slice without Kubernetes: makes the slice, installs,
+# runs, and starts again after a preemption until the run is done.
+#
+#   NAME=seer ZONE=us-east5-a TYPE=v5p-128 VERSION=v2-alpha-tpuv5 \
+#     launch/cloud_tpu.sh --config=configs/seer_rg32.py:v5p \
+#     --config.data.train.path=DIR --workdir=DIR
+#
+# Workdir and data lie on a file system that all hosts mount (Filestore, or a
+# bucket through gcsfuse). Spot slices cost a fraction, and are what exit status
+# 75 and exact resumption are for.
+set -euo pipefail
+: "${NAME:?}" "${ZONE:?}" "${TYPE:?}" "${VERSION:?}"
+repository=${REPOSITORY:-$(git -C "$(dirname "$0")" remote get-url origin)}
+
+make() {
+  gcloud compute tpus tpu-vm create "$NAME" --zone="$ZONE" --spot \
+    --accelerator-type="$TYPE" --version="$VERSION"
+  everywhere "git clone '$repository' seer_jax && cd seer_jax &&
+    python3 -m venv .venv && .venv/bin/pip install -q -e '.[tpu]'"
+}
+everywhere() {
+  gcloud compute tpus tpu-vm ssh "$NAME" --zone="$ZONE" --worker=all \
+    --command="$1"
+}
+state() {
+  gcloud compute tpus tpu-vm describe "$NAME" --zone="$ZONE" \
+    --format='value(state)' 2>/dev/null || echo NONE
+}
+
+while true; do
+  case $(state) in
+    READY) ;;
+    NONE) make || { sleep 300; continue; } ;; # No capacity: ask again.
+    *)
+      # Preempted: only deleting it makes the name free.
+      gcloud compute tpus tpu-vm delete "$NAME" --zone="$ZONE" --quiet
+      continue
+      ;;
+  esac
+  status=0
+  # The hosts of a slice find each other; the same command on each.
+  everywhere "cd seer_jax && .venv/bin/python -m seer_jax.main $(printf '%q ' "$@")" ||
+    status=$?
+  case $status in
+    0) echo "done; the slice is still there: delete $NAME" && exit 0 ;;
+    2) echo "a mistake in the command, see above" >&2 && exit 2 ;;
+    *) sleep 30 ;; # Preempted, or stopped by a notice: go on.
+  esac
+done
