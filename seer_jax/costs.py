@@ -110,6 +110,8 @@ class Collective:
     kind: one of `KINDS`.
     bytes: of the whole array on one device: what all-reduce, all-gather,
       all-to-all and collective-permute leave there, what reduce-scatter takes.
+    largest: of these, those of its largest array: compilers put many small
+      ones into one message.
     times: it runs in one call of the program.
     group: how many devices take part.
     hosts: how many hosts these are on.
@@ -118,6 +120,7 @@ class Collective:
 
   kind: str
   bytes: int
+  largest: int
   times: int
   group: int
   hosts: int
@@ -132,7 +135,7 @@ def collectives(hlo: str, hosts: Sequence[int]) -> list[Collective]:
     hosts: of each device, in the order of the mesh, the host it is on.
   """
   computations, entry = _computations(hlo)
-  times = _times(computations, entry)
+  times = _times(computations, entry, _limits(hlo))
   found = []
   for name, instructions in computations.items():
     for each in instructions:
@@ -190,7 +193,20 @@ def _closing(text):
   raise ValueError(f"unbalanced brackets: {text[:80]}")
 
 
-def _times(computations, entry):
+def _limits(hlo):
+  """{name: N} of the computations that ask whether a counter is below N."""
+  limits, constants = {}, []
+  for line in hlo.splitlines():
+    if not line.startswith("  "):
+      name, constants = _HEADER.match(line), []
+    elif match := re.search(r" = [su]32\[\]\S* constant\((\d+)\)", line):
+      constants.append(int(match[1]))
+    elif "direction=LT" in line and name and len(constants) == 1:
+      limits[name[2]] = constants[0]
+  return limits
+
+
+def _times(computations, entry, limits):
   """How often each computation runs in one call of the program."""
   times = dict.fromkeys(computations, 0)
 
@@ -199,7 +215,8 @@ def _times(computations, entry):
     for each in computations[name]:
       for role, called in _called(each.rest):
         if called in computations:
-          run(called, count * (_trips(each.rest) if role == "body" else 1))
+          turns = _trips(each.rest, limits) if role == "body" else 1
+          run(called, count * turns)
 
   run(entry, 1)
   return times
@@ -214,10 +231,13 @@ def _called(rest):
         yield "", each.strip().removeprefix("%")
 
 
-def _trips(rest):
-  """Of a while loop; 1 where the compiler does not know."""
-  match = re.search(r'"known_trip_count":\{"n":"(\d+)"', rest)
-  return int(match[1]) if match else 1
+def _trips(rest, limits):
+  """Of a while loop; 1 where nothing in the text says."""
+  if match := re.search(r'"known_trip_count":\{"n":"(\d+)"', rest):
+    return int(match[1])
+  # Compilers for TPUs do not write it down. JAX's loops count from 0.
+  condition = re.search(r"condition=%?([\w.\-]+)", rest)
+  return limits.get(condition[1], 1)
 
 
 def _collective(each, times, hosts):
@@ -234,11 +254,12 @@ def _collective(each, times, hosts):
     match = re.search(r"replica_groups=", each.rest)
     text = each.rest[match.end() :] if match else "{}"
     group, spanned = _of_groups(_first_value(text), tuple(hosts))
-  size = _bytes(shape)
-  if kind == "reduce-scatter":
-    size *= group
+  sizes = _bytes(shape)
+  whole = group if kind == "reduce-scatter" else 1
+  size, largest = sum(sizes) * whole, max(sizes, default=0) * whole
   name = re.search(r'op_name="([^"]*)"', each.rest)
-  return Collective(kind, size, times, group, spanned, name[1] if name else "")
+  where = name[1] if name else ""
+  return Collective(kind, size, largest, times, group, spanned, where)
 
 
 def _parts(shape):
@@ -254,13 +275,13 @@ def _parts(shape):
 
 def _bytes(shape):
   """Of all arrays in a shape, `f32[8,2]{1,0}` or a tuple of such."""
-  total = 0
+  sizes = []
   for kind, sides in re.findall(r"\b([a-z]+\d*\w*)\[([\d,<=]*)\]", shape):
     bits = re.search(r"\d+", kind)
     width = int(bits[0]) if bits else {"pred": 8}.get(kind, 0)
     count = math.prod(int(s.strip("<=")) for s in sides.split(",") if s)
-    total += count * width // 8
-  return total
+    sizes.append(count * width // 8)
+  return sizes
 
 
 def _first_value(text):

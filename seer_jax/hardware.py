@@ -306,6 +306,8 @@ def _tpu_devices(topology):
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
   os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
   os.environ.setdefault("TPU_ACCELERATOR_TYPE", f"{topology.kind}-8")
+  # It lets one process of a machine in; those that only compile do not mind.
+  os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
   # One device a chip: of two TensorCores, these work as one.
   cores = "megacore" if topology.kind in _TWO_CORES else "default"
   return topologies.get_topology_desc(

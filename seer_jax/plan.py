@@ -45,6 +45,8 @@ _IMAGES, _SIDE = 1_000_000_000, 500
 # Of a GPU's memory, JAX takes this share unless told otherwise; the most that
 # it can be told to take, leaving room for CUDA, NCCL and cuDNN, is assumed.
 _BY_DEFAULT, _AT_MOST = 0.75, 0.92
+# So many bytes of small arrays compilers may put into one collective.
+_COMBINED = 2**26
 # How often its bytes a collective sends them, in a large ring.
 _ROUNDS = {"all-reduce": 2}
 
@@ -261,14 +263,14 @@ def _held(tree):
 
 def _odd(sent, state) -> Iterator[str]:
   """Activations that are gathered, which no part of the step should do."""
-  largest = max(x.size for x in jax.tree.leaves(state.params)) * 4
+  largest = max(x.size for x in jax.tree.leaves(state.params)) * 4 + _COMBINED
   odd = [s for s in sent if s.kind != "all-reduce" and s.bytes > largest]
   if odd:
     worst = max(odd, key=lambda each: each.bytes)
     yield (
       f"{len(odd)} collectives are larger than any parameter: are activations"
-      f" gathered? The largest is an {worst.kind} of"
-      f" {worst.bytes / hardware.GIB:.2f} GiB ({worst.where})"
+      f" gathered? The largest: {worst.kind}, {worst.bytes / hardware.GIB:.2f}"
+      f" GiB ({worst.where})"
     )
 
 
@@ -330,7 +332,7 @@ def _tries(config, topology, program, room) -> Iterator[str]:
   fleeting = program.memory["activations and other temporaries"]
   devices = program.abstract.step.sharding.mesh.size
   each = config.batch_size // devices // config.accumulate
-  if config.model.remat == "none":
+  if config.model.remat != "block":
     yield "--config.model.remat=block"
   if config.mesh.fsdp == 1 and held > room / 4:
     yield f"--config.mesh.fsdp={topology.chip.per_host}"

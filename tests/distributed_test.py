@@ -85,12 +85,15 @@ def test_only_the_first_process_writes_and_tells(two):
 
 
 @pytest.mark.parametrize(
-  ("number", "told"), [(signal.SIGTERM, 1), (signal.SIGUSR1, 0)]
+  ("number", "told"),
+  [
+    pytest.param(signal.SIGTERM, 1, marks=pytest.mark.slow),
+    (signal.SIGUSR1, 0),
+  ],
 )
 def test_a_signal_to_one_stops_both_at_one_step_to_go_on_exactly(
   two, tmp_path, number, told
 ):
-  # Long steps, so that the notice arrives in the middle.
   both = start_two(tmp_path)
   wait_for_step(tmp_path, 4)
   both[told].send_signal(number)

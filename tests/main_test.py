@@ -194,3 +194,18 @@ def test_mistakes_on_the_command_line_exit_2_with_one_line(
   assert words in err
   assert "Traceback" not in err
   assert len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+  ("args", "words"),
+  [
+    ((), "give --topology"),
+    (("--topology=b900:1x8",), "b900"),
+    (("--topology=v100:1x3",), "cannot share"),
+  ],
+)
+def test_plans_that_cannot_be_made_exit_2_with_one_line(args, words):
+  code, _, err = run(*TINY, "--mode=plan", *args)
+  assert code == 2, err
+  assert words in err or "pip install" in err
+  assert "Traceback" not in err

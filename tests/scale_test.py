@@ -18,7 +18,14 @@ def small_splits(monkeypatch):
 
 # (data, fsdp); the trunk has kernels such as 1x1x3x16 and SE's of 4 channels.
 @pytest.mark.parametrize(
-  ("data", "fsdp"), [(2, 1), (1, 2), (8, 1), (1, 8), (2, 4)]
+  ("data", "fsdp"),
+  [
+    pytest.param(2, 1, marks=pytest.mark.slow),
+    pytest.param(1, 2, marks=pytest.mark.slow),
+    (8, 1),
+    (1, 8),
+    (2, 4),
+  ],
 )
 def test_ten_steps_are_the_same_on_every_mesh(small_splits, data, fsdp):
   # A lower rate than in parity_test: the tolerance is ten times lower as well.

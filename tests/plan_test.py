@@ -1,0 +1,223 @@
+"""Costs read off programs, and plans for hardware that is not there."""
+
+import importlib.util
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import ten_steps
+from jax.experimental.compilation_cache import compilation_cache
+
+from configs import digits
+from seer_jax import (
+  conv,
+  costs,
+  errors,
+  family,
+  hardware,
+  plan,
+  plan_report,
+  regnet,
+)
+from seer_jax import mesh as mesh_lib
+
+needs_gpu_compiler = pytest.mark.skipif(
+  importlib.util.find_spec("jax_cuda12_plugin") is None,
+  reason="needs the compiler for GPUs: pip install -e '.[plan-gpu]'",
+)
+
+# Multiply-adds at 224 pixels, in billions (Radosavovic et al. 2020; for SEER's
+# own, computed from their published shapes).
+GIGA = {
+  "regnetx_200mf": 0.199,
+  "regnetx_400mf": 0.397,
+  "regnetx_1.6gf": 1.602,
+  "regnetx_4.0gf": 3.963,
+  "regnetx_32gf": 31.73,
+  "regnety_200mf": 0.199,
+  "regnety_800mf": 0.796,
+  "regnety_4.0gf": 3.972,
+  "regnety_8gf": 7.961,
+  "regnety_16gf": 15.91,
+  "regnety_32gf": 32.28,
+  "regnety_64gf": 64.07,
+  "regnety_128gf": 127.5,
+  "seer_256gf": 254.4,
+  "seer_10b": 1863,
+}
+
+
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("name", GIGA)
+def test_a_trunk_costs_what_its_name_says(name, scan):
+  se_ratio = 0.0 if name.startswith("regnetx") else 0.25
+  trunk = regnet.RegNet(
+    family.from_numbers(*family.MODELS[name], se_ratio=se_ratio),
+    execution=regnet.Execution(scan=scan),
+  )
+  image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+  variables = jax.eval_shape(
+    lambda x: trunk.init(jax.random.key(0), x, train=False), image
+  )
+  jaxpr = jax.make_jaxpr(lambda v, x: trunk.apply(v, x, train=False))(
+    variables, image
+  )
+  assert costs.flops(jaxpr) == pytest.approx(2e9 * GIGA[name], rel=0.01)
+
+
+def test_operations_of_loops_branches_and_shards_are_counted_as_they_run():
+  a, b = jnp.ones((8, 4)), jnp.ones((4, 4))
+  once = 2 * 8 * 4 * 4
+
+  def loop(a):
+    return jax.lax.scan(lambda x, _: (x @ b, None), a, None, length=5)[0]
+
+  def branch(a):
+    return jax.lax.platform_dependent(
+      a, cpu=lambda x: x @ b @ b, default=lambda x: x @ b
+    )
+
+  mesh = mesh_lib.make(8)
+
+  def shards(a):
+    return jax.shard_map(
+      lambda x: x @ b,
+      mesh=mesh,
+      in_specs=jax.P(mesh_lib.AXES),
+      out_specs=jax.P(mesh_lib.AXES),
+    )(a)
+
+  for fn, times in ((loop, 5), (branch, 1), (shards, 1)):
+    assert costs.flops(jax.make_jaxpr(fn)(a)) == times * once
+  recomputed = jax.grad(lambda x: jnp.sum(jnp.sin(jax.checkpoint(loop)(x))))
+  plain = jax.grad(lambda x: jnp.sum(jnp.sin(loop(x))))
+  # Forward and backward; and forward again where it is not kept.
+  assert costs.flops(jax.make_jaxpr(plain)(a)) == 10 * once
+  assert costs.flops(jax.make_jaxpr(recomputed)(a)) >= 10 * once
+
+
+def test_messages_are_read_with_their_size_group_and_repetitions():
+  mesh = mesh_lib.make(8)
+  rows = mesh_lib.rows(mesh)
+  x = jax.device_put(np.zeros((16, 3), np.float32), rows)
+
+  def step(x):
+    def body(total, _):
+      return total + jnp.sum(jnp.sin(x) * total), None
+
+    return jax.lax.scan(body, jnp.float32(1), None, length=7)[0]
+
+  gather = jax.jit(lambda x: x + 1, out_shardings=mesh_lib.replicated(mesh))
+  (found,) = costs.collectives(
+    gather.lower(x).compile().as_text(), [0, 0, 0, 0, 1, 1, 1, 1]
+  )
+  assert (found.kind, found.bytes, found.group) == ("all-gather", 16 * 3 * 4, 8)
+  assert (found.times, found.hosts) == (1, 2)
+  text = jax.jit(step).lower(x).compile().as_text()
+  found = costs.collectives(text, [0] * 8)
+  assert {each.kind for each in found} == {"all-reduce"}
+  assert sum(each.times for each in found) in (1, 7)  # Hoisted, or not.
+
+
+@pytest.fixture
+def uncached():
+  """Programs for absent hardware can be kept, but not be read back."""
+  before = jax.config.jax_compilation_cache_dir
+  jax.config.update("jax_compilation_cache_dir", None)
+  compilation_cache.reset_cache()
+  yield
+  jax.config.update("jax_compilation_cache_dir", before)
+  compilation_cache.reset_cache()
+
+
+def too_large(mesh, monkeypatch):
+  """Collectives of a step for 2 hosts of 8 GPUs, above all gradients.
+
+  The compiler puts many small gradients into one array; so small a network's,
+  all of them.
+  """
+  monkeypatch.setattr(mesh_lib, "SPLIT_FROM", 1024)
+  config = ten_steps.make_config("no-queue")
+  config.batch_size = 64 * mesh.size
+  config.precision = "fp16"
+  config.mesh.data, config.mesh.fsdp = mesh.shape["data"], mesh.shape["fsdp"]
+  _, programs = ten_steps.build(config, mesh)
+  rows = mesh_lib.rows(mesh)
+  batch = {
+    "crops": [
+      jax.ShapeDtypeStruct(
+        (config.batch_size, 2, size, size, 3), jnp.float32, sharding=rows
+      )
+      for size in (16, 8)
+    ],
+    "stand_ins": jax.ShapeDtypeStruct(
+      (config.batch_size,), jnp.float32, sharding=rows
+    ),
+  }
+  with jax.set_mesh(mesh):
+    text = programs.step.lower(programs.abstract, batch).compile().as_text()
+  found = costs.collectives(text, [d.process_index for d in mesh.devices.flat])
+  assert found
+  gradients = 4 * sum(
+    leaf.size for leaf in jax.tree.leaves(programs.natural.params)
+  )
+  # One device's largest map of activations is several times that.
+  assert 3 * gradients < 64 * 2 * 16 * 16 * 16 * 2
+  return [each for each in found if each.largest > gradients]
+
+
+@needs_gpu_compiler
+@pytest.mark.parametrize("fsdp", [1, 8])
+def test_a_step_for_gpus_moves_no_activations(uncached, monkeypatch, fsdp):
+  devices = hardware.devices(hardware.parse("v100:2x8"))
+  assert not too_large(mesh_lib.make(-1, fsdp, devices), monkeypatch)
+
+
+@needs_gpu_compiler
+def test_without_shard_map_it_would_and_is_caught(uncached, monkeypatch):
+  monkeypatch.setattr(
+    conv, "_on_each_shard", lambda fn, *arrays: fn(*arrays, axes=())
+  )
+  devices = hardware.devices(hardware.parse("v100:2x8"))
+  assert too_large(mesh_lib.make(-1, 1, devices), monkeypatch)
+
+
+@needs_gpu_compiler
+def test_a_plan_tells_memory_messages_and_a_verdict(uncached, capsys):
+  report = plan.plan(digits.get_config(), "a100:1x2")
+  for line in plan_report.lines(report):
+    print(line)
+  out = capsys.readouterr().out
+  for words in ("memory of a device", "fits", "all-reduce", "images/s"):
+    assert words in out
+  figures = json.loads(out.strip().splitlines()[-1])
+  assert figures["fits"] is True
+  assert figures["devices"] == 2
+  assert figures["executed_flops"] >= figures["model_flops"] > 0
+  assert plan_report.row(report).count("|") == plan_report.HEADER.count("|")
+
+
+@pytest.mark.parametrize(
+  ("name", "devices", "tpu"),
+  [
+    ("v100:64x8", 512, False),
+    ("a100:62x8", 496, False),
+    ("h200:2x8", 16, False),
+    ("v5p:8x8x8", 512, True),
+    ("v5e:16x16", 256, True),
+    # Cloud counts the cores of v5p, two a chip, but the chips of v5e.
+    ("v5p-1024", 512, True),
+    ("v5e-256", 256, True),
+  ],
+)
+def test_topologies_are_read_by_their_names(name, devices, tpu):
+  topology = hardware.parse(name)
+  assert (topology.size, topology.is_tpu) == (devices, tpu)
+
+
+@pytest.mark.parametrize("name", ["b900:1x8", "v100", "v100:0x8", "v5e:4x4x4"])
+def test_topologies_that_are_not_are_user_errors(name):
+  with pytest.raises(errors.UserError):
+    hardware.parse(name)
