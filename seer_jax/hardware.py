@@ -127,17 +127,19 @@ def _hopper(memory, bandwidth, name):
   )
 
 
-def _tpu(memory, bandwidth, rate, link, network, most):
+def _tpu(gib, bandwidth, rate, link, network, most):
   # Four chips a host: multi-host slices of every generation below have that.
   peak = dict.fromkeys(("fp32", "bf16", "fp16"), rate)
+  memory = int(gib * GIB)
   return Chip(memory, bandwidth, peak, "bf16", link, network, 4, most=most)
 
 
 # Memory of GPUs: what drivers report, from openxla/xla's target_config specs;
-# of the V100-32GB, nvidia-smi's 32,480 MiB. TPUs: Google Cloud's page of each;
-# ICI there is printed for both directions (v5p: 1200 GB/s) or in Gb/s for one
-# (v4: 2400); network from the NICs of a host or "DCN bandwidth per chip". That
-# of v4 is an assumption: v5p's.
+# of the V100-32GB, nvidia-smi's 32,480 MiB. Of TPUs: what libtpu 0.0.52 calls
+# available when it refuses a program. The rest of TPUs: Google Cloud's page of
+# each; ICI there is printed for both directions (v5p: 1200 GB/s) or in Gb/s for
+# one (v4: 2400); network from the NICs of a host or "DCN bandwidth per chip".
+# That of v4 is an assumption: v5p's.
 CHIPS: Mapping[str, Chip] = {
   "v100": _v100(32480 << 20, "Tesla V100-SXM2-32GB"),
   "v100-16": _v100(16935682048, "Tesla V100-SXM2-16GB"),
@@ -145,10 +147,10 @@ CHIPS: Mapping[str, Chip] = {
   "a100-80": _a100(85100068864, 2039e9, "NVIDIA A100-SXM4-80GB"),
   "h100": _hopper(84942979072, 3350e9, "NVIDIA H100 80GB HBM3"),
   "h200": _hopper(151397597184, 4800e9, "NVIDIA H200 141GB HBM3e"),
-  "v4": _tpu(32 * GIB, 1200e9, 275e12, 300e9, 6.25e9, 4096),
-  "v5e": _tpu(16 * GIB, 819e9, 197e12, 200e9, 3.125e9, 256),
-  "v5p": _tpu(95 * GIB, 2765e9, 459e12, 600e9, 6.25e9, 6144),
-  "v6e": _tpu(32 * GIB, 1640e9, 918e12, 400e9, 12.5e9, 256),
+  "v4": _tpu(30.75, 1200e9, 275e12, 300e9, 6.25e9, 4096),
+  "v5e": _tpu(15.75, 819e9, 197e12, 200e9, 3.125e9, 256),
+  "v5p": _tpu(95.73, 2765e9, 459e12, 600e9, 6.25e9, 6144),
+  "v6e": _tpu(31.24, 1640e9, 918e12, 400e9, 12.5e9, 256),
 }
 
 # Other names of the same, in lower case.

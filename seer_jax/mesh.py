@@ -200,6 +200,28 @@ def whole(
   return _gathered(stored, shape, jnp.dtype(dtype), spec)
 
 
+def is_split() -> bool:
+  """Whether the mesh of `jax.set_mesh` splits kernels at all."""
+  return jax.sharding.get_abstract_mesh().shape.get("fsdp", 1) > 1
+
+
+@jax.custom_vjp
+def after(stored: Any, x: jax.Array) -> Any:
+  """Kernels that nothing is done with before `x` is there.
+
+  Without this, compilers see that two resolutions gather the same kernels,
+  gather each once, and keep the whole network from the first pass to the next.
+  """
+  return jax.lax.optimization_barrier((stored, x))[0]
+
+
+after.defvjp(
+  lambda stored, x: (after(stored, x), None),
+  # Gradients wait for nothing.
+  lambda _, gradients: (gradients, None),
+)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def _gathered(stored, shape, dtype, spec):
   short = jax.lax.with_sharding_constraint(stored.astype(dtype), spec)

@@ -45,8 +45,6 @@ _IMAGES, _SIDE = 1_000_000_000, 500
 # Of a GPU's memory, JAX takes this share unless told otherwise; the most that
 # it can be told to take, leaving room for CUDA, NCCL and cuDNN, is assumed.
 _BY_DEFAULT, _AT_MOST = 0.75, 0.92
-# So many bytes of small arrays compilers may put into one collective.
-_COMBINED = 2**26
 # How often its bytes a collective sends them, in a large ring.
 _ROUNDS = {"all-reduce": 2}
 
@@ -226,7 +224,8 @@ def _model_flops(config, mesh, executed):
 
 def _used(message):
   """Bytes that a program would take, of a compiler that refused it."""
-  match = re.search(r"Used ([\d.]+)([KMG])i?B? of", message)
+  # libtpu says "temporaries", but counts arguments too.
+  match = re.search(r"(?:temporaries \(|Used )([\d.]+)([KMG])", message)
   if not match:
     raise errors.UserError(
       f"the compiler gave up: {' '.join(message.split())[:500]}"
@@ -263,14 +262,15 @@ def _held(tree):
 
 def _odd(sent, state) -> Iterator[str]:
   """Activations that are gathered, which no part of the step should do."""
-  largest = max(x.size for x in jax.tree.leaves(state.params)) * 4 + _COMBINED
-  odd = [s for s in sent if s.kind != "all-reduce" and s.bytes > largest]
+  parameter = max(x.size for x in jax.tree.leaves(state.params)) * 4
+  # Sums of gradients are exempt: some compilers add small ones up in one array.
+  odd = [s for s in sent if s.kind != "all-reduce" and s.largest > parameter]
   if odd:
-    worst = max(odd, key=lambda each: each.bytes)
+    worst = max(odd, key=lambda each: each.largest)
     yield (
       f"{len(odd)} collectives are larger than any parameter: are activations"
-      f" gathered? The largest: {worst.kind}, {worst.bytes / hardware.GIB:.2f}"
-      f" GiB ({worst.where})"
+      f" gathered? The largest: {worst.kind} of"
+      f" {worst.largest / hardware.GIB:.2f} GiB ({worst.where})"
     )
 
 

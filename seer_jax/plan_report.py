@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -131,8 +130,9 @@ def lines(report: Report) -> Iterator[str]:
   yield ""
   yield f"{'a step takes at least':38}{'seconds':>10}"
   yield f"  {'arithmetic, at peak rate':36}{report.compute_seconds:10.3f}"
-  yield f"  {'messages over links':36}{report.link_seconds:10.3f}"
-  yield f"  {'messages between hosts':36}{report.network_seconds:10.3f}"
+  if report.messages is not None:
+    yield f"  {'messages over links':36}{report.link_seconds:10.3f}"
+    yield f"  {'messages between hosts':36}{report.network_seconds:10.3f}"
   yield (
     f"  so at most {report.images_a_second:,.0f} images/s, and"
     f" {chosen['steps']:,} steps take {report.days:.2f} days or more."
@@ -154,8 +154,11 @@ def row(report: Report) -> str:
   """The report as a row of docs/scale.md."""
   gib, chosen = hardware.GIB, report.settings
   each = chosen["batch_size"] / report.devices
-  biggest = report.biggest.bytes / gib if report.biggest else math.nan
-  sent = sum(m.bytes for m in report.messages or ()) / gib
+  messages = "unknown"
+  if report.messages is not None:
+    biggest = report.biggest.bytes / gib if report.biggest else 0.0
+    sent = sum(each.bytes for each in report.messages) / gib
+    messages = f"{sent:.2f} ({biggest:.2f})"
   cells = (
     report.trunk,
     report.topology,
@@ -167,7 +170,7 @@ def row(report: Report) -> str:
     f"{report.total / gib:.1f} of {report.capacity / gib:.1f}",
     "yes" if report.fits else "no",
     f"{report.model_flops / 1e12:,.0f} / {report.executed_flops / 1e12:,.0f}",
-    f"{sent:.2f} ({biggest:.2f})",
+    messages,
     f"{report.step_seconds:.2f}",
     f"{report.days:.1f}",
     f"{report.compile_seconds:.0f}",

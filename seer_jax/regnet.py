@@ -257,11 +257,28 @@ class RegNet(nn.Module):
 
     def run(trunk, x):
       for index in range(first, last):
-        name = f"stage{stage}_block{index}"
-        x = trunk._block(stage, index, name=name)(x, train)
+        x = trunk._apply_block(stage, index, x, train)
       return x
 
     return (nn.remat(run) if again else run)(self, x)
+
+  def _apply_block(self, stage, index, x, train):
+    name = f"stage{stage}_block{index}"
+    if self.is_initializing() or not mesh.is_split():
+      return self._block(stage, index, name=name)(x, train)
+    stored = mesh.after(self.get_variable("params", name), x)
+    y, changed = self._block(stage, index, parent=None).apply(
+      {
+        "params": stored,
+        "batch_stats": self.get_variable("batch_stats", name),
+      },
+      x,
+      train,
+      mutable=["batch_stats"],
+    )
+    if train and self.is_mutable_collection("batch_stats"):
+      self.put_variable("batch_stats", name, changed["batch_stats"])
+    return y
 
   def _block(self, stage, index, **kwargs):
     arch, at = self.architecture, stage - 1

@@ -221,3 +221,57 @@ def test_topologies_are_read_by_their_names(name, devices, tpu):
 def test_topologies_that_are_not_are_user_errors(name):
   with pytest.raises(errors.UserError):
     hardware.parse(name)
+
+
+@pytest.mark.parametrize(
+  ("message", "gib"),
+  [
+    (
+      "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM,"
+      " the total memory required for HLO temporaries (26.50G) exceeds"
+      " available HBM (15.75G). HLO module: jit_step.",
+      26.5,
+    ),
+    (
+      "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 512.00M"
+      " of 15.75G hbm.",
+      0.5,
+    ),
+  ],
+)
+def test_a_compiler_that_refuses_says_how_much_it_would_take(message, gib):
+  assert plan._used(message) == gib * hardware.GIB
+
+
+def test_a_compiler_that_gives_up_otherwise_is_quoted_on_one_line():
+  with pytest.raises(errors.UserError, match="gave up: INTERNAL: it is broken"):
+    plan._used("INTERNAL: it is\n  broken")
+
+
+def test_messages_take_as_long_as_two_rings_do():
+  """Of 16 GiB on 2 hosts of 8 V100: 7/8 over links, 1/2 of 1/8 over ports."""
+  chip = hardware.CHIPS["v100"]
+  size, link, port = 16 * hardware.GIB, 150e9, 6.25e9
+  for kind, rounds in (("all-gather", 1), ("all-reduce", 2)):
+    sent = [costs.Collective(kind, size, size, 3, group=16, hosts=2)]
+    assert plan._seconds(sent, chip) == pytest.approx(
+      (3 * rounds * size * 7 / 8 / link, 3 * rounds * size / 2 / 8 / port)
+    )
+  within = [costs.Collective("all-gather", size, size, 1, group=8, hosts=1)]
+  assert plan._seconds(within, chip) == pytest.approx((size * 7 / 8 / link, 0))
+  one_a_host = [costs.Collective("all-reduce", size, size, 1, group=2, hosts=2)]
+  assert plan._seconds(one_a_host, chip) == pytest.approx((0, size / port))
+
+
+@needs_gpu_compiler
+def test_what_does_not_fit_comes_with_keys_to_try():
+  config = digits.get_config()
+  config.data.train.kind = "folder"  # That is not there.
+  config.batch_size = 2**13
+  config.crops.sizes = (64,)
+  config.precision = "fp32"
+  report = plan.plan(config, "v100-16:1x2")
+  assert not report.fits
+  assert report.total > report.capacity
+  for key in ("model.remat=block", "precision=fp16", "accumulate=2"):
+    assert f"--config.{key}" in report.verdict
