@@ -161,6 +161,8 @@ def test_a_checkpoint_of_another_network_is_refused_with_both_shapes(tmp_path):
   kept = checkpoint.Checkpoints(tmp_path, keep=1)
   with jax.set_mesh(mesh):
     kept.save(1, programs.init(), programs.natural, {"samples": 8})
+  kept.close()
+  kept = checkpoint.Checkpoints(tmp_path, keep=1)
   config.model.head.out = 12
   _, other = ten_steps.build(config, mesh)
   with pytest.raises(errors.UserError, match=r"another network.*16.*12"):

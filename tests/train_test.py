@@ -84,7 +84,7 @@ def test_too_many_bad_images_stop_the_run(tmp_path):
   [
     ({"batch_size": 64}, r"batch_size is 64, but there are only 40"),
     ({"batch_size": 12}, r"8 devices cannot share"),
-    ({"mesh__data": 99}, r"mesh.data is 99, but JAX sees 8"),
+    ({"mesh__data": 99}, r"mesh.fsdp is 99 x 1, but JAX sees 8"),
     ({"swav__queue_length": 12}, r"queue_length is 12.*multiple"),
     ({"swav__assign_crops": (0, 2)}, r"assign_crops is \(0, 2\)"),
     ({"swav__epsilon": 0.0}, r"epsilon is 0"),
