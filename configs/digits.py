@@ -1,7 +1,7 @@
 """SwAV on 1,797 handwritten digits: the whole of SEER in two minutes.
 
 Data: embedded in scikit-learn, no network. Two CPU cores.
-Expected: kNN (k = 20) of trunk features from 0.82 untrained to 0.95 trained;
+Expected: kNN (k = 20) of trunk features from 0.82 untrained to 0.94 trained;
 loss / ln K below 0.5. Batches are small and the rate is high because the run
 is short: what counts with LARC is the number of steps times the rate.
 
@@ -17,7 +17,7 @@ def get_config():
   config.data.train.split = "train"
   config.data.test.kind = "digits"
   config.data.test.split = "test"
-  config.steps = 640
+  config.steps = 800
   config.batch_size = 64
 
   # Two views; digits are 8 x 8, have no colour, and are not mirrored.
@@ -43,7 +43,7 @@ def get_config():
   config.swav.epsilon = 0.03
   config.swav.freeze_steps = 20
   config.swav.queue_length = 0
-  config.optim.lr = 3.2
+  config.optim.lr = 3.0
   config.optim.warmup_fraction = 0.03
   config.eval.every = 160
   config.checkpoint.every = 200
