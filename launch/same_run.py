@@ -14,12 +14,12 @@ import numpy as np
 from seer_jax import checkpoint
 from seer_jax import mesh as mesh_lib
 
-_CLOCKED = ("images_per_second", "data_wait", "eval_seconds")
+_CLOCKED = ("images_per_second", "data_wait", "eval_seconds", "seconds")
 
 
 def digest(workdir: pathlib.Path) -> str:
   """SHA-256 of the newest state."""
-  kept = checkpoint.Checkpoints(workdir, keep=2)
+  kept = checkpoint.Checkpoints(workdir / "checkpoints")
   total = hashlib.sha256()
   for path, leaf in jax.tree.leaves_with_path(kept.read()):
     total.update(mesh_lib.path_of(path).encode())

@@ -1,84 +1,223 @@
-"""Checkpoints: state and input position together, through orbax."""
+"""Checkpoints: state and place in the run together, arrays through orbax.
 
+A checkpoint is a folder named after its step. It is written under another name,
+hashed, and renamed when the disk has all of it: so it is complete or it is not
+there. Of several processes each writes its arrays; the first does the rest.
+"""
+
+import concurrent.futures
+import json
+import logging
 import pathlib
+import re
+import shutil
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from seer_jax import errors, state
+from seer_jax import distributed, errors, seal, state
 from seer_jax import mesh as mesh_lib
+
+_log = logging.getLogger(__name__)
+
+_PLACE = "place.json"
+_SLOW = 10  # Seconds that a save may wait for the one before, untold.
 
 
 class Checkpoints:
-  """The checkpoints of one workdir, written in the background.
+  """The checkpoints of one folder, written in the background.
 
-  A checkpoint is a folder named after its step; orbax renames it into place
-  when it is complete, so one that was interrupted is not there. Arrays are
-  saved as the mesh stores them (see `mesh.py`), beside the shapes of those that
-  it padded: so any mesh can read what any other saved.
+  Arrays are saved as the mesh stores them (see `mesh.py`), beside the shapes of
+  those that it padded: so any mesh can read what any other saved.
+
+  Attributes:
+    newest: step of the newest that is known to be on disk, 0 before any.
   """
 
-  def __init__(self, workdir: pathlib.Path, keep: int):
-    self._orbax = ocp.training.Checkpointer(
-      (workdir / "checkpoints").absolute(),
-      save_decision_policy=ocp.training.save_decision_policies.InitialSavePolicy(),
-      preservation_policy=ocp.training.preservation_policies.LatestN(keep),
-      cleanup_tmp_directories=True,
-    )
+  def __init__(
+    self, folder: pathlib.Path, keep: ml_collections.ConfigDict | None = None
+  ):
+    """Takes the folder, and which to keep: `config.checkpoint`; None all."""
+    self._folder, self._keep = folder.absolute(), keep
+    self._writer = concurrent.futures.ThreadPoolExecutor(1)
+    self._writing: concurrent.futures.Future[None] | None = None
+    self._failure = ""
+    self.newest = 0
+
+  def tidy(self) -> None:
+    """Removes what was being written or deleted when a run was killed."""
+    if distributed.is_lead():
+      for path in self._folder.glob("*.part*"):
+        _remove(path)
+      for path in self._folder.glob("*.replaced"):
+        if not path.with_suffix("").exists():
+          path.rename(path.with_suffix(""))
+      for path in self._folder.glob("*.deleting"):
+        _remove(path)
+      for path in self._folder.glob("*.replaced"):
+        _remove(path)
 
   def save(
     self,
     step: int,
     now: state.State,
     natural: state.State,
-    position: dict[str, Any],
+    place: dict[str, Any],
   ) -> None:
     """Copies the state and returns; the writing goes on behind.
+
+    Waits for the save before. Whether it all went well, `failure` says.
 
     Args:
       step: names the checkpoint.
       now: the state at that step.
       natural: its shapes without padding.
-      position: where the input stands, as JSON: {"samples": ...}.
+      place: where the run stands, as JSON.
     """
-    if step in (found.step for found in self._orbax.checkpoints):
-      return
+    self.wait()
     shapes, stored = _shapes(natural), _shapes(now)
     padded = {
       path: shape for path, shape in shapes.items() if shape != stored[path]
     }
-    self._orbax.save_checkpointables_async(
-      step,
-      {"state": now, "position": position | {"padded": padded}},
-      force=True,
+    part = self._folder / f"{step}.part"
+    try:
+      if distributed.is_lead():
+        self._folder.mkdir(parents=True, exist_ok=True)
+        _remove(part)
+      response = ocp.save_checkpointables_async(part, {"state": now})
+    except Exception as error:  # Orbax raises whatever its layers raise.
+      self._failure = self._reason(error)
+      return
+    self._writing = self._writer.submit(
+      self._finish, response, step, part, place | {"padded": padded}
     )
 
+  def _finish(self, response, step, part, place):
+    try:
+      response.result()
+      if distributed.is_lead():
+        (part / _PLACE).write_text(json.dumps(place) + "\n")
+        seal.seal(part)
+        final = self._folder / str(step)
+        replaced = final.with_suffix(".replaced")
+        if final.exists():  # Of the same step, without its evaluation.
+          final.rename(replaced)
+        part.rename(final)
+        seal.flush(self._folder)
+        _remove(replaced)
+      self.newest = step
+      if distributed.is_lead():
+        self._thin_out()
+    except Exception as error:
+      self._failure = self._reason(error)
+      if distributed.is_lead():
+        _remove(part)
+
+  def wait(self) -> None:
+    """Returns when nothing is being written."""
+    if self._writing is not None:
+      began = time.monotonic()
+      self._writing.result()
+      self._writing = None
+      waited = time.monotonic() - began
+      if waited > _SLOW:
+        _log.warning(
+          "waited %.0f s for the checkpoint before: the disk of %s is slow;"
+          " raise config.checkpoint.every, or keep the workdir elsewhere",
+          waited,
+          self._folder,
+        )
+
+  def fail(self, words: str) -> None:
+    """Counts as a save that failed."""
+    self._failure = words
+
+  def failure(self) -> str:
+    """Why the last save failed, told once; "" when it did not (yet)."""
+    words, self._failure = self._failure, ""
+    return words
+
   def restore(
-    self, abstract: state.State, natural: state.State
+    self,
+    abstract: state.State,
+    natural: state.State,
+    most: int | None = None,
   ) -> tuple[state.State, dict[str, Any]] | None:
-    """The newest state and its input position; None in a fresh workdir.
+    """The newest whole checkpoint: state and place; None where there is none.
+
+    Damaged ones on the way to it are set aside.
 
     Args:
       abstract: shapes, dtypes and shardings to store it in.
       natural: the shapes without padding.
+      most: no later step than this.
 
     Raises:
-      UserError: the checkpoint is of another network.
+      UserError: it is of another network; or all there are are damaged.
     """
-    if self._orbax.latest is None:
-      return None
-    saved, position = self._saved_shapes()
+    self.wait()
+    damaged = []
+    for step in self._steps(most):
+      words = self._complaint(step)
+      if not words:
+        found = self._load(step, abstract, natural)
+        if _finite(found[0]):
+          for each in damaged:
+            self._set_aside(*each)
+          self.newest = step
+          return found
+        words = "it holds values that are not finite"
+      damaged.append((step, words))
+    if damaged:
+      step, words = damaged[0]
+      raise errors.UserError(
+        f"no checkpoint in {self._folder} is whole; of {step}: {words}. Put"
+        " back a copy; or, to begin again, remove them"
+      )
+    return None
+
+  def _steps(self, most) -> Iterator[int]:
+    """Newest first, alike on all processes: as process 0 sees them."""
+    while True:
+      steps = [s for s in self._there() if most is None or s <= most]
+      step = distributed.tell(max(steps, default=-1))
+      if step < 0:
+        return
+      yield step
+      most = step - 1
+
+  def _complaint(self, step):
+    """What is wrong with the files; read by process 0 alone."""
+    words = []
+    if distributed.is_lead():
+      words = seal.complaints(self._folder / str(step))
+    count = distributed.tell(len(words))
+    more = f" (and {count - 1} more)" if count > 1 else ""
+    return (words[0] if words else "damaged files") + more if count else ""
+
+  def _load(self, step, abstract, natural):
+    folder = self._folder / str(step)
+    place = json.loads((folder / _PLACE).read_text())
+    saved = _shapes(ocp.checkpointables_metadata(folder).metadata["state"])
+    saved |= _natural_shapes(place)
+    del place["padded"]
     wanted = _shapes(natural)
     differing = [
-      f"{path}: {saved.get(path, 'nothing')} there, {wanted.get(path)} here"
+      f"{path}: {saved.get(path, 'nothing')} there,"
+      f" {wanted.get(path, 'nothing')} here"
       for path in sorted(saved.keys() | wanted.keys())
       if saved.get(path) != wanted.get(path)
     ]
     if differing:
       more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
       raise errors.UserError(
-        f"the checkpoint in {self._orbax.directory} is of another network:"
+        f"the checkpoint {folder} is of another network:"
         f" {'; '.join(differing[:3])}{more}. Give another --workdir"
       )
     context = ocp.Context()
@@ -86,28 +225,81 @@ class Checkpoints:
     # about shapes was compared above.
     context.array.loading.enable_padding_and_truncation = True
     with context:
-      found = self._orbax.load_checkpointables(
-        None, {"state": abstract, "position": None}
-      )
-    return found["state"], position
+      found = ocp.load_checkpointables(folder, {"state": abstract})
+    return found["state"], place
 
-  def read(self) -> dict[str, Any]:
-    """The newest state as nested dicts on one device, whatever saved it.
+  def _set_aside(self, step, words):
+    """Keeps what is damaged, for people, under a name that is not used."""
+    folder = self._folder / str(step)
+    aside, count = folder.with_suffix(".damaged"), 1
+    while aside.exists():
+      count += 1
+      aside = folder.with_suffix(f".damaged{count}")
+    _log.warning(
+      "the checkpoint of step %d is damaged: %s; set aside as %s",
+      step,
+      words,
+      aside,
+    )
+    if distributed.is_lead():
+      try:
+        folder.rename(aside)
+      except OSError as error:
+        raise errors.UserError(
+          f"cannot set the damaged checkpoint {folder} aside: {error.strerror}"
+        ) from error
+
+  def drop_after(self, step: int) -> None:
+    """Forgets what a run saved beyond a step that it goes back to."""
+    if distributed.is_lead():
+      for later in [each for each in self._there() if each > step]:
+        _delete(self._folder / str(later))
+
+  def _thin_out(self):
+    """Deletes what `config.checkpoint` does not ask to keep."""
+    if self._keep is None:
+      return
+    steps = sorted(self._there())
+    kept = set(steps[-self._keep.keep :])
+    if self._keep.keep_every:
+      kept |= {step for step in steps if step % self._keep.keep_every == 0}
+    if self._keep.best:
+      scores = {step: self._score(step) for step in steps}
+      ranked = [step for step in steps if scores[step] is not None]
+      ranked.sort(key=lambda step: (scores[step], step))
+      kept |= set(ranked[-self._keep.best :])
+    for step in set(steps) - kept:
+      _delete(self._folder / str(step))
+
+  def _score(self, step):
+    try:
+      place = json.loads((self._folder / str(step) / _PLACE).read_text())
+      return place.get("evaluation", {}).get(self._keep.best_metric)
+    except (OSError, ValueError):
+      return None
+
+  def read(self, step: int | None = None) -> dict[str, Any]:
+    """A state as nested dicts on one device, whatever mesh saved it.
+
+    Args:
+      step: of the checkpoint; None for the newest.
 
     Raises:
-      UserError: there is no checkpoint.
+      UserError: there is no such checkpoint.
     """
-    if self._orbax.latest is None:
-      raise errors.UserError(f"no checkpoint in {self._orbax.directory}")
-    shapes, _ = self._saved_shapes()
-    saved = self._orbax.checkpointables_metadata(None).metadata["state"]
+    self.wait()
+    step = max(self._there(), default=None) if step is None else step
+    folder = self._folder / str(step)
+    if step is None or not folder.exists():
+      raise errors.UserError(f"no checkpoint in {self._folder}")
+    place = json.loads((folder / _PLACE).read_text())
+    saved = ocp.checkpointables_metadata(folder).metadata["state"]
+    shapes = _shapes(saved) | _natural_shapes(place)
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     abstract = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), saved
     )
-    found = self._orbax.load_checkpointables(
-      None, {"state": abstract, "position": None}
-    )["state"]
+    found = ocp.load_checkpointables(folder, {"state": abstract})["state"]
     return jax.tree.map_with_path(
       lambda path, leaf: leaf[
         tuple(slice(n) for n in shapes[mesh_lib.path_of(path)])
@@ -117,16 +309,59 @@ class Checkpoints:
 
   def close(self) -> None:
     """Waits until everything is on disk."""
-    self._orbax.close()
+    self._writer.shutdown()
 
-  def _saved_shapes(self):
-    """Shapes without padding of the newest checkpoint, and its position."""
-    saved = self._orbax.checkpointables_metadata(None).metadata["state"]
-    position = self._orbax.load_checkpointables(None, {"position": None})[
-      "position"
-    ]
-    padded = {path: tuple(n) for path, n in position.pop("padded").items()}
-    return _shapes(saved) | padded, position
+  def _there(self):
+    if not self._folder.is_dir():
+      return []
+    names = [path.name for path in self._folder.iterdir()]
+    return [int(name) for name in names if re.fullmatch(r"\d+", name)]
+
+  def _reason(self, error):
+    """In plain words, of what comes from many layers of libraries."""
+    text = " ".join(str(error).split())
+    for words in (
+      "No space left on device",
+      "Disk quota exceeded",
+      "Read-only file system",
+      "Permission denied",
+      "Input/output error",
+    ):
+      if words.lower() in text.lower():
+        return f"{words} ({self._folder})"
+    return f"{type(error).__name__}: {text[:300]}"
+
+
+@jax.jit
+def _all_finite(tree):
+  floats = [
+    leaf
+    for leaf in jax.tree.leaves(tree)
+    if jnp.issubdtype(leaf.dtype, jnp.inexact)
+  ]
+  return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in floats]))
+
+
+def _finite(now):
+  learned = now.params, now.batch_stats, now.opt_state, now.extra
+  return bool(np.asarray(_all_finite(learned)))
+
+
+def _natural_shapes(place):
+  return {path: tuple(shape) for path, shape in place["padded"].items()}
+
+
+def _delete(folder):
+  """Renamed first: what is half deleted has no step's name."""
+  gone = folder.with_suffix(".deleting")
+  _remove(gone)
+  folder.rename(gone)
+  _remove(gone)
+
+
+def _remove(path):
+  if path.is_dir():
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def _shapes(tree):

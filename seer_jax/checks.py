@@ -80,6 +80,11 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
   ("log.every", lambda v: v > 0, "be positive"),
   ("checkpoint.every", lambda v: v > 0, "be positive"),
   ("checkpoint.keep", lambda v: v > 0, "be positive"),
+  ("checkpoint.keep_every", lambda v: v >= 0, "be 0 or more"),
+  ("checkpoint.best", lambda v: v >= 0, "be 0 or more"),
+  ("checkpoint.risk", lambda v: v > 0, "be positive"),
+  ("rollback.after", lambda v: v >= 0, "be 0 or more"),
+  ("watchdog", lambda v: v >= 0, "be seconds, 0 for none"),
 )
 
 

@@ -8,6 +8,7 @@ chosen from the data when the run starts (`recipe.py`), and the log says why.
 
 import difflib
 import json
+import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -26,6 +27,12 @@ FREE_KEYS = frozenset(
     "data.max_bad",
     "checkpoint.every",
     "checkpoint.keep",
+    "checkpoint.keep_every",
+    "checkpoint.best",
+    "checkpoint.best_metric",
+    "checkpoint.risk",
+    "rollback.after",
+    "watchdog",
     "profile",
   }
 )
@@ -170,7 +177,28 @@ def base() -> ConfigDict:
 
   config.checkpoint = ConfigDict()
   config.checkpoint.every = 500  # Steps; the last step is always saved.
+  # Kept are the newest so many, those at multiples of so many steps (0: none
+  # for that), and so many with the highest value of a metric, of those at whose
+  # step there was an evaluation.
   config.checkpoint.keep = 2
+  config.checkpoint.keep_every = 0
+  config.checkpoint.best = 0
+  config.checkpoint.best_metric = "knn/k=20"
+  # When saving fails (a full disk), training goes on until so many times
+  # `every` steps would be lost.
+  config.checkpoint.risk = 10.0
+
+  # So many steps in a row whose loss or gradient is not finite (none of them
+  # is applied), and the run goes back to its last checkpoint and leaves out the
+  # images seen since; if it comes to that again before the next checkpoint, it
+  # ends. 0 ends at the first such step.
+  config.rollback = ConfigDict()
+  config.rollback.after = 10
+
+  # Seconds that the loop may stay at one thing (a step, an evaluation) before
+  # the run counts as stuck and ends; four times as long where something is
+  # compiled. 0 waits for ever.
+  config.watchdog = 1800.0
   return config
 
 
@@ -245,9 +273,14 @@ def claim(
     if not write:
       return
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(ours, indent=2) + "\n")
+    with temporary.open("w") as file:
+      file.write(json.dumps(ours, indent=2) + "\n")
+      file.flush()
+      os.fsync(file.fileno())
     temporary.rename(path)
     return
+  # A key that is younger than the run had its default's effect.
+  theirs = json.loads(json.dumps(dict(flatten(base())))) | theirs
   differing = [
     f"{key} was {theirs.get(key)!r}, is {ours.get(key)!r}"
     for key in sorted(ours.keys() | theirs.keys())
@@ -266,11 +299,14 @@ def _claimed(workdir):
   if not path.exists() or not any((workdir / "checkpoints").glob("[0-9]*")):
     return {}
   try:
-    return json.loads(path.read_text())
-  except json.JSONDecodeError as error:
+    found = json.loads(path.read_text())
+    if not isinstance(found, dict):
+      raise ValueError("no object")
+  except ValueError as error:
     raise errors.UserError(
       f"{path} is damaged ({error}); put it back, or give another --workdir"
     ) from error
+  return found
 
 
 def _tuples(value):

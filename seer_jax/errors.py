@@ -1,4 +1,4 @@
-"""The two failures that are somebody's news rather than a defect here."""
+"""The failures that are somebody's news rather than a defect here."""
 
 
 class UserError(Exception):
@@ -7,6 +7,15 @@ class UserError(Exception):
   The message is one line: what was wrong, the value, and what to do. `main`
   prints it without a traceback and exits with status 2.
   """
+
+
+class Lost(Exception):
+  """Something that the run stood on is gone: a worker, a disk.
+
+  The message is one line. `main` exits with `STATUS`; the same command resumes.
+  """
+
+  STATUS = 70  # sysexits' EX_SOFTWARE; 1 is left to defects.
 
 
 class BadImage(Exception):

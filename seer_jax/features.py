@@ -48,8 +48,10 @@ class Extractor:
     task: tasks.SwAV,
     config: ml_collections.ConfigDict,
     mesh: jax.sharding.Mesh,
+    between: Callable[[], None] = lambda: None,
   ):
-    self._config, self._mesh = config, mesh
+    """`between` is called before each batch; what it raises ends the pass."""
+    self._config, self._mesh, self._between = config, mesh, between
     self._kept: dict[int, tuple[int, Features]] = {}
     self._told: set[tuple[int, int]] = set()
     self._forward: Callable[..., jax.Array] = jax.jit(
@@ -81,6 +83,7 @@ class Extractor:
       images.source, images.indices, self._config, self._mesh
     )
     for batch in batches:
+      self._between()
       feature_BxD = self._forward(params, batch_stats, batch["image"])
       mask_B = mesh_lib.to_host(batch["mask"])
       features.append(np.asarray(feature_BxD)[mask_B])

@@ -31,6 +31,13 @@ def factor(loss_scale: LossScale | None) -> jax.Array | float:
   return 1.0 if loss_scale is None else loss_scale.scale
 
 
+def before_overflow(loss_scale: LossScale | None) -> LossScale | None:
+  """What `adjust` made this of, when the one before overflowed as well."""
+  if loss_scale is None:
+    return None
+  return LossScale(loss_scale.scale * 2, jnp.zeros((), jnp.int32))
+
+
 def adjust(
   loss_scale: LossScale | None, good: jax.Array, growth_steps: int
 ) -> LossScale | None:

@@ -11,8 +11,12 @@ Several processes find each other under SLURM, Open MPI, Kubernetes and on Cloud
 TPUs (launch/README.md), or by --coordinator=HOST:PORT --processes=N
 --process=I.
 
-Exit status: 0 done, 2 a mistake you can mend (one line says how), 75 stopped
-by a signal with everything saved.
+With --mode=replay it repeats the step at which a run gave up, and looks for the
+cause.
+
+Exit status: 0 done, 2 a mistake you can mend (one line says how), 70 something
+that the run stood on is gone or stuck, 75 stopped by a signal with everything
+saved. After 70 and 75 the same command resumes.
 """
 
 import logging
@@ -26,8 +30,17 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
+from seer_jax import (
+  alarm,
+  distributed,
+  errors,
+  loop,
+  machine,
+  plan,
+  plan_report,
+  train,
+)
 from seer_jax import config as config_lib
-from seer_jax import distributed, errors, machine, plan, plan_report, train
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "The experiment, a file of configs/."
@@ -35,7 +48,9 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Where the run is kept; the same folder resumes it."
 )
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "plan"], "What to do.")
+_MODE = flags.DEFINE_enum(
+  "mode", "train", ["train", "plan", "replay"], "What to do."
+)
 _TOPOLOGY = flags.DEFINE_string(
   "topology", None, "The hardware to plan for, such as v100:64x8 or v5p:8x8x8."
 )
@@ -66,8 +81,13 @@ def main(argv: list[str]) -> None:
   )
   distributed.start(place, _PATIENCE.value)
   if not distributed.is_lead():
-    logging.getLogger("seer_jax").setLevel(logging.WARNING)
-  train.run(_CONFIG.value, pathlib.Path(_WORKDIR.value).expanduser())
+    _tell_less()
+  workdir = pathlib.Path(_WORKDIR.value).expanduser()
+  if _MODE.value == "replay":
+    for line in train.replay(_CONFIG.value, workdir):
+      print(line)
+    return
+  train.run(_CONFIG.value, workdir)
 
 
 def _plan():
@@ -85,14 +105,15 @@ def cli() -> None:
   try:
     app.run(main, flags_parser=_parse)
   except errors.UserError as error:
-    print(f"error: {error}", file=sys.stderr, flush=True)
-    if jax.distributed.is_initialized():
-      # Without waiting for processes that wait for this one.
-      os._exit(2)
-    sys.exit(2)
-  except train.Stopped as stop:
+    alarm.fail(2, str(error))
+  except errors.Lost as error:
+    alarm.fail(errors.Lost.STATUS, str(error))
+  except loop.Stopped as stop:
     print(stop, file=sys.stderr)
     sys.exit(_STOPPED)
+  except (Exception, KeyboardInterrupt) as error:
+    alarm.crash(error)
+    raise
 
 
 def _parse(argv):
@@ -138,6 +159,16 @@ def _tell_ours():
   log.setLevel(logging.INFO)
   log.propagate = False
   log.addHandler(logging.StreamHandler())
+
+
+def _tell_less():
+  """What is worth knowing of a process that is not the first, marked as its."""
+  log = logging.getLogger("seer_jax")
+  log.setLevel(logging.WARNING)
+  for handler in log.handlers:
+    handler.setFormatter(
+      logging.Formatter(f"process {jax.process_index()}: %(message)s")
+    )
 
 
 def _keep_compiled():

@@ -33,7 +33,7 @@ _RULES = (
   (r"/kernel$", True),
   (r"/(scale|bias|mean|var)$", False),
   (r"(^|/)count$", False),
-  (r"^(step|window|extra|loss_scale)\b", False),
+  (r"^(step|window|extra|loss_scale|streak)\b", False),
 )
 
 

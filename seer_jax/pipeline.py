@@ -2,15 +2,18 @@
 
 Training reads one endless, numbered sequence of samples: the source's images
 shuffled anew each epoch, each cropped by a generator seeded with its number.
-Step t takes samples t B to (t + 1) B - 1. So the position of a run is its step
-count, the same for any number of processes, workers or devices, and a resumed
-run sees exactly what it would have seen.
+Each step takes the next B. So the position of a run is one number, the same for
+any number of processes, workers or devices, and a resumed run sees exactly what
+it would have seen.
 """
 
 import dataclasses
+import faulthandler
 import logging
 import os
 import pathlib
+import re
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -79,8 +82,11 @@ class BadImages:
     name, reason = describe(self._source, index, self._max_pixels)
     if name not in self._listed:
       self._listed.add(name)
-      with self._path.open("ab") as file:
-        file.write(os.fsencode(name) + b"\n")
+      try:
+        with self._path.open("ab") as file:
+          file.write(os.fsencode(name) + b"\n")
+      except OSError as error:
+        _log.warning("cannot write %s: %s", self._path, error.strerror)
       _log.warning("unusable image %r: %s", name, reason)
 
 
@@ -154,6 +160,37 @@ class _MultiCrop:
 def _begin_worker(worker, workers):
   del worker, workers
   signals.leave_to_the_parent()
+  signals.end_with_the_parent()
+  faulthandler.register(signal.SIGUSR2)  # Asked for by the watchdog.
+
+
+class _Batches:
+  """grain's iterator, with its failures in plain words."""
+
+  def __init__(self, batches: Iterator[dict[str, Any]]):
+    self._batches = batches
+
+  def __iter__(self) -> Iterator[dict[str, Any]]:
+    return self
+
+  def __next__(self) -> dict[str, Any]:
+    try:
+      return next(self._batches)
+    except RuntimeError as error:
+      died = re.search(r"exit code (-?\d+)", str(error))
+      if died is None:
+        raise
+      code = int(died[1])
+      how = f"by {signal.Signals(-code).name}" if code < 0 else f"with {code}"
+      why = " (the system does that when memory is short)" * (code == -9)
+      raise errors.Lost(
+        f"a data worker was ended {how}{why}. The same command resumes;"
+        " --config.data.workers=N sets how many there are"
+      ) from error
+
+  def close(self) -> None:
+    """Ends the workers."""
+    self._batches.close()
 
 
 def crop_groups(
@@ -172,7 +209,7 @@ def train_batches(
   source: sources.Source,
   config: ml_collections.ConfigDict,
   mesh: jax.sharding.Mesh,
-  start_step: int,
+  first: int,
   bad_images: BadImages,
 ) -> Iterator[dict[str, Any]]:
   """Endless batches of multi-crops, on the devices.
@@ -184,20 +221,14 @@ def train_batches(
     source: the images.
     config: resolved.
     mesh: where the batches go.
-    start_step: the step whose batch comes first.
+    first: number of the first sample.
     bad_images: told of every unusable image met.
   """
   share = config.batch_size // jax.process_count()
-  order = grain.MapDataset.range(len(source)).shuffle(seed=config.seed).repeat()
-  numbers = _Numbers(
-    start_step * config.batch_size,
-    config.batch_size,
-    share,
-    jax.process_index(),
-  )
+  numbers = _Numbers(first, config.batch_size, share, jax.process_index())
   to_crops = _MultiCrop(
     source,
-    order,
+    _order(source, config),
     crop_groups(config.crops),
     tuple(config.crops.ratio),
     config.seed,
@@ -221,11 +252,27 @@ def train_batches(
     bad_images.record(batch.pop("bad"))
     return mesh_lib.to_global(mesh, batch)
 
-  return iter(
-    grain.experimental.ThreadPrefetchIterDataset(
-      loader.map(to_devices), prefetch_buffer_size=2
+  return _Batches(
+    iter(
+      grain.experimental.ThreadPrefetchIterDataset(
+        loader.map(to_devices), prefetch_buffer_size=2
+      )
     )
   )
+
+
+def _order(source, config):
+  """Number of the sample -> index of its image."""
+  return grain.MapDataset.range(len(source)).shuffle(seed=config.seed).repeat()
+
+
+def ids_of(
+  source: sources.Source, config: ml_collections.ConfigDict, first: int
+) -> list[str]:
+  """The ids of the images of a batch, before any had a stand-in."""
+  order = _order(source, config)
+  numbers = range(first, first + config.batch_size)
+  return [source.id_of(int(order[number])) for number in numbers]
 
 
 def abstract_batch(

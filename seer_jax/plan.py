@@ -6,6 +6,7 @@ not be there either. Times are lower bounds, from published peak rates: no
 kernel reaches these, and waiting for images, launching and latency come on top.
 """
 
+import contextlib
 import copy
 import dataclasses
 import logging
@@ -21,6 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+from jax.experimental.compilation_cache import compilation_cache
 
 from seer_jax import (
   checks,
@@ -192,7 +194,7 @@ def _compile(lowered):
   TPUs does not survive the way through `as_text` (jax 0.10: asynchronous
   operations of several operands).
   """
-  with tempfile.TemporaryDirectory() as folder:
+  with _uncached(), tempfile.TemporaryDirectory() as folder:
     compiled = lowered.compile(
       {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
     )
@@ -201,6 +203,19 @@ def _compile(lowered):
     largest = max(texts, key=lambda path: path.stat().st_size, default=None)
     text = compiled.as_text() if largest is None else largest.read_text()
   return text, compiled.memory_analysis()
+
+
+@contextlib.contextmanager
+def _uncached():
+  """JAX 0.10 writes programs for absent devices, but cannot read them back."""
+  before = jax.config.jax_enable_compilation_cache
+  jax.config.update("jax_enable_compilation_cache", False)
+  compilation_cache.reset_cache()  # It asks whether it is enabled only once.
+  try:
+    yield
+  finally:
+    jax.config.update("jax_enable_compilation_cache", before)
+    compilation_cache.reset_cache()
 
 
 def _build(config, mesh):

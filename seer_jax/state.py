@@ -19,6 +19,7 @@ class State:
     opt_state: of the optax chain.
     extra: what the task keeps between steps (SwAV: its queue).
     loss_scale: a `loss_scale.LossScale` in fp16, else None.
+    streak: steps in a row, up to now, that were not finite.
     window: sums of metrics since the last logged step; part of the state so
       that a resumed run logs the very same numbers.
   """
@@ -29,6 +30,7 @@ class State:
   opt_state: Any
   extra: Any
   loss_scale: Any
+  streak: jax.Array
   window: Any
 
 

@@ -80,6 +80,7 @@ def init(
     opt_state=tx.init(params),
     extra=extra,
     loss_scale=loss_scale.initial(config.precision, config.loss_scale.first),
+    streak=jnp.zeros((), jnp.int32),
     window=_empty_window(task),
   )
 
@@ -92,22 +93,16 @@ def train_step(
   """(state, batch) -> (state, window), to be jitted with the state donated.
 
   A step whose loss or gradient is not finite changes nothing but the step
-  count, the loss scale and the window.
+  count, the streak of such steps, the loss scale and the window.
 
   The window is the sum of each metric over the steps since the last multiple
-  of `config.log.every`; `steps` and `skipped` are their numbers.
+  of `config.log.every`; `steps` and `skipped` are their numbers. Beside them
+  stand the newest `loss_scale` and `streak`.
   """
 
   def step(now, batch):
-    batch = task.keyed(batch, state.key_of(config.seed, "augment", now.step))
-    stand_ins = jnp.sum(batch.pop("stand_ins"))
-    grads, aux = _gradient(task, now, batch, config.accumulate)
-    grads = jax.tree.map_with_path(
-      lambda path, g: jnp.where(
-        task.trainable(mesh_lib.path_of(path), now.step), g, 0
-      ),
-      grads,
-    )
+    stand_ins = jnp.sum(batch["stand_ins"])
+    grads, aux = gradient(task, config, now, batch)
     grad_norm = optax.tree.norm(grads)
     good = jnp.isfinite(grad_norm) & jnp.isfinite(aux.metrics["loss"])
     with jax.named_scope("update"):
@@ -132,15 +127,41 @@ def train_step(
       loss_scale=loss_scale.adjust(
         now.loss_scale, good, config.loss_scale.growth_steps
       ),
+      streak=jnp.where(good, 0, now.streak + 1),
       window=window,
     )
-    return after, window | {"loss_scale": loss_scale.factor(after.loss_scale)}
+    told = {
+      "loss_scale": loss_scale.factor(after.loss_scale),
+      "streak": after.streak,
+    }
+    return after, window | told
 
   return step
 
 
-def _gradient(task, now, batch, parts):
-  """Gradients by the parameters, and Aux, of the whole batch."""
+def gradient(
+  task: tasks.SwAV,
+  config: ml_collections.ConfigDict,
+  now: state.State,
+  batch: dict[str, Any],
+) -> tuple[Any, tasks.Aux]:
+  """Gradients by the parameters, and Aux, of a batch as the pipeline makes it.
+
+  Zero where nothing is to be learned at this step.
+  """
+  crops = {name: x for name, x in batch.items() if name != "stand_ins"}
+  crops = task.keyed(crops, state.key_of(config.seed, "augment", now.step))
+  grads, aux = _whole_gradient(task, now, crops, config.accumulate)
+  grads = jax.tree.map_with_path(
+    lambda path, g: jnp.where(
+      task.trainable(mesh_lib.path_of(path), now.step), g, 0
+    ),
+    grads,
+  )
+  return grads, aux
+
+
+def _whole_gradient(task, now, batch, parts):
 
   def scaled(params, part, targets):
     loss, aux = task.loss(params, now, part, targets)

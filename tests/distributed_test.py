@@ -8,7 +8,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from main_test import (
+from runs import (
   STEPS,
   TINY,
   assert_same_run,

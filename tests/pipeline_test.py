@@ -45,7 +45,9 @@ def settings(**changes):
 def batches_of(source, tmp_path, start=0, count=4, max_bad=0.5, **changes):
   config, here = settings(**changes), mesh.make(8)
   bad = pipeline.BadImages(source, tmp_path, max_bad, 1_000)
-  stream = pipeline.train_batches(source, config, here, start, bad)
+  stream = pipeline.train_batches(
+    source, config, here, start * config.batch_size, bad
+  )
   return [
     np.asarray(next(stream)["crops"][0])[:, :, 4, 4, 0] for _ in range(count)
   ]

@@ -125,10 +125,10 @@ def test_a_checkpoint_of_eight_devices_restores_on_any_mesh(
   _, programs = ten_steps.build(config, saving)
   with jax.set_mesh(saving):
     now = programs.init()
-  kept = checkpoint.Checkpoints(tmp_path, keep=1)
+  kept = checkpoint.Checkpoints(tmp_path)
   kept.save(3, now, programs.natural, {"samples": 24})
   kept.close()
-  kept = checkpoint.Checkpoints(tmp_path, keep=1)
+  kept = checkpoint.Checkpoints(tmp_path)
   _, there = ten_steps.build(config, loading)
   found, position = kept.restore(there.abstract, there.natural)
   assert position == {"samples": 24}
@@ -158,11 +158,11 @@ def test_a_checkpoint_of_another_network_is_refused_with_both_shapes(tmp_path):
   config = ten_steps.make_config("one-head")
   mesh = mesh_lib.make(1)
   _, programs = ten_steps.build(config, mesh)
-  kept = checkpoint.Checkpoints(tmp_path, keep=1)
+  kept = checkpoint.Checkpoints(tmp_path)
   with jax.set_mesh(mesh):
     kept.save(1, programs.init(), programs.natural, {"samples": 8})
   kept.close()
-  kept = checkpoint.Checkpoints(tmp_path, keep=1)
+  kept = checkpoint.Checkpoints(tmp_path)
   config.model.head.out = 12
   _, other = ten_steps.build(config, mesh)
   with pytest.raises(errors.UserError, match=r"another network.*16.*12"):

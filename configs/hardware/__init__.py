@@ -14,9 +14,11 @@ NAMES = sorted(
   for path in pathlib.Path(__file__).parent.glob("*.py")
   if not path.stem.startswith("_")
 )
-# Parameters and momentum in float32 may take this share of a device's memory;
-# activations, gradients and the compiler's room take the rest.
+# Parameters and momentum in float32 may take this share of a device's memory,
+# and leave these GiB; activations, gradients and the compiler's room take the
+# rest.
 _SHARE = 0.4
+_REST_GIB = 12
 
 
 def apply(config, name, parameters):
@@ -35,6 +37,6 @@ def apply(config, name, parameters):
     )
   chip = importlib.import_module(f"configs.hardware.{name}")
   chip.adapt(config)
-  room = chip.MEMORY_GIB * 2**30 * _SHARE
-  while parameters * 8 / config.mesh.fsdp > room:
+  room = min(chip.MEMORY_GIB * _SHARE, chip.MEMORY_GIB - _REST_GIB)
+  while parameters * 8 / config.mesh.fsdp > room * 2**30:
     config.mesh.fsdp *= 2

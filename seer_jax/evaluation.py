@@ -1,0 +1,94 @@
+"""Which images a run is evaluated on while it trains, and how."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from seer_jax import errors, features, sources, tasks
+from seer_jax.evals import knn, spread
+
+_log = logging.getLogger(__name__)
+
+Sets = tuple[features.ImageSet, features.ImageSet]
+
+
+def open_source(where: ml_collections.ConfigDict) -> sources.Source:
+  """The source of `config.data.train` or `.test`."""
+  return sources.open_source(where.kind, where.path, where.split, where.name)
+
+
+def sets(config: ml_collections.ConfigDict, source: sources.Source) -> Sets:
+  """(bank, queries): the training images, and those of the test set or some
+  held out of the bank.
+
+  Raises:
+    UserError: the test set has other labels.
+  """
+  rng = np.random.default_rng(config.seed)
+  order, most = rng.permutation(len(source)), config.eval.max_images
+  if config.data.test.kind:
+    test = open_source(config.data.test)
+    _check_labels(source, test)
+    query = features.ImageSet(test, _some(rng.permutation(len(test)), most))
+  else:
+    held_out = max(1, int(len(source) * config.eval.held_out))
+    query = features.ImageSet(source, _some(order[:held_out], most))
+    order = order[held_out:]
+  return features.ImageSet(source, _some(order, most)), query
+
+
+def evaluators(
+  config: ml_collections.ConfigDict,
+  images: Sets,
+  task: tasks.SwAV,
+  mesh: jax.sharding.Mesh,
+  between: Callable[[], None],
+) -> Iterator[Any]:
+  """Spread of clean features always; kNN where there are labels.
+
+  Args:
+    config: resolved.
+    images: of `sets`.
+    task: whose features are looked at.
+    mesh: where its state lies.
+    between: called before each batch; what it raises ends the evaluation.
+  """
+  bank, query = images
+  extract = features.Extractor(task, config, mesh, between)
+  yield spread.Spread(extract, bank)
+  labels = [
+    {each.source.label_of(i) for i in each.indices} - {sources.UNLABELLED}
+    for each in images
+  ]
+  if not all(labels):
+    _log.info("no kNN check: the images have no labels")
+  elif len(labels[0]) > len(bank.indices) // 2:
+    _log.info(
+      "no kNN check: %d labels for %d images say nothing",
+      len(labels[0]),
+      len(bank.indices),
+    )
+  else:
+    yield knn.Knn(
+      extract, bank, query, config.eval.knn_k, config.eval.knn_temperature
+    )
+
+
+def _check_labels(source, test):
+  """Labels are numbers: both sets must count the same names."""
+  ours, theirs = source.label_names, test.label_names
+  if ours and theirs and ours != theirs:
+    alone = sorted(set(ours) ^ set(theirs))
+    what = f"{', '.join(alone)} stand in one of them only"
+    raise errors.UserError(
+      "config.data.train and config.data.test have different labels: "
+      + (what if alone else "the same names in another order")
+    )
+
+
+def _some(indices: np.ndarray, most: int) -> Sequence[int]:
+  return np.sort(indices[:most]).tolist()

@@ -1,0 +1,180 @@
+"""A step that diverged, kept and repeated: where did it begin?"""
+
+import logging
+import pathlib
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from seer_jax import (
+  checkpoint,
+  errors,
+  loss_scale,
+  optim,
+  pipeline,
+  sources,
+  state,
+  tasks,
+)
+from seer_jax import mesh as mesh_lib
+from seer_jax import step as step_lib
+
+_log = logging.getLogger(__name__)
+
+_SHOWN = 8  # Of many names, the first.
+
+
+def keep(
+  now: state.State,
+  place: dict[str, Any],
+  workdir: pathlib.Path,
+  source: sources.Source,
+  config: ml_collections.ConfigDict,
+  programs: step_lib.Programs,
+) -> NoReturn:
+  """Ends a run that diverged, leaving all that its last step came from.
+
+  No bad step is applied, so the state before it is the state after it, but for
+  what counts. Batches and keys follow from the numbers in `place`.
+
+  Args:
+    now: the state after a step that was not finite.
+    place: where the run stands (`loop.Loop`).
+    workdir: the bundle goes to its folder `divergence`.
+    source: of the images.
+    config: resolved.
+    programs: of the run.
+
+  Raises:
+    UserError: always.
+  """
+  step, streak = int(now.step) - 1, int(now.streak)
+  samples = place["samples"] - config.batch_size
+  before = now.replace(
+    step=now.step - 1,
+    streak=now.streak - 1,
+    loss_scale=loss_scale.before_overflow(now.loss_scale),
+  )
+  kept = checkpoint.Checkpoints(workdir / "divergence")
+  ids = pipeline.ids_of(source, config, samples)
+  kept.save(
+    step, before, programs.natural, place | {"samples": samples, "ids": ids}
+  )
+  kept.wait()
+  words = kept.failure()
+  last = (
+    f"could not be kept ({words})"
+    if words
+    else f"is in {workdir / 'divergence' / str(step)}: --mode=replay repeats"
+    " it and looks for the cause"
+  )
+  raise errors.UserError(
+    f"training diverged at step {step + 1 - streak}: the loss or a gradient was"
+    f" not finite, {streak} times in a row; no such step was applied. The last"
+    f" {last}. Lower config.optim.lr={config.optim.lr:g} or lengthen"
+    " config.optim.warmup_fraction, in a new --workdir"
+  )
+
+
+def replay(
+  config: ml_collections.ConfigDict,
+  workdir: pathlib.Path,
+  source: sources.Source,
+  mesh: jax.sharding.Mesh,
+  task: tasks.SwAV,
+) -> Iterator[str]:
+  """Repeats the newest step in `divergence`; lines of what was found.
+
+  Raises:
+    UserError: there is none.
+  """
+  tx, schedule = optim.make(config.optim, config.steps, config.batch_size)
+  programs = step_lib.build(task, tx, config, mesh)
+  kept = checkpoint.Checkpoints(workdir / "divergence")
+  found = kept.restore(programs.abstract, programs.natural)
+  if found is None:
+    raise errors.UserError(f"there is no step to replay in {workdir}")
+  now, place = found
+  step = int(now.step)
+  bad_images = pipeline.BadImages(source, workdir, 1.0, config.data.max_pixels)
+  batches = pipeline.train_batches(
+    source, config, mesh, place["samples"], bad_images
+  )
+  batch = next(batches)
+  batches.close()
+  ids = pipeline.ids_of(source, config, place["samples"])
+  if ids != place["ids"]:
+    yield "the images are not those of that step any more: look with care"
+  yield from _inputs(now, schedule(step), step)
+  # The step gives its state up.
+  rows = _bad_rows(task, config, now, batch)
+  gradients = _bad_gradients(task, config, now, batch)
+  _, window = programs.step(now, batch)
+  bad = int(window["streak"]) > 0
+  yield (
+    f"step {step} repeated: "
+    + ("the same, not finite" if bad else "it is finite here")
+  )
+  yield (
+    f"images whose projection is not finite: {len(rows)} of {len(ids)}"
+    + _some([ids[row] for row in rows])
+  )
+  yield f"gradients that are not finite: {len(gradients)}" + _some(gradients)
+
+
+def _inputs(now, rate, step):
+  largest = max(
+    jax.tree.leaves(
+      jax.tree.map_with_path(
+        lambda path, leaf: (
+          float(jnp.max(jnp.abs(leaf))),
+          mesh_lib.path_of(path),
+        ),
+        now.params,
+      ),
+      is_leaf=lambda each: isinstance(each, tuple),
+    )
+  )
+  yield (
+    f"before step {step}: learning rate {float(rate):g}, loss scale"
+    f" {float(loss_scale.factor(now.loss_scale)):g}, largest parameter"
+    f" {largest[0]:g} in {largest[1]}"
+  )
+
+
+def _bad_rows(task, config, now, batch):
+  """Rows of the batch whose projections are not all finite."""
+
+  def project(now, batch):
+    batch = {name: x for name, x in batch.items() if name != "stand_ins"}
+    key = state.key_of(config.seed, "augment", now.step)
+    z_BxAxP = task.project_assigning(now.params, now, task.keyed(batch, key))
+    return jnp.all(jnp.isfinite(z_BxAxP), axis=(1, 2))
+
+  return np.flatnonzero(~mesh_lib.to_host(jax.jit(project)(now, batch)))
+
+
+def _bad_gradients(task, config, now, batch):
+  """Paths of the parameters whose gradients are not all finite."""
+
+  def gradients(now, batch):
+    grads, _ = step_lib.gradient(task, config, now, batch)
+    return jax.tree.map(lambda g: jnp.all(jnp.isfinite(g)), grads)
+
+  flags = jax.jit(gradients)(now, batch)
+  return [
+    mesh_lib.path_of(path)
+    for path, fine in jax.tree.leaves_with_path(flags)
+    if not fine
+  ]
+
+
+def _some(names):
+  if not names:
+    return ""
+  more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+  return f": {', '.join(names[:_SHOWN])}{more}"

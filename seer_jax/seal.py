@@ -1,0 +1,89 @@
+"""A folder whose files are known by their hashes.
+
+`SHA256SUMS` has the format of the command of that name, so that anybody can
+check a checkpoint without us: `sha256sum --check SHA256SUMS`.
+"""
+
+import concurrent.futures
+import hashlib
+import os
+import pathlib
+
+_NAME = "SHA256SUMS"
+_THREADS = 8  # hashlib frees the interpreter's lock.
+
+
+def seal(folder: pathlib.Path) -> None:
+  """Hashes all files, and sees that the disk has them.
+
+  Raises:
+    OSError: it does not.
+  """
+  with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+    names = _names(folder)
+    hashes = pool.map(lambda name: _hash(folder / name, flush=True), names)
+    lines = [
+      f"{found}  {name}\n" for found, name in zip(hashes, names, strict=True)
+    ]
+  with (folder / _NAME).open("w", encoding="utf-8") as file:
+    file.writelines(lines)
+    file.flush()
+    os.fsync(file.fileno())
+  for each in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+    flush(each)
+
+
+def complaints(folder: pathlib.Path) -> list[str]:
+  """What is not as it was sealed, a phrase each; nothing when all is well."""
+  try:
+    text = (folder / _NAME).read_text(encoding="utf-8", errors="replace")
+    expected = dict(_parse(line) for line in text.splitlines())
+    there = set(_names(folder))
+  except OSError as error:
+    return [f"{_NAME} cannot be read: {error.strerror}"]
+  except ValueError:
+    return [f"{_NAME} is damaged"]
+
+  def check(name):
+    try:
+      differs = _hash(folder / name) != expected[name]
+    except OSError as error:
+      return f"{name} cannot be read: {error.strerror}"
+    return f"{name} is not what was written" if differs else ""
+
+  missing = [f"{name} is missing" for name in sorted(expected.keys() - there)]
+  unknown = [
+    f"{name} is not in {_NAME}" for name in sorted(there - expected.keys())
+  ]
+  with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+    wrong = list(pool.map(check, sorted(expected.keys() & there)))
+  return [words for words in (*missing, *unknown, *wrong) if words]
+
+
+def flush(folder: pathlib.Path) -> None:
+  """Sees that the disk has a folder's names."""
+  number = os.open(folder, os.O_RDONLY)
+  try:
+    os.fsync(number)
+  finally:
+    os.close(number)
+
+
+def _parse(line):
+  found, name = line.split("  ", 1)
+  return name, found
+
+
+def _names(folder):
+  return sorted(
+    path.relative_to(folder).as_posix()
+    for path in folder.rglob("*")
+    if path.is_file() and path != folder / _NAME
+  )
+
+
+def _hash(path, flush=False):
+  with path.open("rb") as file:
+    if flush:
+      os.fsync(file.fileno())
+    return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,260 @@
+"""Runs killed at random moments, over and over, and compared at the end.
+
+    python tests/faults/campaign.py --kills=100
+
+Each case is trained once undisturbed, then again and again with kill -9 at
+random moments (start-up, a step, a save, an evaluation), each time continued by
+the same command, until it has had its share of kills; every run that ends must
+equal the undisturbed one: the SHA-256 of all parameters, statistics, momentum
+and queue, and every line of metrics but for the clock's readings.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import hashlib
+import pathlib
+import random
+import re
+import signal
+import socket
+import sys
+import tempfile
+import time
+
+import jax
+import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+import runs
+
+EVERY = 20
+OPTIONS = (
+  *runs.TINY,
+  "--config.steps=240",
+  "--config.log.every=1",
+  "--config.eval.every=60",
+  f"--config.checkpoint.every={EVERY}",
+)
+# A survivor ends by itself within so many seconds.
+PATIENCE = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """How a run is made up."""
+
+  name: str
+  processes: int = 1
+  devices: int = 1
+  options: tuple[str, ...] = ()
+
+
+CASES = (
+  Case("one process"),
+  Case("8 devices", devices=8),
+  Case("2 data workers", options=("--config.data.workers=2",)),
+  Case("2 processes", processes=2),
+)
+
+
+@dataclasses.dataclass
+class Report:
+  """What a campaign found; `lost` is of every kill after a first step."""
+
+  kills: int = 0
+  ended: int = 0
+  identical: int = 0
+  lost: list[int] = dataclasses.field(default_factory=list)
+  survivors: list[float] = dataclasses.field(default_factory=list)
+  orphans: int = 0
+  complaints: list[str] = dataclasses.field(default_factory=list)
+
+
+def start(case, workdir):
+  """All processes of one start."""
+  place = [[]]
+  if case.processes > 1:
+    with contextlib.closing(socket.socket()) as some:
+      some.bind(("localhost", 0))
+      port = some.getsockname()[1]
+    place = [
+      [
+        f"--coordinator=localhost:{port}",
+        f"--processes={case.processes}",
+        f"--process={process}",
+      ]
+      for process in range(case.processes)
+    ]
+  return [
+    runs.start(
+      *OPTIONS,
+      *case.options,
+      f"--workdir={workdir}",
+      *flags,
+      devices=case.devices,
+    )
+    for flags in place
+  ]
+
+
+def digest(workdir):
+  """SHA-256 of the newest state."""
+  total = hashlib.sha256()
+  for leaf in jax.tree.leaves(runs.state_of(workdir)):
+    total.update(np.ascontiguousarray(leaf).tobytes())
+  return total.hexdigest()
+
+
+def newest_step(workdir):
+  """The last step in the metrics, -1 without any."""
+  last = -1
+  for line in runs.lines_of(workdir):
+    found = re.match(r'\{"step": (\d+),.*\}$', line)
+    last = int(found[1]) if found else last
+  return last
+
+
+def finished(process):
+  return process.poll() is not None
+
+
+def wait(rng, workdir, process):
+  """Until a random moment: of the start, or some steps on."""
+  if rng.random() < 0.25:
+    time.sleep(rng.uniform(0, 8))
+    return
+  target = newest_step(workdir) + rng.randint(1, 80)
+  deadline = time.monotonic() + 60
+  while process.poll() is None and time.monotonic() < deadline:
+    if newest_step(workdir) >= target:
+      break
+    time.sleep(0.005)
+  time.sleep(rng.uniform(0, 0.3))
+
+
+def kill(rng, processes, report):
+  """One of them, any, or all; whoever is left must end soon."""
+  victims = processes
+  if len(processes) > 1 and rng.random() < 0.7:
+    victims = [rng.choice(processes)]
+  workers = [child for each in victims for child in children(each.pid)]
+  for each in victims:
+    each.send_signal(signal.SIGKILL)
+  began = time.monotonic()
+  words = []
+  for each in processes:
+    _, err = each.communicate(timeout=PATIENCE)
+    words.append(err)
+    if each not in victims:
+      report.survivors.append(time.monotonic() - began)
+      if each.returncode == 0:
+        report.complaints.append("a survivor ended as if all were well")
+  time.sleep(0.2)
+  report.orphans += sum(
+    pathlib.Path(f"/proc/{pid}").exists() for pid in workers
+  )
+  return words
+
+
+def children(pid):
+  """Process numbers of the children of a process."""
+  path = pathlib.Path(f"/proc/{pid}/task/{pid}/children")
+  try:
+    return path.read_text().split()
+  except OSError:
+    return []
+
+
+def attack(case, kills, seed, report, tell=lambda words: None):
+  """One case, until it has had so many kills; fills the report."""
+  rng = random.Random(f"{case.name} {seed}")
+  with tempfile.TemporaryDirectory() as folder:
+    undisturbed = pathlib.Path(folder, "undisturbed")
+    ended = [runs.finish(each) for each in start(case, undisturbed)]
+    assert all(code == 0 for code, _, _ in ended), ended
+    expected = digest(undisturbed), runs.metrics_of(undisturbed)
+    wanted, run = report.kills + kills, 0
+    while report.kills < wanted:
+      run += 1
+      workdir = pathlib.Path(folder, f"run{run}")
+      ended = disturbed(case, workdir, rng, wanted, report)
+      report.ended += 1
+      same = (digest(workdir), runs.metrics_of(workdir)) == expected
+      report.identical += same
+      if not same:
+        report.complaints.append(f"{case.name}, run {run}: another result")
+      tell(f"{case.name}: {report.kills} kills, {report.identical} identical")
+    return ended
+
+
+def disturbed(case, workdir, rng, wanted, report):
+  """A run to its end, killed on the way."""
+  reached, complained = -1, False
+  while True:
+    processes = start(case, workdir)
+    if report.kills < wanted:
+      wait(rng, workdir, processes[0])
+    if report.kills < wanted and not any(map(finished, processes)):
+      words = kill(rng, processes, report)
+      report.kills += 1
+      ended = False
+    else:
+      ended = [runs.finish(each) for each in processes]
+      words = [err for _, _, err in ended]
+    resumed = re.search(r"resumed at step (\d+)", words[0])
+    begun = re.search(r"step (\d+)", words[0])
+    if reached > 0 and (resumed or begun):
+      report.lost.append(reached - (int(resumed[1]) if resumed else 0))
+    if resumed or begun:
+      reached = newest_step(workdir)
+    for err in words:
+      if "Traceback" in err and not complained:
+        complained = True
+        report.complaints.append(f"{case.name}: a traceback\n{err[-2000:]}")
+    if ended:
+      codes = [code for code, _, _ in ended]
+      if codes != [0] * len(codes):
+        report.complaints.append(f"{case.name}: ended with {codes}: {words}")
+        if len(report.complaints) > 5:
+          raise AssertionError(report)
+        continue
+      return ended
+
+
+def table(reports):
+  """Lines of Markdown."""
+  yield (
+    "| case | kills | runs | identical | most steps lost | kills that lost more"
+    f" than {EVERY} | survivors ended within, s | workers left |"
+  )
+  yield "| --- | --: | --: | --: | --: | --: | --: | --: |"
+  for name, found in reports.items():
+    over = sum(lost > EVERY for lost in found.lost)
+    yield (
+      f"| {name} | {found.kills} | {found.ended} | {found.identical} |"
+      f" {max(found.lost, default=0)} | {over} |"
+      f" {max(found.survivors, default=0):.0f} | {found.orphans} |"
+    )
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("--kills", type=int, default=100, help="in all")
+  parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument("--case", help="one of them only")
+  options = parser.parse_args()
+  cases = [c for c in CASES if options.case in (None, c.name)]
+  reports = {}
+  for case in cases:
+    reports[case.name] = Report()
+    share = -(-options.kills // len(cases))
+    attack(case, share, options.seed, reports[case.name], print)
+  print("\n".join(table(reports)))
+  complaints = [words for each in reports.values() for words in each.complaints]
+  print("\n".join(complaints) or "no complaints")
+  sys.exit(bool(complaints))
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,16 @@
+"""A short campaign; the long one is a command (campaign.py)."""
+
+import campaign
+import pytest
+
+
+@pytest.mark.parametrize("name", ["2 data workers", "2 processes"])
+def test_killed_at_random_moments_a_run_ends_as_the_undisturbed_one(name):
+  case = next(each for each in campaign.CASES if each.name == name)
+  report = campaign.Report()
+  campaign.attack(case, 2, 0, report)
+  assert not report.complaints, report
+  assert report.identical == report.ended
+  assert report.orphans == 0
+  # A save that was being written when the kill came is one interval more.
+  assert max(report.lost, default=0) <= 2 * campaign.EVERY
