@@ -43,9 +43,6 @@ def fail(status: int, words: str) -> NoReturn:
   """
   if _joined.is_set():
     _put(_WORDS, f"{status} process {_index()}: {words}")
-  elif threading.current_thread() is threading.main_thread():
-    print(f"error: {words}", file=sys.stderr, flush=True)
-    sys.exit(status)
   end_this(status, words)
 
 
@@ -71,7 +68,10 @@ def crash(error: BaseException) -> None:
 
 
 def end_this(status: int, words: str) -> NoReturn:
-  """Ends this process, without the usual goodbyes, which wait for others."""
+  """Ends this process, without the usual goodbyes.
+
+  They wait for other processes, and for threads that are stuck at a bad disk.
+  """
   if not _ending.acquire(blocking=False):
     time.sleep(60)  # Another thread is at it.
   print(f"error: {words}", file=sys.stderr, flush=True)

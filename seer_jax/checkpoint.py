@@ -26,6 +26,11 @@ from seer_jax import mesh as mesh_lib
 
 _log = logging.getLogger(__name__)
 
+# Each of orbax's threads shouts what we tell in one line.
+logging.getLogger("absl").addFilter(
+  lambda record: not (record.exc_info and "orbax" in record.pathname)
+)
+
 _PLACE = "place.json"
 _SLOW = 10  # Seconds that a save may wait for the one before, untold.
 
@@ -86,9 +91,12 @@ class Checkpoints:
       path: shape for path, shape in shapes.items() if shape != stored[path]
     }
     part = self._folder / f"{step}.part"
+    words = self._obstacle(now)
+    if distributed.any_of(bool(words)):
+      self.fail(words)
+      return
     try:
       if distributed.is_lead():
-        self._folder.mkdir(parents=True, exist_ok=True)
         _remove(part)
       response = ocp.save_checkpointables_async(part, {"state": now})
     except Exception as error:  # Orbax raises whatever its layers raise.
@@ -96,6 +104,26 @@ class Checkpoints:
       return
     self._writing = self._writer.submit(
       self._finish, response, step, part, place | {"padded": padded}
+    )
+
+  def _obstacle(self, now):
+    """Looked for first: a save that fails in its middle is a noisy affair."""
+    if not distributed.is_lead():
+      return ""
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(now))
+    try:
+      self._folder.mkdir(parents=True, exist_ok=True)
+      probe = self._folder / "probe.part"
+      probe.mkdir(exist_ok=True)
+      probe.rmdir()
+      free = shutil.disk_usage(self._folder).free
+    except OSError as error:
+      return self._reason(error)
+    if free >= needed:
+      return ""
+    return (
+      f"No space left on device ({self._folder}): {needed / 2**20:,.1f} MiB are"
+      f" needed, {free / 2**20:,.1f} MiB are free"
     )
 
   def _finish(self, response, step, part, place):

@@ -321,7 +321,7 @@ class Votes:
 
   def __init__(self, mesh: jax.sharding.Mesh, count: int):
     """Takes the mesh of the run, and how many numbers a question has."""
-    self._count, self._rows = count, mesh.local_mesh.size
+    self._count, self._rows = count, len(mesh.local_devices)
     self._asked = collections.deque()
     self._alone = jax.process_count() == 1
     if not self._alone:

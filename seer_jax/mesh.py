@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 
 from seer_jax import errors
 
@@ -54,18 +54,59 @@ def make(
   there = len(devices)
   if data < 0:
     data = max(1, there // fsdp)
+    if data * fsdp < there:
+      raise errors.UserError(
+        f"config.mesh.fsdp is {fsdp}, which does not divide the {there} devices"
+        " there are; give mesh.data as well to leave some of them idle"
+      )
   if data * fsdp > there:
     raise errors.UserError(
       f"config.mesh.data x config.mesh.fsdp is {data} x {fsdp}, but JAX sees"
       f" {there} device(s): {devices[0].platform}. Ask for at most {there} in"
       " all; mesh.data=-1 takes what there is"
     )
-  return jax.make_mesh(
-    (data, fsdp),
+  if data * fsdp < there and jax.process_count() > 1:
+    raise errors.UserError(
+      f"config.mesh.data x config.mesh.fsdp is {data} x {fsdp}, but all"
+      f" {there} devices of several processes must take part; mesh.data=-1"
+      " takes what there is"
+    )
+  return jax.sharding.Mesh(
+    arranged(devices[: data * fsdp], data, fsdp),
     AXES,
     axis_types=(jax.sharding.AxisType.Auto,) * 2,
-    devices=devices[: data * fsdp],
   )
+
+
+def arranged(devices: Sequence[jax.Device], data: int, fsdp: int) -> np.ndarray:
+  """Devices as [data, fsdp], so that those of a row are close to each other.
+
+  On TPUs by their coordinates; on others as processes and hosts have them.
+  (`jax.make_mesh` takes each host with GPUs for a slice, and refuses several.)
+
+  Raises:
+    UserError: TPUs that cannot be arranged like that.
+  """
+  if devices[0].platform != "tpu":
+    order = sorted(devices, key=lambda each: (each.process_index, each.id))
+    return np.array(order).reshape(data, fsdp)
+  slices = len({getattr(each, "slice_index", 0) for each in devices})
+  try:
+    if slices > 1:
+      return mesh_utils.create_hybrid_device_mesh(
+        (data // slices, fsdp),
+        (slices, 1),
+        devices,
+        allow_split_physical_axes=True,
+      )
+    return mesh_utils.create_device_mesh(
+      (data, fsdp), devices, allow_split_physical_axes=True
+    )
+  except (ValueError, NotImplementedError) as error:
+    raise errors.UserError(
+      f"these {len(devices)} TPUs cannot be a mesh of data {data} x fsdp {fsdp}"
+      f" ({' '.join(str(error).split())[:150]}); try another config.mesh.fsdp"
+    ) from error
 
 
 def native_precision(platform: str, capability: str = "") -> tuple[str, str]:
@@ -294,6 +335,12 @@ def _constrained(x, spec):
 def path_of(path: Any) -> str:
   """A JAX key path as "params/trunk/stem/kernel"."""
   return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def local_rows(mesh: jax.sharding.Mesh, batch: int) -> np.ndarray:
+  """Numbers of the rows of a batch that this process gives to `to_global`."""
+  shards = rows(mesh).addressable_devices_indices_map((batch,)).values()
+  return np.unique(np.concatenate([np.arange(batch)[at] for at in shards]))
 
 
 def to_global(mesh: jax.sharding.Mesh, local: Any) -> Any:

@@ -50,11 +50,11 @@ class BadImages:
     max_pixels: int,
   ):
     self._source = source
-    # Each of several processes reads, and lists, a share of its own.
-    process, processes = jax.process_index(), jax.process_count()
+    # Each of several processes lists what it met itself.
+    process = jax.process_index()
     name = f"bad_images.{process}.txt" if process else "bad_images.txt"
     self._path = workdir / name
-    self._limit = max_share * len(source) / processes
+    self._limit = max_share * len(source)
     self._max_pixels = max_pixels
     self._met: set[int] = set()
     self._listed: set[str] = set()
@@ -107,20 +107,20 @@ def describe(
 class _Numbers:
   """Numbers of the samples that one process reads, step after step.
 
-  The same rows as one process would have: each takes a run of every batch.
+  The same rows as one process would have: each takes those that its devices
+  are to have of every batch.
   """
 
   first: int
   batch: int
-  share: int
-  process: int
+  rows: np.ndarray
 
   def __len__(self) -> int:
     return 2**48  # Without end.
 
   def __getitem__(self, i: int) -> int:
-    step, row = divmod(i, self.share)
-    return self.first + step * self.batch + self.process * self.share + row
+    step, row = divmod(i, len(self.rows))
+    return self.first + step * self.batch + int(self.rows[row])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,8 +224,8 @@ def train_batches(
     first: number of the first sample.
     bad_images: told of every unusable image met.
   """
-  share = config.batch_size // jax.process_count()
-  numbers = _Numbers(first, config.batch_size, share, jax.process_index())
+  rows = mesh_lib.local_rows(mesh, config.batch_size)
+  numbers = _Numbers(first, config.batch_size, rows)
   to_crops = _MultiCrop(
     source,
     _order(source, config),
@@ -234,7 +234,7 @@ def train_batches(
     config.seed,
     config.data.max_pixels,
   )
-  batches = grain.MapDataset.source(numbers).map(to_crops).batch(share)
+  batches = grain.MapDataset.source(numbers).map(to_crops).batch(len(rows))
   threads = config.data.workers == 0
   loader = batches.to_iter_dataset(
     grain.ReadOptions(
@@ -339,12 +339,11 @@ def clean_batches(
   view = _CleanView(
     source, config.eval.resize, config.eval.size, config.data.max_pixels
   )
-  processes = jax.process_count()
-  rows = padded.reshape(-1, processes, batch // processes)
+  rows = mesh_lib.local_rows(mesh, batch)
   loader = (
-    grain.MapDataset.source(rows[:, jax.process_index()].ravel())
+    grain.MapDataset.source(padded.reshape(-1, batch)[:, rows].ravel())
     .map(view)
-    .batch(batch // processes)
+    .batch(len(rows))
     .to_iter_dataset(
       grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=4)
     )

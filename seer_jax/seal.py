@@ -37,6 +37,8 @@ def complaints(folder: pathlib.Path) -> list[str]:
   """What is not as it was sealed, a phrase each; nothing when all is well."""
   try:
     text = (folder / _NAME).read_text(encoding="utf-8", errors="replace")
+    if not text.endswith("\n"):
+      return [f"{_NAME} is cut off"]
     expected = dict(_parse(line) for line in text.splitlines())
     there = set(_names(folder))
   except OSError as error:

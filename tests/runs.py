@@ -33,7 +33,7 @@ TINY = (
 CLOCKED = ("images_per_second", "data_wait", "eval_seconds", "seconds")
 
 
-def start(*args, devices=1):
+def start(*args, devices=1, output=subprocess.PIPE):
   environment = os.environ | {
     "JAX_PLATFORMS": "cpu",
     "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
@@ -42,8 +42,8 @@ def start(*args, devices=1):
     [sys.executable, "-m", "seer_jax.main", *args],
     cwd=ROOT,
     env=environment,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
+    stdout=output,
+    stderr=output,
     text=True,
   )
 

@@ -35,6 +35,7 @@ OPTIONS = (
   "--config.log.every=1",
   "--config.eval.every=60",
   f"--config.checkpoint.every={EVERY}",
+  "--patience=60",
 )
 # A survivor ends by itself within so many seconds.
 PATIENCE = 200
