@@ -147,13 +147,20 @@ def _inputs(now, rate, step):
 
 
 def _bad_rows(task, config, now, batch):
-  """Rows of the batch whose projections are not all finite."""
+  """Rows of the batch whose projections are not all finite.
+
+  Through the running statistics: in those of a batch, one spoils all.
+  """
 
   def project(now, batch):
     batch = {name: x for name, x in batch.items() if name != "stand_ins"}
     key = state.key_of(config.seed, "augment", now.step)
-    z_BxAxP = task.project_assigning(now.params, now, task.keyed(batch, key))
-    return jnp.all(jnp.isfinite(z_BxAxP), axis=(1, 2))
+    views = task.model.apply(
+      {"params": now.params, "batch_stats": now.batch_stats},
+      task.view(task.keyed(batch, key)),
+      train=False,
+    )
+    return jnp.all(jnp.isfinite(views.z_BxVxP), axis=(1, 2))
 
   return np.flatnonzero(~mesh_lib.to_host(jax.jit(project)(now, batch)))
 

@@ -33,13 +33,15 @@ TINY = (
 CLOCKED = ("images_per_second", "data_wait", "eval_seconds", "seconds")
 
 
-def start(*args, devices=1, output=subprocess.PIPE):
+def start(
+  *args, devices=1, output=subprocess.PIPE, program=("-m", "seer_jax.main")
+):
   environment = os.environ | {
     "JAX_PLATFORMS": "cpu",
     "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
   }
   return subprocess.Popen(
-    [sys.executable, "-m", "seer_jax.main", *args],
+    [sys.executable, *program, *args],
     cwd=ROOT,
     env=environment,
     stdout=output,

@@ -1,0 +1,185 @@
+"""What is not finite in data, gradients or scale; going back; replaying."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import runs
+import train_test
+
+from seer_jax import errors, pipeline, tasks, train
+from seer_jax import step as step_lib
+
+POISON = np.array([255, 0, 255], np.uint8)
+
+
+@pytest.fixture
+def photos(tmp_path):
+  return train_test.plant(tmp_path / "photos", 40)
+
+
+def settings(photos, **changes):
+  config = train_test.tiny(photos, steps=16, **changes)
+  config.log.every = 1
+  config.checkpoint.every = 3
+  config.rollback.after = 2
+  return config
+
+
+@pytest.fixture
+def poisoned(monkeypatch):
+  """Lets images of one colour be NaN, and samples of some numbers be those."""
+  numbers = set()
+  crop, view = pipeline._MultiCrop.__call__, tasks.SwAV.view
+
+  def poison(self, number):
+    found = crop(self, number)
+    if number in numbers:
+      views = tuple(np.broadcast_to(POISON, x.shape) for x in found["crops"])
+      found = found | {"crops": views}
+    return found
+
+  def poisoned_view(self, batch):
+    return [
+      jnp.where(
+        jnp.all(crops == POISON, axis=(2, 3, 4), keepdims=True), jnp.nan, x
+      )
+      for crops, x in zip(batch["crops"], view(self, batch), strict=True)
+    ]
+
+  monkeypatch.setattr(pipeline._MultiCrop, "__call__", poison)
+  monkeypatch.setattr(tasks.SwAV, "view", poisoned_view)
+  return numbers
+
+
+@pytest.fixture
+def bad_gradients(monkeypatch):
+  """Makes the gradients of all steps from the seventh on NaN."""
+  gradient = step_lib.gradient
+
+  def spoiled(task, config, now, batch):
+    grads, aux = gradient(task, config, now, batch)
+    factor = jnp.where(now.step >= 6, jnp.nan, 1.0)
+    return jax.tree.map(lambda g: g * factor, grads), aux
+
+  monkeypatch.setattr(step_lib, "gradient", spoiled)
+
+
+def place_of(workdir, step=16):
+  path = workdir / "checkpoints" / str(step) / "place.json"
+  return json.loads(path.read_text())
+
+
+def finite(workdir):
+  return all(
+    np.isfinite(leaf).all() for leaf in jax.tree.leaves(runs.state_of(workdir))
+  )
+
+
+def test_nan_in_data_sends_the_run_back_and_past_it(
+  photos, tmp_path, poisoned, caplog
+):
+  poisoned.update(range(6 * 8 + 3, 9 * 8))
+  for name in ("one", "again"):
+    train.run(settings(photos), tmp_path / name)
+  assert "Back to step 6, leaving out the" in caplog.text
+  place = place_of(tmp_path / "one")
+  (jump,) = place["jumps"]
+  assert jump["from"] == 6
+  assert 8 <= jump["to"] <= 9
+  # The samples of the steps from 6 on were used twice: for nothing, and never.
+  assert place["samples"] == (16 + jump["to"] - 6) * 8
+  steps = [line["step"] for line in runs.metrics_of(tmp_path / "one")]
+  assert steps == [0, *range(1, 17), 16]
+  assert finite(tmp_path / "one")
+  runs.assert_same_run(tmp_path / "one", tmp_path / "again")
+
+
+def test_one_bad_step_is_left_out_and_told(photos, tmp_path, poisoned, caplog):
+  poisoned.update(range(6 * 8, 7 * 8))
+  train.run(settings(photos), tmp_path / "run")
+  assert "not finite; they were not applied" in caplog.text
+  assert place_of(tmp_path / "run")["jumps"] == []
+  skipped = [
+    line["step"]
+    for line in runs.metrics_of(tmp_path / "run")
+    if line.get("skipped")
+  ]
+  assert skipped == [7]
+
+
+def test_data_that_stays_bad_ends_the_run_and_is_replayed(
+  photos, tmp_path, poisoned
+):
+  # Two images of every batch.
+  poisoned.update(n for n in range(48, 4000) if n % 8 in (2, 5))
+  with pytest.raises(errors.UserError, match="--mode=replay") as caught:
+    train.run(settings(photos), tmp_path / "run")
+  assert "\n" not in str(caught.value)
+  (step,) = (path.name for path in (tmp_path / "run" / "divergence").iterdir())
+  found = list(train.replay(settings(photos), tmp_path / "run"))
+  assert f"step {step} repeated: the same, not finite" in found
+  kept = json.loads(
+    (tmp_path / "run" / "divergence" / step / "place.json").read_text()
+  )
+  blamed = next(line for line in found if "projection" in line)
+  assert ": 2 of 8: " in blamed
+  for row in (2, 5):
+    assert kept["ids"][row] in blamed
+  # Once mended, it says so.
+  poisoned.clear()
+  found = list(train.replay(settings(photos), tmp_path / "run"))
+  assert f"step {step} repeated: it is finite here" in found
+
+
+def test_nan_in_gradients_ends_the_run_at_the_second_time(
+  photos, tmp_path, bad_gradients, caplog
+):
+  with pytest.raises(errors.UserError, match="diverged at step 6"):
+    train.run(settings(photos), tmp_path / "run")
+  assert caplog.text.count("Back to step 6") == 1
+  found = list(train.replay(settings(photos), tmp_path / "run"))
+  assert any("the same, not finite" in line for line in found)
+  assert any("projection is not finite: 0 of 8" in line for line in found)
+  gradients = next(line for line in found if line.startswith("gradients"))
+  assert not gradients.endswith(": 0")
+  # What was saved is untouched, and the same command meets the same end.
+  assert finite(tmp_path / "run")
+  with pytest.raises(errors.UserError, match="diverged at step 6"):
+    train.run(settings(photos), tmp_path / "run")
+
+
+def test_without_rollback_it_ends_at_once(photos, tmp_path, bad_gradients):
+  config = settings(photos, rollback__after=0)
+  with pytest.raises(errors.UserError, match="diverged at step 6"):
+    train.run(config, tmp_path / "run")
+
+
+def test_an_overflowing_loss_scale_finds_its_size_without_a_rollback(
+  photos, tmp_path, caplog
+):
+  config = settings(photos, precision="fp16", loss_scale__first=2.0**30)
+  train.run(config, tmp_path / "run")
+  lines = [x for x in runs.metrics_of(tmp_path / "run") if "skipped" in x]
+  assert lines[0]["skipped"] == 1
+  assert lines[-1]["skipped"] == 0
+  assert lines[-1]["loss_scale"] < 2.0**30
+  assert "diverged" not in caplog.text
+  assert finite(tmp_path / "run")
+
+
+def test_a_loss_scale_that_keeps_falling_is_divergence(
+  photos, tmp_path, bad_gradients
+):
+  config = settings(photos, precision="fp16", loss_scale__first=8.0)
+  with pytest.raises(errors.UserError, match="diverged at step 6"):
+    train.run(config, tmp_path / "run")
+  found = list(train.replay(config, tmp_path / "run"))
+  assert any("the same, not finite" in line for line in found)
+
+
+def test_nothing_to_replay_is_a_user_error(photos, tmp_path):
+  with pytest.raises(errors.UserError, match="no step to replay"):
+    list(train.replay(settings(photos), tmp_path / "run"))

@@ -1,0 +1,111 @@
+"""Two runs in one workdir; owners that are gone."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from seer_jax import errors, lock
+
+
+def write(path, **changes):
+  """A lock as somebody else left it."""
+  (path / "lock.json").write_text(json.dumps(lock._myself() | changes))
+
+
+def test_a_lock_names_its_owner_and_is_gone_afterwards(tmp_path):
+  with lock.Lock(tmp_path):
+    found = json.loads((tmp_path / "lock.json").read_text())
+    assert found["process"] == os.getpid()
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_a_living_owner_is_respected_and_named(tmp_path):
+  with lock.Lock(tmp_path):
+    words = rf"in use by process {os.getpid()} on .* since .* last sign of life"
+    with pytest.raises(errors.UserError, match=words), lock.Lock(tmp_path):
+      pass
+    # Refused, it left the lock to its owner.
+    assert (tmp_path / "lock.json").exists()
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_an_owner_that_was_killed_here_is_followed_at_once(tmp_path, caplog):
+  code = (
+    "import sys, pathlib; from seer_jax import lock;"
+    "lock.Lock(pathlib.Path(sys.argv[1])).__enter__();"
+    "print('held', flush=True); input()"
+  )
+  with subprocess.Popen(
+    [sys.executable, "-c", code, str(tmp_path)],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+  ) as owner:
+    owner.stdout.readline()
+    with pytest.raises(errors.UserError), lock.Lock(tmp_path):
+      pass
+    owner.kill()
+  began = time.monotonic()
+  with lock.Lock(tmp_path):
+    assert time.monotonic() - began < 2
+  assert "which is gone" in caplog.text
+
+
+def test_a_process_number_that_is_used_again_is_no_owner(tmp_path):
+  write(tmp_path, began="1")
+  with lock.Lock(tmp_path):
+    pass
+
+
+def test_an_owner_elsewhere_that_is_silent_is_followed(tmp_path, caplog):
+  write(tmp_path, machine="another", host="far", process=7)
+  began = time.monotonic()
+  with lock.Lock(tmp_path, silence=1):
+    assert time.monotonic() - began >= 1
+  assert "locked by process 7 on far" in caplog.text
+
+
+def test_an_owner_elsewhere_that_lives_is_respected(tmp_path):
+  write(tmp_path, machine="another", host="far", process=7)
+  sign = threading.Timer(0.5, os.utime, (tmp_path / "lock.json",))
+  sign.start()
+  words = "in use by process 7 on far"
+  with (
+    pytest.raises(errors.UserError, match=words),
+    lock.Lock(tmp_path, silence=60),
+  ):
+    pass
+  sign.join()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "\0\0"])
+def test_a_lock_that_cannot_be_read_is_followed_when_silent(tmp_path, text):
+  (tmp_path / "lock.json").write_text(text)
+  with lock.Lock(tmp_path, silence=0.5):
+    pass
+
+
+def test_of_many_that_find_a_dead_owner_one_gets_the_lock(tmp_path):
+  write(tmp_path, began="1")
+  held, refused = [], []
+
+  def run():
+    try:
+      with lock.Lock(tmp_path):
+        held.append(1)
+        assert len(held) == 1
+        time.sleep(0.5)
+        held.pop()
+    except errors.UserError:
+      refused.append(1)
+
+  threads = [threading.Thread(target=run) for _ in range(8)]
+  for each in threads:
+    each.start()
+  for each in threads:
+    each.join()
+  assert len(refused) == 7
