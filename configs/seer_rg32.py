@@ -1,4 +1,4 @@
-"""SEER RG-32: RegNetY-32GF, 145 million parameters, 244,000 steps of 4,096.
+"""SEER RG-32: RegNetY-32GF, 141 million parameters, 244,000 steps of 4,096.
 
 Goyal et al. 2021; the head has BatchNorm, as that of all SEER's trunks up to
 this size. Batch and length as the name of the released file has them; the

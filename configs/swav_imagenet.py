@@ -8,7 +8,10 @@ BatchNorm is synchronised over 8 GPUs.
 Data: TFDS's imagenet2012, prepared with --file_format=array_record.
 
     python -m seer_jax.main --config configs/swav_imagenet.py:a100 \
-      --config.data.train.path=~/tensorflow_datasets --workdir runs/swav
+      --workdir runs/swav
+
+It is looked for in ~/tensorflow_datasets; elsewhere, name the place for both:
+--config.data.train.path=DIR --config.data.test.path=DIR.
 """
 
 from configs import hardware

@@ -16,8 +16,16 @@ repository=${REPOSITORY:-$(git -C "$(dirname "$0")" remote get-url origin)}
 make() {
   gcloud compute tpus tpu-vm create "$NAME" --zone="$ZONE" --spot \
     --accelerator-type="$TYPE" --version="$VERSION"
-  everywhere "git clone '$repository' seer_jax && cd seer_jax &&
-    python3 -m venv .venv && .venv/bin/pip install -q -e '.[tpu]'"
+}
+# Again before each start: a slice may be new, or was left half installed. The
+# images of TPUs have an older Python than JAX asks for; uv brings its own.
+install() {
+  everywhere "set -e
+    [ -d seer_jax ] || git clone '$repository' seer_jax
+    cd seer_jax
+    [ -x ~/.local/bin/uv ] || curl -LsSf https://astral.sh/uv/install.sh | sh
+    [ -d .venv ] || ~/.local/bin/uv venv --python 3.12 .venv
+    ~/.local/bin/uv pip install -q --python .venv/bin/python -e '.[tpu]'"
 }
 everywhere() {
   gcloud compute tpus tpu-vm ssh "$NAME" --zone="$ZONE" --worker=all \
@@ -31,13 +39,15 @@ state() {
 while true; do
   case $(state) in
     READY) ;;
-    NONE) make || { sleep 300; continue; } ;; # No capacity: ask again.
-    *)
-      # Preempted: only deleting it makes the name free.
-      gcloud compute tpus tpu-vm delete "$NAME" --zone="$ZONE" --quiet
+    NONE) make || sleep 300; continue ;; # No capacity: ask again.
+    PREEMPTED | TERMINATED | STOPPED)
+      # Only deleting it makes the name free.
+      gcloud compute tpus tpu-vm delete "$NAME" --zone="$ZONE" --quiet || sleep 60
       continue
       ;;
+    *) sleep 30; continue ;; # On its way to one of these.
   esac
+  install || { sleep 60; continue; }
   status=0
   # The hosts of a slice find each other; the same command on each.
   everywhere "cd seer_jax && .venv/bin/python -m seer_jax.main $(printf '%q ' "$@")" ||
@@ -45,6 +55,6 @@ while true; do
   case $status in
     0) echo "done; the slice is still there: delete $NAME" && exit 0 ;;
     2) echo "a mistake in the command, see above" >&2 && exit 2 ;;
-    *) sleep 30 ;; # Preempted, or stopped by a notice: go on.
+    *) sleep 30 ;; # Preempted, stopped by a notice, or lost: go on.
   esac
 done

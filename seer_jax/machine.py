@@ -126,13 +126,20 @@ def gather() -> Facts:
       name: os.environ[name] for name in _VARIABLES if name in os.environ
     },
     foreign_cuda=foreign_cuda(os.environ.get("LD_LIBRARY_PATH", "")),
-    cores=os.cpu_count() or 1,
+    cores=cores(),
     memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
     shm=shutil.disk_usage(shm).free if shm.exists() else -1,
     cache=str(folder),
     cache_free=shutil.disk_usage(above).free,
     cache_writable=os.access(above, os.W_OK),
   )
+
+
+def cores() -> int:
+  """How many this process may use: under SLURM, for one, not all there are."""
+  if hasattr(os, "sched_getaffinity"):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
 
 
 def cache_folder() -> pathlib.Path:

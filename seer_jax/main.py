@@ -24,6 +24,7 @@ import os
 import pathlib
 import re
 import sys
+import traceback
 
 import jax
 from absl import app, flags
@@ -134,7 +135,20 @@ def _parse(argv):
   except (AttributeError, KeyError) as error:
     raise errors.UserError(_unknown_key(argv, error)) from error
   except (flags.Error, TypeError, ValueError) as error:
-    raise errors.UserError(" ".join(str(error).split())) from error
+    # A config file's own failure comes as a traceback; its end says what.
+    words = str(error).strip().splitlines()
+    if "takes 0 positional arguments" in words[-1]:
+      words = ["this config knows no hardware: leave out what follows its name"]
+    if any("Traceback" in line for line in words):
+      words = [words[0].split(": Error")[0], words[-1]]
+    raise errors.UserError(" ".join(" ".join(words).split())) from error
+  except Exception as error:
+    # Of a config file, which is the user's.
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    raise errors.UserError(
+      f"the config file fails at {at.filename}:{at.lineno}:"
+      f" {type(error).__name__}: {error}"
+    ) from error
 
 
 def _unknown_key(argv, error):

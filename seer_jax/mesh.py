@@ -231,8 +231,8 @@ def whole(
   """A kernel as its layer uses it: gathered, unpadded, in the layer's dtype.
 
   The gather moves the short dtype, and happens where it stands: inside a
-  recomputed block, the whole kernel is not kept. The gradient goes back the
-  same way, summed into the device's own part. Needs the mesh of `jax.set_mesh`.
+  recomputed block, the whole kernel is not kept. Of the gradient the device
+  keeps its own part. Needs the mesh of `jax.set_mesh`.
   """
   fsdp = jax.sharding.get_abstract_mesh().shape.get("fsdp", 1)
   spec = _split(shape, fsdp).spec

@@ -74,7 +74,10 @@ class Prototypes(nn.Module):
       return swav.normalize(regnet.uniform_fan_in(shape[0])(key, shape))
 
     shape = (z.shape[-1], self.count)
-    return z @ regnet.kernel_of(self, on_sphere, shape, jnp.float32)
+    kernel = regnet.kernel_of(self, on_sphere, shape, jnp.float32)
+    # By default TPUs and newer GPUs round the operands, by more than Sinkhorn's
+    # epsilon forgives.
+    return jnp.matmul(z, kernel, precision="highest")
 
 
 class SwavModel(nn.Module):

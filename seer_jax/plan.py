@@ -11,7 +11,6 @@ import copy
 import dataclasses
 import logging
 import math
-import os
 import pathlib
 import re
 import tempfile
@@ -20,7 +19,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 from jax.experimental.compilation_cache import compilation_cache
 
@@ -29,6 +27,7 @@ from seer_jax import (
   costs,
   errors,
   hardware,
+  machine,
   model,
   optim,
   pipeline,
@@ -127,7 +126,9 @@ def _complete(config, mesh) -> list[str]:
   device, assumed = mesh.devices.flat[0], []
   images, side, where = _IMAGES, _SIDE, config.data.train
   try:
-    source = sources.open_source(where.kind, where.path, where.split)
+    source = sources.open_source(
+      where.kind, where.path, where.split, where.name
+    )
     images = len(source)
     side = recipe.median_side(source, config.data.max_pixels)
   except errors.UserError as error:
@@ -143,7 +144,7 @@ def _complete(config, mesh) -> list[str]:
     precision=mesh_lib.native_precision(
       device.platform, str(getattr(device, "compute_capability", ""))
     ),
-    cores=os.cpu_count() or 1,
+    cores=machine.cores(),
   )
   for key, value, reason in recipe.complete(config, here):
     _log.info("chose %s = %s (%s)", key, value, reason)
@@ -219,8 +220,7 @@ def _uncached():
 
 
 def _build(config, mesh):
-  dtype = {"bf16": jnp.bfloat16, "fp16": jnp.float16, "fp32": jnp.float32}
-  task = tasks.SwAV(config, jnp.dtype(dtype[config.precision]))
+  task = tasks.create(config)
   tx, _ = optim.make(config.optim, config.steps, config.batch_size)
   return step_lib.build(task, tx, config, mesh)
 

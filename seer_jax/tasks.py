@@ -26,6 +26,12 @@ class Aux(NamedTuple):
   metrics: dict[str, jax.Array]  # Means over the batch.
 
 
+def create(config: ml_collections.ConfigDict) -> "SwAV":
+  """The task of a resolved config, in its precision."""
+  dtype = {"bf16": jnp.bfloat16, "fp16": jnp.float16, "fp32": jnp.float32}
+  return SwAV(config, jnp.dtype(dtype[config.precision]))
+
+
 class SwAV:
   """Pre-training by swapped prediction, on batches of multi-crops."""
 

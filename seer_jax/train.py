@@ -2,12 +2,10 @@
 
 import contextlib
 import logging
-import os
 import pathlib
 from collections.abc import Iterator
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 
 import seer_jax
@@ -18,6 +16,7 @@ from seer_jax import (
   evaluation,
   lock,
   loop,
+  machine,
   metrics,
   model,
   recipe,
@@ -55,7 +54,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         f"cannot write to --workdir={workdir}: {error.strerror}"
       ) from error
     closing.enter_context(jax.set_mesh(mesh))
-    task = task_of(config)
+    task = tasks.create(config)
     loop.Loop(
       config, workdir, source, mesh, images, task, notices, closing
     ).run()
@@ -91,7 +90,9 @@ def replay(
   source, mesh, _ = begin(config, workdir)
   config_lib.claim(workdir, config, write=False)
   with jax.set_mesh(mesh):
-    yield from replay_lib.replay(config, workdir, source, mesh, task_of(config))
+    yield from replay_lib.replay(
+      config, workdir, source, mesh, tasks.create(config)
+    )
 
 
 def _facts(config, source):
@@ -119,18 +120,12 @@ def resolve(
     devices=mesh.size,
     platform=jax.default_backend(),
     precision=mesh_lib.precision_here(),
-    cores=os.cpu_count() or 1,
+    cores=machine.cores(),
   )
   for key, value, reason in recipe.complete(config, here):
     _log.info("chose %s = %s (%s)", key, value, reason)
   checks.check_together(config)
   model.architecture(config.model)
-
-
-def task_of(config: ml_collections.ConfigDict) -> tasks.SwAV:
-  """The task of a resolved config, in its precision."""
-  dtype = {"bf16": jnp.bfloat16, "fp16": jnp.float16, "fp32": jnp.float32}
-  return tasks.SwAV(config, jnp.dtype(dtype[config.precision]))
 
 
 def closing_lines(workdir: pathlib.Path) -> Iterator[str]:

@@ -160,11 +160,12 @@ def kill(rng, processes, report):
 
 def children(pid):
   """Process numbers of the children of a process."""
-  path = pathlib.Path(f"/proc/{pid}/task/{pid}/children")
-  try:
-    return path.read_text().split()
-  except OSError:
-    return []
+  found = []
+  # Each thread has its own.
+  for task in pathlib.Path(f"/proc/{pid}/task").glob("*/children"):
+    with contextlib.suppress(OSError):
+      found += task.read_text().split()
+  return found
 
 
 def attack(case, kills, seed, report, tell=lambda words: None):

@@ -1,0 +1,271 @@
+"""Whatever is fed in: it works, or it is told in one line; never a traceback.
+
+    SEER_FUZZ=2500 pytest tests/faults/fuzz_test.py
+
+runs so many inputs of each kind; by default fewer.
+"""
+
+import contextlib
+import copy
+import datetime
+import io
+import json
+import os
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import ten_steps
+import tfds_source_test
+import train_test
+from crops_test import encode, scene
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from seer_jax import (
+  checkpoint,
+  config,
+  crops,
+  errors,
+  main,
+  metrics,
+  pipeline,
+  step,
+  tasks,
+  tfds_source,
+  train,
+)
+from seer_jax import mesh as mesh_lib
+
+COUNT = int(os.environ.get("SEER_FUZZ", 60))
+
+
+def fuzzed(share=1.0):
+  """So many examples, none of which may hang."""
+  return settings(
+    max_examples=max(1, int(COUNT * share)),
+    deadline=datetime.timedelta(seconds=30),
+    suppress_health_check=list(HealthCheck),
+    database=None,
+    derandomize=COUNT < 1000,
+  )
+
+
+@st.composite
+def damaged(draw, data):
+  """Bytes cut, flipped, doubled or overwritten at random places."""
+  data = bytearray(data)
+  for _ in range(draw(st.integers(1, 4))):
+    if not data:
+      break
+    at = draw(st.integers(0, len(data) - 1))
+    match draw(st.sampled_from(("cut", "flip", "noise", "double", "drop"))):
+      case "cut":
+        data = data[:at]
+      case "flip":
+        data[at] ^= 1 << draw(st.integers(0, 7))
+      case "noise":
+        noise = draw(st.binary(min_size=1, max_size=16))
+        data[at : at + len(noise)] = noise
+      case "double":
+        data = data[:at] + data[at // 2 : at] + data[at:]
+      case "drop":
+        del data[at : at + draw(st.integers(1, 64))]
+  return bytes(data)
+
+
+PICTURES = [
+  encode(extension, scene())
+  for extension in (".jpg", ".png", ".webp", ".bmp", ".tiff", ".ppm", ".jp2")
+]
+
+
+@fuzzed(4)
+@given(st.one_of(st.binary(max_size=200), *map(damaged, PICTURES)))
+def test_images(data):
+  with contextlib.suppress(errors.BadImage):
+    image = crops.decode(data, 1 << 20)
+    rng = np.random.default_rng(0)
+    groups = (crops.CropGroup(2, 16, (0.1, 1.0)),)
+    (views,) = crops.multi_crop(image, rng, groups, (3 / 4, 4 / 3))
+    assert views.shape == (2, 16, 16, 3)
+    assert crops.center_crop(image, 20, 16).shape == (16, 16, 3)
+
+
+KEYS = [key for key, _ in config.flatten(config.base())]
+NUMBERS = st.one_of(
+  st.integers(-2, 40),
+  st.sampled_from((10**9, 2**63, -(2**40))),
+  st.floats(allow_nan=True, allow_infinity=True),
+)
+VALUES = st.one_of(
+  NUMBERS,
+  st.booleans(),
+  st.text(max_size=8),
+  st.lists(NUMBERS, max_size=5).map(tuple),
+  st.lists(st.tuples(NUMBERS, NUMBERS), max_size=3).map(tuple),
+)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+  return train_test.plant(tmp_path_factory.mktemp("photos"), 40)
+
+
+@fuzzed(4)
+@given(changes=st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=3))
+def test_values_of_configs(photos, tmp_path_factory, changes):
+  some = train_test.tiny(photos)
+  workdir = tmp_path_factory.getbasetemp() / "nowhere"
+  try:
+    for key, value in changes.items():
+      # What main turns into a user's mistake when it reads the flags.
+      with contextlib.suppress(TypeError, ValueError, OverflowError):
+        config.put(some, key, value)
+    source, mesh, _ = train.begin(some, workdir)
+  except errors.UserError as error:
+    assert "\n" not in str(error)
+    return
+  with jax.set_mesh(mesh):
+    trace(some, mesh)
+  assert len(source) == 40
+
+
+def trace(some, mesh):
+  """Shapes of a step: what a run does first, and costs most of a second."""
+  if some.batch_size > 64 or max(some.crops.sizes) > 64:
+    return
+  task = tasks.create(some)
+  tx, schedule = train.loop.optim.make(some.optim, some.steps, some.batch_size)
+  assert np.isfinite(float(schedule(0)))
+  programs = step.build(task, tx, some, mesh)
+  batch = pipeline.abstract_batch(some, mesh)
+  jax.eval_shape(programs.step, programs.abstract, batch)
+
+
+FLAGS = st.one_of(
+  st.tuples(
+    st.sampled_from([f"config.{key}" for key in KEYS]),
+    st.one_of(VALUES.map(str), st.text(max_size=8)),
+  ).map(lambda each: f"--{each[0]}={each[1]}"),
+  st.text(st.characters(codec="ascii"), max_size=12).map(lambda t: f"--{t}"),
+  st.text(max_size=12),
+  st.sampled_from(("--mode=what", "--config=", "--processes=x", "--", "-c")),
+)
+
+
+@fuzzed(1)
+@given(st.lists(FLAGS, max_size=4))
+def test_command_lines(given_flags):
+  main.flags.FLAGS.unparse_flags()
+  argv = ["main", "--config=configs/digits.py", *given_flags]
+  shown = io.StringIO()
+  try:
+    with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown):
+      main._parse(argv)
+  except errors.UserError as error:
+    assert "\n" not in str(error)
+  except SystemExit:
+    assert any("help" in each for each in given_flags)
+
+
+@pytest.fixture(scope="module")
+def pets(tmp_path_factory):
+  return tfds_source_test.prepare(tmp_path_factory.mktemp("tfds"))
+
+
+@fuzzed(1)
+@given(data=st.data())
+def test_shards_and_their_descriptions(pets, tmp_path_factory, data):
+  here = tmp_path_factory.mktemp("pets")
+  shutil.copytree(pets, here, dirs_exist_ok=True)
+  files = sorted(path for path in here.rglob("*") if path.is_file())
+  victim = data.draw(st.sampled_from(files))
+  victim.write_bytes(data.draw(damaged(victim.read_bytes())))
+  try:
+    source = tfds_source.Tfds("pets", str(here), "train")
+    for i in range(len(source)):
+      with contextlib.suppress(errors.BadImage, OSError):
+        crops.decode(source[i]["image"], 1 << 20)
+        source.label_of(i)
+  except errors.UserError as error:
+    assert "\n" not in str(error)
+  finally:
+    shutil.rmtree(here)
+
+
+@pytest.fixture(scope="module")
+def programs():
+  mesh = mesh_lib.make(1)
+  with jax.set_mesh(mesh):
+    yield ten_steps.build(ten_steps.make_config("one-head"), mesh)[1]
+
+
+@pytest.fixture(scope="module")
+def saved(programs, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("saved")
+  kept = checkpoint.Checkpoints(folder)
+  for number in (1, 2):
+    now = programs.init()
+    kept.save(number, now.replace(step=now.step + number), programs.natural, {})
+  kept.close()
+  return folder
+
+
+@fuzzed(0.5)
+@given(data=st.data())
+def test_checkpoints(saved, programs, tmp_path_factory, data):
+  here = tmp_path_factory.mktemp("here")
+  shutil.copytree(saved, here, dirs_exist_ok=True)
+  files = sorted(path for path in here.rglob("*") if path.is_file())
+  before = None
+  for victim in data.draw(st.lists(st.sampled_from(files), max_size=3)):
+    before = victim.read_bytes()
+    victim.write_bytes(data.draw(damaged(before)))
+  kept = checkpoint.Checkpoints(here)
+  try:
+    now, _ = kept.restore(programs.abstract, programs.natural)
+    assert int(now.step) in (1, 2)
+    expected = programs.init()
+    jax.tree.map(np.testing.assert_array_equal, now.params, expected.params)
+  except errors.UserError as error:
+    assert "\n" not in str(error)
+  finally:
+    kept.close()
+    shutil.rmtree(here)
+
+
+LINES = "".join(
+  json.dumps({"step": i, "loss": i / 3, "features/rank": 2.0}) + "\n"
+  for i in range(20)
+).encode()
+
+
+@fuzzed(2)
+@given(data=damaged(LINES), resumed_at=st.none() | st.integers(0, 20))
+def test_metrics(tmp_path_factory, data, resumed_at):
+  workdir = tmp_path_factory.getbasetemp() / "metrics"
+  workdir.mkdir(exist_ok=True)
+  (workdir / "metrics.jsonl").write_bytes(data)
+  writer = metrics.Writer(workdir, resumed_at)
+  writer.write(21, {"loss": 1.0})
+  writer.close()
+  assert metrics.read_lines(workdir / "metrics.jsonl")[-1]["step"] == 21
+  list(train.closing_lines(workdir))
+  shutil.rmtree(workdir)
+
+
+@fuzzed(2)
+@given(data=st.data())
+def test_written_configs(photos, tmp_path_factory, data):
+  workdir = tmp_path_factory.getbasetemp() / "configs"
+  (workdir / "checkpoints" / "3").mkdir(parents=True, exist_ok=True)
+  some = train_test.tiny(photos)
+  text = json.dumps(dict(config.flatten(some)), indent=2).encode()
+  (workdir / "config.json").write_bytes(data.draw(damaged(text)))
+  try:
+    config.recall(workdir, copy.deepcopy(some))
+    config.claim(workdir, some)
+  except errors.UserError as error:
+    assert "\n" not in str(error)
