@@ -1,5 +1,6 @@
 """What the values of a config must be, each by itself and together."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,15 @@ from seer_jax import errors
 
 def _pair(value: Any) -> bool:
   return isinstance(value, tuple) and len(value) == 2
+
+
+def _counts(value: Any) -> bool:
+  """Whole numbers from 1 on, at least one."""
+  return bool(value) and all(isinstance(n, int) and n > 0 for n in value)
+
+
+def _share(value: Any) -> bool:
+  return 0 <= value <= 1
 
 
 # What each value must be by itself. Keys left open (None) pass.
@@ -32,8 +42,8 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
   ("data.workers", lambda v: v >= 0, "be 0 or more"),
   ("data.max_pixels", lambda v: v > 0, "be positive"),
   ("data.max_bad", lambda v: 0 <= v <= 1, "be a share from 0 to 1"),
-  ("crops.counts", lambda v: v and min(v) > 0, "be a tuple of counts"),
-  ("crops.sizes", lambda v: v and min(v) > 0, "be a tuple of pixels"),
+  ("crops.counts", _counts, "be a tuple of counts"),
+  ("crops.sizes", _counts, "be a tuple of pixels"),
   (
     "crops.scales",
     lambda v: all(_pair(each) and 0 < each[0] <= each[1] <= 1 for each in v),
@@ -44,10 +54,24 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     lambda v: _pair(v) and 0 < v[0] <= v[1],
     "be a pair, low > 0",
   ),
+  ("augment.flip", _share, "be a probability"),
+  ("augment.jitter", _share, "be a probability"),
+  ("augment.grey", _share, "be a probability"),
+  ("augment.blur", _share, "be a probability"),
+  ("augment.brightness", lambda v: v >= 0, "be 0 or more"),
+  ("augment.contrast", lambda v: v >= 0, "be 0 or more"),
+  ("augment.saturation", lambda v: v >= 0, "be 0 or more"),
+  ("augment.hue", lambda v: 0 <= v <= 0.5, "be from 0 to 0.5"),
   ("augment.mean", lambda v: len(v) == 3, "have 3 channels"),
   ("augment.std", lambda v: len(v) == 3 and min(v) > 0, "have 3, positive"),
+  ("model.se_ratio", _share, "be a share from 0 to 1"),
+  ("model.stem_width", lambda v: v > 0, "be positive"),
   ("model.stem_stride", lambda v: v in (1, 2), "be 1 or 2"),
-  ("model.strides", lambda v: v and set(v) <= {1, 2}, "be a tuple of 1 and 2"),
+  (
+    "model.strides",
+    lambda v: _counts(v) and max(v) <= 2,
+    "be a tuple of 1 and 2",
+  ),
   ("model.bn_groups", lambda v: v > 0, "be positive"),
   (
     "model.remat",
@@ -56,25 +80,45 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
   ),
   (
     "model.prototypes",
-    lambda v: v and min(v) > 1,
+    lambda v: _counts(v) and min(v) > 1,
     "be a tuple of counts above 1",
   ),
+  (
+    "model.head.hidden",
+    lambda v: v == () or _counts(v),
+    "be a tuple of widths",
+  ),
+  ("model.head.out", lambda v: v > 0, "be positive"),
   ("swav.temperature", lambda v: v > 0, "be positive"),
   ("swav.epsilon", lambda v: v > 0, "be positive"),
   ("swav.iterations", lambda v: v >= 0, "be 0 or more"),
-  ("swav.assign_crops", lambda v: v and min(v) >= 0, "be a tuple of crops"),
+  (
+    "swav.assign_crops",
+    lambda v: _counts([n + 1 for n in v]) and len(set(v)) == len(v),
+    "be a tuple of different crops, counted from 0",
+  ),
+  ("swav.freeze_steps", lambda v: v >= 0, "be 0 or more"),
+  ("swav.queue_start", lambda v: v >= 0, "be 0 or more"),
   ("swav.queue_length", lambda v: v >= 0, "be 0 or more"),
   (
     "optim.name",
     lambda v: v in ("larc", "lars", "sgd", "adamw"),
     "be larc, lars, sgd or adamw",
   ),
+  ("optim.lr", lambda v: v > 0, "be positive"),
+  ("optim.warmup_start", _share, "be a share of the peak"),
+  ("optim.end", _share, "be a share of the peak"),
+  ("optim.momentum", lambda v: 0 <= v < 1, "be in [0, 1)"),
+  ("optim.weight_decay", lambda v: v >= 0, "be 0 or more"),
+  ("optim.trust", lambda v: v > 0, "be positive"),
   ("optim.lr_batch", lambda v: v > 0, "be positive"),
   ("optim.warmup_fraction", lambda v: 0 <= v < 1, "be in [0, 1)"),
   ("eval.every", lambda v: v >= 0, "be 0 or more"),
   ("eval.max_images", lambda v: v > 0, "be positive"),
   ("eval.batch_size", lambda v: v > 0, "be positive"),
-  ("eval.knn_k", lambda v: v and min(v) > 0, "be a tuple of counts"),
+  ("eval.resize", lambda v: v > 0, "be pixels"),
+  ("eval.size", lambda v: v > 0, "be pixels"),
+  ("eval.knn_k", _counts, "be a tuple of counts"),
   ("eval.knn_temperature", lambda v: v > 0, "be positive"),
   ("eval.held_out", lambda v: 0 < v < 1, "be a share between 0 and 1"),
   ("log.every", lambda v: v > 0, "be positive"),
@@ -95,9 +139,34 @@ def check_each(config: ml_collections.ConfigDict) -> None:
     UserError: says which key, its value, and what it must be.
   """
   values = dict(config_lib.flatten(config))
+  for key, value in values.items():
+    if not all(map(_is_usual, _numbers(value))):
+      raise errors.UserError(
+        f"config.{key} is {value!r}; numbers must be finite and below 2^31"
+      )
   for key, fine, must in _RULES:
-    if values[key] is not None and not fine(values[key]):
+    if values[key] is not None and not _passes(fine, values[key]):
       raise errors.UserError(f"config.{key} is {values[key]!r}; it must {must}")
+
+
+def _passes(fine, value):
+  try:
+    return fine(value)
+  except (TypeError, ValueError):  # Not even of the right kind.
+    return False
+
+
+def _numbers(value):
+  """All numbers in a value."""
+  if isinstance(value, tuple | list):
+    for each in value:
+      yield from _numbers(each)
+  elif isinstance(value, int | float):
+    yield value
+
+
+def _is_usual(number):
+  return math.isfinite(number) and abs(number) < 2**31
 
 
 def check_together(config: ml_collections.ConfigDict) -> None:

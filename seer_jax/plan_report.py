@@ -166,13 +166,11 @@ def row(report: Report) -> str:
     chosen["mesh"],
     f"{chosen['batch_size']} ({each:g})",
     f"{chosen['crops']}",
-    chosen["model.remat"],
     f"{report.total / gib:.1f} of {report.capacity / gib:.1f}",
     "yes" if report.fits else "no",
     f"{report.model_flops / 1e12:,.0f} / {report.executed_flops / 1e12:,.0f}",
     messages,
     f"{report.step_seconds:.2f}",
-    f"{report.days:.1f}",
     f"{report.compile_seconds:.0f}",
   )
   return f"| {' | '.join(cells)} |"
@@ -181,7 +179,6 @@ def row(report: Report) -> str:
 # Above the rows of `row`.
 HEADER = (
   "| trunk | topology | precision | data x fsdp | batch (a device) | crops |"
-  " remat | memory, GiB | fits | TFLOP a step, once / executed |"
-  " messages, GiB (largest) | step, s, at least | days, at least |"
-  " compile, s |"
+  " memory, GiB | fits | TFLOP a step, once / executed |"
+  " messages, GiB (largest) | step, s, at least | compile, s |"
 )

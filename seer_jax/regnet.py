@@ -167,7 +167,8 @@ class Block(nn.Module):
     y = nn.relu(norm("bn_b", y))
     if self.se_ratio:
       # Of the block's input width, half to even, as SEER's code computes it.
-      y = SqueezeExcite(round(self.se_ratio * x.shape[-1]), name="se")(y)
+      squeezed = max(1, round(self.se_ratio * x.shape[-1]))
+      y = SqueezeExcite(squeezed, name="se")(y)
     y = norm("bn_c", Conv1x1(self.width, name="c")(y))
     if x.shape[-1] != self.width or self.stride != 1:
       x = Conv1x1(self.width, self.stride, name="shortcut")(x)

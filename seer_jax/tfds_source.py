@@ -55,6 +55,18 @@ class Tfds:
       path: TFDS's data_dir; '' for its default.
       split: in TFDS's language: `train`, `train[:1%]`, `train+test`.
     """
+    try:
+      self._describe(name, path, split)
+    except errors.UserError:
+      raise
+    except Exception as error:  # Many libraries read these files.
+      raise errors.UserError(
+        f"{name} in {path or 'the default data_dir'} cannot be read"
+        f" ({type(error).__name__}: {_one_line(error)[:200]}); if its files are"
+        " damaged, prepare it again"
+      ) from error
+
+  def _describe(self, name, path, split):
     builder = _find(name, path)
     self._directory, self._split = os.fspath(builder.data_dir), split
     self._records = _open(builder, split)
@@ -105,10 +117,10 @@ class Tfds:
       self._records = _open(_at(self._directory), self._split)
     try:
       record = self._records[i]
-    except RuntimeError as error:  # The only one that ArrayRecord knows.
-      reason = str(error).splitlines()[0]
+      feature = tf_example_pb2.Example.FromString(record).features.feature
+    except Exception as error:  # ArrayRecord's and protobuf's have no names.
+      reason = next(iter(str(error).splitlines()), type(error).__name__)
       raise OSError(errno.EIO, reason, self.id_of(i)) from None
-    feature = tf_example_pb2.Example.FromString(record).features.feature
     if self._label:
       label = feature[self._label].int64_list.value
       self._labels[i] = max(_UNLABELLED, label[0]) if label else _UNLABELLED
