@@ -79,6 +79,11 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     "be none, block or group",
   ),
   (
+    "model.remat_groups",
+    lambda v: all(map(_counts, v)),
+    "be a tuple of counts for each stage",
+  ),
+  (
     "model.prototypes",
     lambda v: _counts(v) and min(v) > 1,
     "be a tuple of counts above 1",
@@ -179,6 +184,7 @@ def check_together(config: ml_collections.ConfigDict) -> None:
   groups, views = len(crops.counts), sum(crops.counts)
   part = batch // config.accumulate
   for key, value, fine, must in (
+    ("steps", config.steps, config.steps < 2**31, "be below 2^31; see epochs"),
     ("crops.counts", crops.counts, views > 1, "make at least two crops"),
     (
       "crops.sizes",

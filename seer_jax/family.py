@@ -62,7 +62,13 @@ def from_numbers(
     ValueError: the numbers break the rule's conditions, or make more or fewer
       stages than `strides` has entries.
   """
-  if w_a < 0 or w_0 <= 0 or w_m <= 1 or w_0 % 8:
+  whole = isinstance(depth, int) and isinstance(group_width, int)
+  if not whole or not 0 < depth <= 1000 or not 0 < group_width <= 2**16:
+    raise ValueError(
+      "a RegNet needs whole numbers, a depth from 1 to 1000 and a group width"
+      f" from 1 to {2**16}; got depth={depth}, group width={group_width}"
+    )
+  if w_a < 0 or not 0 < w_0 <= 2**16 or w_m <= 1 or w_0 % 8:
     raise ValueError(
       "a RegNet needs w_a >= 0, w_0 > 0 and a multiple of 8, w_m > 1; got"
       f" w_a={w_a}, w_0={w_0}, w_m={w_m}"

@@ -303,8 +303,8 @@ class Loop:
       words = self._checkpoints.failure()
       if not distributed.any_of(bool(words)):
         return
-      waited = time.monotonic() - began
-      if waited > _AGAIN_FOR or distributed.any_of(self._notices.again):
+      enough = time.monotonic() - began > _AGAIN_FOR or self._notices.again
+      if distributed.any_of(enough):
         raise errors.Lost(
           f"step {self._step} could not be saved: {words or 'elsewhere'};"
           f" the checkpoint of step {self._checkpoints.newest} is whole. Mend"
