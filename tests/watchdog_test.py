@@ -67,7 +67,10 @@ def test_a_killed_worker_is_named_and_the_run_goes_on_exactly(tmp_path):
   assert steps == [0, *range(2, 401, 2), 400]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize(
+  "number",
+  [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)],
+)
 def test_a_signal_in_an_evaluation_is_obeyed_at_once(tmp_path, number):
   slow = """
 import sys, time

@@ -90,6 +90,7 @@ def test_a_full_disk_costs_nothing_once_there_is_room_again(
   runs.assert_same_run(undisturbed, workdir)
 
 
+@pytest.mark.slow
 def test_past_the_risk_the_run_ends_and_what_was_saved_is_whole(
   small_disk, tmp_path
 ):

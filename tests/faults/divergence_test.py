@@ -151,6 +151,7 @@ def test_nan_in_gradients_ends_the_run_at_the_second_time(
     train.run(settings(photos), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_without_rollback_it_ends_at_once(photos, tmp_path, bad_gradients):
   config = settings(photos, rollback__after=0)
   with pytest.raises(errors.UserError, match="diverged at step 6"):
@@ -170,6 +171,7 @@ def test_an_overflowing_loss_scale_finds_its_size_without_a_rollback(
   assert finite(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_loss_scale_that_keeps_falling_is_divergence(
   photos, tmp_path, bad_gradients
 ):
