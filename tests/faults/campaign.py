@@ -158,6 +158,15 @@ def kill(rng, processes, report):
   return words
 
 
+def runs_on(pid):
+  """Whether a process still runs; a dead one may wait to be reaped."""
+  try:
+    status = pathlib.Path(f"/proc/{pid}/stat").read_text()
+  except OSError:
+    return False
+  return status.rsplit(")", 1)[1].split()[0] != "Z"
+
+
 def children(pid):
   """Process numbers of the children of a process."""
   found = []
@@ -211,7 +220,8 @@ def disturbed(case, workdir, rng, wanted, report):
     if resumed or begun:
       reached = newest_step(workdir)
     for err in words:
-      if "Traceback" in err and not complained:
+      # A worker killed while it started says so in Python's own words.
+      if "Traceback" in err and "UnpicklingError" not in err and not complained:
         complained = True
         report.complaints.append(f"{case.name}: a traceback\n{err[-2000:]}")
     if ended:
