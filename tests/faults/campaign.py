@@ -152,9 +152,7 @@ def kill(rng, processes, report):
       if each.returncode == 0:
         report.complaints.append("a survivor ended as if all were well")
   time.sleep(0.2)
-  report.orphans += sum(
-    pathlib.Path(f"/proc/{pid}").exists() for pid in workers
-  )
+  report.orphans += sum(map(runs_on, workers))
   return words
 
 

@@ -73,7 +73,7 @@ def test_each_file_harmed_in_each_way_falls_back(kept, programs, tmp_path):
   shutil.copytree(folder, whole)
   assert restored(kept, programs) == 2
   for path in files_of(folder / "2"):
-    for harm in harms(path):
+    for harm in harms(whole / path.relative_to(folder)):
       shutil.rmtree(folder)
       shutil.copytree(whole, folder)
       harm(path)
