@@ -17,6 +17,8 @@ from typing import NoReturn
 
 from jax._src import distributed as jax_distributed
 
+from seer_jax import errors
+
 # Where the first process that fails leaves word, and the others that they know.
 _WORDS, _HEARD = "seer_jax/failed", "seer_jax/heard"
 _LISTEN_EVERY = 2  # Seconds; each time is a request to process 0.
@@ -60,7 +62,7 @@ def crash(error: BaseException) -> None:
   # The other may have left word, and its connection broken before we looked.
   time.sleep(_LISTEN_EVERY)
   status, words = _heard() or (
-    1,
+    errors.Lost.STATUS,
     "another process of this run is gone, its own messages may say why; the"
     f" same command resumes ({first_line})",
   )

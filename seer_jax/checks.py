@@ -147,7 +147,8 @@ def check_each(config: ml_collections.ConfigDict) -> None:
   for key, value in values.items():
     if not all(map(_is_usual, _numbers(value))):
       raise errors.UserError(
-        f"config.{key} is {value!r}; numbers must be finite and below 2^31"
+        f"config.{key} is {value!r}; numbers must be finite in float32, whole"
+        " ones below 2^31"
       )
   for key, fine, must in _RULES:
     if values[key] is not None and not _passes(fine, values[key]):
@@ -171,7 +172,8 @@ def _numbers(value):
 
 
 def _is_usual(number):
-  return math.isfinite(number) and abs(number) < 2**31
+  most = 2.0**31 if isinstance(number, int) else 3e38
+  return math.isfinite(number) and abs(number) < most
 
 
 def check_together(config: ml_collections.ConfigDict) -> None:

@@ -16,9 +16,19 @@ _log = logging.getLogger(__name__)
 Sets = tuple[features.ImageSet, features.ImageSet]
 
 
-def open_source(where: ml_collections.ConfigDict) -> sources.Source:
-  """The source of `config.data.train` or `.test`."""
-  return sources.open_source(where.kind, where.path, where.split, where.name)
+def open_source(
+  config: ml_collections.ConfigDict, which: str
+) -> sources.Source:
+  """The source of `config.data.train` or `.test`.
+
+  Raises:
+    UserError: it cannot be opened; names the key.
+  """
+  where = config.data[which]
+  try:
+    return sources.open_source(where.kind, where.path, where.split, where.name)
+  except errors.UserError as error:
+    raise errors.UserError(f"config.data.{which}: {error}") from error
 
 
 def sets(config: ml_collections.ConfigDict, source: sources.Source) -> Sets:
@@ -31,7 +41,7 @@ def sets(config: ml_collections.ConfigDict, source: sources.Source) -> Sets:
   rng = np.random.default_rng(config.seed)
   order, most = rng.permutation(len(source)), config.eval.max_images
   if config.data.test.kind:
-    test = open_source(config.data.test)
+    test = open_source(config, "test")
     _check_labels(source, test)
     query = features.ImageSet(test, _some(rng.permutation(len(test)), most))
   else:

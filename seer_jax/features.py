@@ -51,7 +51,7 @@ class Extractor:
     between: Callable[[], None] = lambda: None,
   ):
     """`between` is called before each batch; what it raises ends the pass."""
-    self._config, self._mesh, self._between = config, mesh, between
+    self._config, self._mesh, self.between = config, mesh, between
     self._kept: dict[int, tuple[int, Features]] = {}
     self._told: set[tuple[int, int]] = set()
     self._forward: Callable[..., jax.Array] = jax.jit(
@@ -83,7 +83,7 @@ class Extractor:
       images.source, images.indices, self._config, self._mesh
     )
     for batch in batches:
-      self._between()
+      self.between()
       feature_BxD = self._forward(params, batch_stats, batch["image"])
       mask_B = mesh_lib.to_host(batch["mask"])
       features.append(np.asarray(feature_BxD)[mask_B])

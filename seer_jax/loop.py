@@ -104,6 +104,10 @@ class Loop:
       checkpoint.Checkpoints(workdir / "checkpoints", config.checkpoint)
     )
     self._checkpoints.tidy()
+    if (workdir / "divergence").exists() and distributed.is_lead():
+      _log.warning(
+        "this run gave up once, diverged; --mode=replay looks for the cause"
+      )
     resumed = self._restore()
     if resumed:
       _log.info("resumed at step %d of %d", self._step, config.steps)
@@ -221,6 +225,8 @@ class Loop:
     batch = next(batches)
     waited = time.perf_counter() - began
     self._dog.at(f"computing step {self._step}", first_ever)
+    if first_ever:
+      _log.info("compiling the step, or reading it from the cache")
     self._now, self._window = self._programs.step(self._now, batch)
     self._step += 1
     self._place["samples"] += self._config.batch_size
@@ -381,7 +387,7 @@ class Loop:
     _log.warning(
       "diverged: steps %d to %d were not finite. Back to step %d, leaving out"
       " the %d images that were seen since",
-      began,
+      began + 1,
       came_to,
       self._step,
       samples - self._place["samples"],

@@ -142,6 +142,8 @@ def _parse(argv):
     if any("Traceback" in line for line in words):
       words = [words[0].split(": Error")[0], words[-1]]
     raise errors.UserError(" ".join(" ".join(words).split())) from error
+  except errors.UserError:
+    raise
   except Exception as error:
     # Of a config file, which is the user's.
     at = traceback.extract_tb(error.__traceback__)[-1]

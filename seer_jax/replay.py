@@ -26,6 +26,7 @@ from seer_jax import step as step_lib
 _log = logging.getLogger(__name__)
 
 _SHOWN = 8  # Of many names, the first.
+_EXPLODED = 1e3  # No parameter of a network that learns is as large.
 
 
 def keep(
@@ -52,6 +53,7 @@ def keep(
   Raises:
     UserError: always.
   """
+  # Steps are counted as the log does: the first is step 1.
   step, streak = int(now.step) - 1, int(now.streak)
   samples = place["samples"] - config.batch_size
   before = now.replace(
@@ -73,7 +75,7 @@ def keep(
     " it and looks for the cause"
   )
   raise errors.UserError(
-    f"training diverged at step {step + 1 - streak}: the loss or a gradient was"
+    f"training diverged at step {step + 2 - streak}: the loss or a gradient was"
     f" not finite, {streak} times in a row; no such step was applied. The last"
     f" {last}. Lower config.optim.lr={config.optim.lr:g} or lengthen"
     " config.optim.warmup_fraction, in a new --workdir"
@@ -116,7 +118,7 @@ def replay(
   _, window = programs.step(now, batch)
   bad = int(window["streak"]) > 0
   yield (
-    f"step {step} repeated: "
+    f"step {step + 1} repeated: "
     + ("the same, not finite" if bad else "it is finite here")
   )
   yield (
@@ -124,10 +126,27 @@ def replay(
     + _some([ids[row] for row in rows])
   )
   yield f"gradients that are not finite: {len(gradients)}" + _some(gradients)
+  if bad:
+    yield _verdict(now, rows)
 
 
-def _inputs(now, rate, step):
-  largest = max(
+def _verdict(now, rows):
+  if len(rows):
+    return "look at these images, and at how they are read"
+  largest, name = _largest(now)
+  if largest > _EXPLODED:
+    return (
+      f"{name} had grown to {largest:g} before: a lower config.optim.lr, or a"
+      " longer config.optim.warmup_fraction"
+    )
+  return (
+    "images and parameters are sound: the overflow is in the backward pass;"
+    " try config.precision=fp32, or a lower config.optim.lr"
+  )
+
+
+def _largest(now):
+  return max(
     jax.tree.leaves(
       jax.tree.map_with_path(
         lambda path, leaf: (
@@ -139,8 +158,12 @@ def _inputs(now, rate, step):
       is_leaf=lambda each: isinstance(each, tuple),
     )
   )
+
+
+def _inputs(now, rate, step):
+  largest = _largest(now)
   yield (
-    f"before step {step}: learning rate {float(rate):g}, loss scale"
+    f"before step {step + 1}: learning rate {float(rate):g}, loss scale"
     f" {float(loss_scale.factor(now.loss_scale)):g}, largest parameter"
     f" {largest[0]:g} in {largest[1]}"
   )

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import os
 import signal
 import threading
 
@@ -31,12 +32,18 @@ class Signals:
   def _note(self, number, frame):
     del frame
     self.caught, self.again = number, self.caught > 0
+    # Not print, which may be in the middle of something else.
+    name = signal.Signals(number).name
+    os.write(2, f"{name}: stopping as soon as it is safe\n".encode())
     if number == signal.SIGINT:
       signal.signal(number, self._before[number])
 
-  def __exit__(self, *exception):
+  def __exit__(self, kind, *exception):
+    # Obeyed, the process is ending: an impatient second notice must not make
+    # it look killed.
+    obeyed = kind is not None and self.caught
     for number, handler in self._before.items():
-      signal.signal(number, handler)
+      signal.signal(number, signal.SIG_IGN if obeyed else handler)
 
 
 def leave_to_the_parent() -> None:

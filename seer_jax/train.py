@@ -74,7 +74,13 @@ def begin(
   checks.check_each(config)
   mesh = mesh_lib.make(config.mesh.data, config.mesh.fsdp)
   config_lib.recall(workdir, config)
-  source = evaluation.open_source(config.data.train)
+  source = evaluation.open_source(config, "train")
+  _log.info(
+    "%s images, %s labels: %r",
+    f"{len(source):,}",
+    len(source.label_names) or "no",
+    source,
+  )
   resolve(config, source, mesh)
   return source, mesh, evaluation.sets(config, source)
 

@@ -77,13 +77,13 @@ import sys, time
 from seer_jax import features, main
 of = features.Extractor.of
 def slowly(self, *args):
-  between = self._between
+  between = self.between
   def wait():
     print("evaluating", file=sys.stderr, flush=True)
     for _ in range(100):
       time.sleep(0.1)
       between()
-  if slowly.calls > 1: self._between = wait
+  if slowly.calls > 1: self.between = wait
   slowly.calls += 1
   return of(self, *args)
 slowly.calls = 0

@@ -5,7 +5,7 @@ L2-normalised; each of a query's k nearest bank images votes for its label with
 weight exp(cosine / T).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,10 @@ class Knn:
       self._extract(now, self._bank),
       self._extract(now, self._query),
     )
-    for k, right in accuracy(bank, query, self._ks, self._temperature).items():
+    found = accuracy(
+      bank, query, self._ks, self._temperature, self._extract.between
+    )
+    for k, right in found.items():
       yield f"knn/k={k}", right
 
 
@@ -45,10 +48,12 @@ def accuracy(
   query: features.Features,
   ks: Sequence[int],
   temperature: float,
+  between: Callable[[], None] = lambda: None,
 ) -> dict[int, float]:
   """{k: top-1 accuracy}; a k larger than the bank means the whole bank.
 
-  Images without a label (-1) are left out on both sides.
+  Images without a label (-1) are left out on both sides. `between` is called
+  before each chunk of queries.
   """
   bank, query = _labelled(bank), _labelled(query)
   classes = 1 + int(max(bank.labels_N.max(), query.labels_N.max()))
@@ -58,6 +63,7 @@ def accuracy(
   right = np.zeros(len(ks))
   query_NxD = _unit(query.features_NxD)
   for start in range(0, len(query_NxD), _CHUNK):
+    between()
     chunk = slice(start, start + _CHUNK)
     guesses = _vote(
       query_NxD[chunk], bank_NxD, one_hot_NxL, ks_here, temperature

@@ -120,7 +120,7 @@ def test_data_that_stays_bad_ends_the_run_and_is_replayed(
   assert "\n" not in str(caught.value)
   (step,) = (path.name for path in (tmp_path / "run" / "divergence").iterdir())
   found = list(train.replay(settings(photos), tmp_path / "run"))
-  assert f"step {step} repeated: the same, not finite" in found
+  assert f"step {int(step) + 1} repeated: the same, not finite" in found
   kept = json.loads(
     (tmp_path / "run" / "divergence" / step / "place.json").read_text()
   )
@@ -131,13 +131,13 @@ def test_data_that_stays_bad_ends_the_run_and_is_replayed(
   # Once mended, it says so.
   poisoned.clear()
   found = list(train.replay(settings(photos), tmp_path / "run"))
-  assert f"step {step} repeated: it is finite here" in found
+  assert f"step {int(step) + 1} repeated: it is finite here" in found
 
 
 def test_nan_in_gradients_ends_the_run_at_the_second_time(
   photos, tmp_path, bad_gradients, caplog
 ):
-  with pytest.raises(errors.UserError, match="diverged at step 6"):
+  with pytest.raises(errors.UserError, match="diverged at step 7"):
     train.run(settings(photos), tmp_path / "run")
   assert caplog.text.count("Back to step 6") == 1
   found = list(train.replay(settings(photos), tmp_path / "run"))
@@ -147,14 +147,14 @@ def test_nan_in_gradients_ends_the_run_at_the_second_time(
   assert not gradients.endswith(": 0")
   # What was saved is untouched, and the same command meets the same end.
   assert finite(tmp_path / "run")
-  with pytest.raises(errors.UserError, match="diverged at step 6"):
+  with pytest.raises(errors.UserError, match="diverged at step 7"):
     train.run(settings(photos), tmp_path / "run")
 
 
 @pytest.mark.slow
 def test_without_rollback_it_ends_at_once(photos, tmp_path, bad_gradients):
   config = settings(photos, rollback__after=0)
-  with pytest.raises(errors.UserError, match="diverged at step 6"):
+  with pytest.raises(errors.UserError, match="diverged at step 7"):
     train.run(config, tmp_path / "run")
 
 
@@ -176,7 +176,7 @@ def test_a_loss_scale_that_keeps_falling_is_divergence(
   photos, tmp_path, bad_gradients
 ):
   config = settings(photos, precision="fp16", loss_scale__first=8.0)
-  with pytest.raises(errors.UserError, match="diverged at step 6"):
+  with pytest.raises(errors.UserError, match="diverged at step 7"):
     train.run(config, tmp_path / "run")
   found = list(train.replay(config, tmp_path / "run"))
   assert any("the same, not finite" in line for line in found)

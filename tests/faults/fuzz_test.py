@@ -38,7 +38,7 @@ from seer_jax import (
 )
 from seer_jax import mesh as mesh_lib
 
-COUNT = int(os.environ.get("SEER_FUZZ", 60))
+COUNT = int(os.environ.get("SEER_FUZZ", 25))
 
 
 def fuzzed(share=1.0):
