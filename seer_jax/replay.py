@@ -111,8 +111,13 @@ def replay(
   ids = pipeline.ids_of(source, config, place["samples"])
   if ids != place["ids"]:
     yield "the images are not those of that step any more: look with care"
-  yield from _inputs(now, schedule(step), step)
-  # The step gives its state up.
+  # Before the step, which gives its state up.
+  largest = _largest(now)
+  yield (
+    f"before step {step + 1}: learning rate {float(schedule(step)):g}, loss"
+    f" scale {float(loss_scale.factor(now.loss_scale)):g}, largest parameter"
+    f" {largest[0]:g} in {largest[1]}"
+  )
   rows = _bad_rows(task, config, now, batch)
   gradients = _bad_gradients(task, config, now, batch)
   _, window = programs.step(now, batch)
@@ -127,13 +132,12 @@ def replay(
   )
   yield f"gradients that are not finite: {len(gradients)}" + _some(gradients)
   if bad:
-    yield _verdict(now, rows)
+    yield _verdict(rows, *largest)
 
 
-def _verdict(now, rows):
+def _verdict(rows, largest, name):
   if len(rows):
     return "look at these images, and at how they are read"
-  largest, name = _largest(now)
   if largest > _EXPLODED:
     return (
       f"{name} had grown to {largest:g} before: a lower config.optim.lr, or a"
@@ -157,15 +161,6 @@ def _largest(now):
       ),
       is_leaf=lambda each: isinstance(each, tuple),
     )
-  )
-
-
-def _inputs(now, rate, step):
-  largest = _largest(now)
-  yield (
-    f"before step {step + 1}: learning rate {float(rate):g}, loss scale"
-    f" {float(loss_scale.factor(now.loss_scale)):g}, largest parameter"
-    f" {largest[0]:g} in {largest[1]}"
   )
 
 
