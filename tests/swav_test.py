@@ -195,7 +195,16 @@ def test_the_task_averages_the_loss_over_prototype_heads(
     "a": multi_crop_scores(0, 8, 6, 12),
     "b": multi_crop_scores(2, 8, 6, 20),
   }
-  now = state.State(0, heads, {}, None, {"queue": None}, None, None)
+  now = state.State(
+    step=0,
+    params=heads,
+    batch_stats={},
+    opt_state=None,
+    extra={"queue": None},
+    loss_scale=None,
+    streak=0,
+    window=None,
+  )
   (loss, _), gradients = jax.value_and_grad(task.loss, has_aux=True)(
     heads, now, {}
   )
