@@ -77,7 +77,7 @@ class Checkpoints:
   ) -> None:
     """Copies the state and returns; the writing goes on behind.
 
-    Waits for the save before. Whether it all went well, `failure` says.
+    Waits for the save before, with `checkpoint.wait` for this one too. Whether it all went well, `failure` says.
 
     Args:
       step: names the checkpoint.
@@ -105,6 +105,8 @@ class Checkpoints:
     self._writing = self._writer.submit(
       self._finish, response, step, part, place | {"padded": padded}
     )
+    if self._keep is not None and self._keep.wait:
+      self.wait()
 
   def _obstacle(self, now):
     """Looked for first: a save that fails in its middle is a noisy affair."""

@@ -26,6 +26,7 @@ FREE_KEYS = frozenset(
     "data.workers",
     "data.max_bad",
     "checkpoint.every",
+    "checkpoint.wait",
     "checkpoint.keep",
     "checkpoint.keep_every",
     "checkpoint.best",
@@ -180,6 +181,10 @@ def base() -> ConfigDict:
 
   config.checkpoint = ConfigDict()
   config.checkpoint.every = 500  # Steps; the last step is always saved.
+  # Stand still until a save is on the disk: kill -9 then costs at most `every`
+  # steps. Else it is written while training goes on, and a kill meanwhile costs
+  # those up to the save before as well: less than twice `every`.
+  config.checkpoint.wait = False
   # Kept are the newest so many, those at multiples of so many steps (0: none
   # for that), and so many with the highest value of a metric, of those at whose
   # step there was an evaluation.
