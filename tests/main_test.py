@@ -74,6 +74,7 @@ def test_a_finished_run_started_again_only_tells_its_result(undisturbed):
   assert (code, again, lines_of(workdir)) == (0, out, before)
 
 
+@pytest.mark.slow
 def test_eight_devices_learn_what_one_does(undisturbed, tmp_path):
   code, _, err = run(*TINY, f"--workdir={tmp_path}", devices=8)
   assert code == 0, err

@@ -42,7 +42,12 @@ def test_ten_steps_are_the_same_on_every_mesh(small_splits, data, fsdp):
 
 
 @pytest.mark.parametrize(
-  ("case", "data"), [("one-head", 2), ("two-heads", 1), ("no-queue", 1)]
+  ("case", "data"),
+  [
+    pytest.param("one-head", 2, marks=pytest.mark.slow),
+    ("two-heads", 1),
+    pytest.param("no-queue", 1, marks=pytest.mark.slow),
+  ],
 )
 def test_four_parts_of_a_batch_equal_the_whole(case, data):
   """With norms frozen, to 1e-5: gradients, codes and queue included."""

@@ -134,6 +134,7 @@ def test_data_that_stays_bad_ends_the_run_and_is_replayed(
   assert f"step {int(step) + 1} repeated: it is finite here" in found
 
 
+@pytest.mark.slow
 def test_nan_in_gradients_ends_the_run_at_the_second_time(
   photos, tmp_path, bad_gradients, caplog
 ):

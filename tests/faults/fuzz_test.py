@@ -113,7 +113,7 @@ def photos(tmp_path_factory):
   return train_test.plant(tmp_path_factory.mktemp("photos"), 40)
 
 
-@fuzzed(4)
+@fuzzed(2)
 @given(changes=st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=3))
 def test_values_of_configs(photos, tmp_path_factory, changes):
   some = train_test.tiny(photos)

@@ -4,7 +4,10 @@ import campaign
 import pytest
 
 
-@pytest.mark.parametrize("name", ["2 data workers", "2 processes"])
+@pytest.mark.parametrize(
+  "name",
+  ["2 data workers", pytest.param("2 processes", marks=pytest.mark.slow)],
+)
 def test_killed_at_random_moments_a_run_ends_as_the_undisturbed_one(name):
   case = next(each for each in campaign.CASES if each.name == name)
   report = campaign.Report()

@@ -16,6 +16,7 @@ import tempfile
 import time
 
 import numpy as np
+from scipy import stats
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import runs
@@ -53,13 +54,14 @@ def growth(samples):
   """A line for one process."""
   times, looks = zip(*samples, strict=True)
   hours, looks = np.array(times) / 3600, np.array(looks, float)
-  slope = np.polyfit(hours, looks, 1)[0]
+  # Theil-Sen: evaluations and saves come and go, and pull at a mean.
+  slope, _, low, high = stats.theilslopes(looks[:, 0], hours)
   first, last = looks[0], looks[-1]
-  # Evaluations and saves come and go: medians of eighths show the trend.
   medians = [float(np.median(part)) for part in np.array_split(looks[:, 0], 8)]
   return {
     "memory_mib": [round(median) for median in medians],
-    "memory_mib_an_hour": round(float(slope[0]), 1),
+    "memory_mib_an_hour": round(float(slope), 1),
+    "of_95_in_100": [round(float(low), 1), round(float(high), 1)],
     "files": [int(first[1]), int(last[1])],
     "threads": [int(first[2]), int(last[2])],
   }
