@@ -77,7 +77,8 @@ class Checkpoints:
   ) -> None:
     """Copies the state and returns; the writing goes on behind.
 
-    Waits for the save before, with `checkpoint.wait` for this one too. Whether it all went well, `failure` says.
+    Waits for the save before, with `checkpoint.wait` for this one too. Whether
+    it all went well, `failure` says.
 
     Args:
       step: names the checkpoint.
