@@ -16,7 +16,7 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
-from seer_jax import errors
+from seer_jax import errors, sources
 
 ConfigDict = ml_collections.ConfigDict
 
@@ -211,8 +211,8 @@ def base() -> ConfigDict:
 
 
 def source() -> ConfigDict:
-  """Where images come from; see `sources.open_source`."""
-  return ConfigDict({"kind": "folder", "path": "", "split": "", "name": ""})
+  """Where images come from: keys and reasons stand in `sources.DEFAULTS`."""
+  return ConfigDict(sources.DEFAULTS)
 
 
 def flatten(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -24,3 +24,7 @@ class BadImage(Exception):
   Uncurated collections are full of them, so it is never fatal: the pipeline
   counts the image and draws another.
   """
+
+
+class Excluded(BadImage):
+  """An image that nobody may use; see `sources.choice.Excluding`."""

@@ -1,14 +1,14 @@
 """Which images a run is evaluated on while it trains, and how."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
 
-from seer_jax import errors, features, sources, tasks
+from seer_jax import errors, features, order, sources, tasks
 from seer_jax.evals import knn, spread
 
 _log = logging.getLogger(__name__)
@@ -24,9 +24,8 @@ def open_source(
   Raises:
     UserError: it cannot be opened; names the key.
   """
-  where = config.data[which]
   try:
-    return sources.open_source(where.kind, where.path, where.split, where.name)
+    return sources.open_source(config.data[which])
   except errors.UserError as error:
     raise errors.UserError(f"config.data.{which}: {error}") from error
 
@@ -38,17 +37,14 @@ def sets(config: ml_collections.ConfigDict, source: sources.Source) -> Sets:
   Raises:
     UserError: the test set has other labels.
   """
-  rng = np.random.default_rng(config.seed)
-  order, most = rng.permutation(len(source)), config.eval.max_images
   if config.data.test.kind:
     test = open_source(config, "test")
     _check_labels(source, test)
-    query = features.ImageSet(test, _some(rng.permutation(len(test)), most))
+    held_out, query = 0, _some(config, test, 0, len(test))
   else:
     held_out = max(1, int(len(source) * config.eval.held_out))
-    query = features.ImageSet(source, _some(order[:held_out], most))
-    order = order[held_out:]
-  return features.ImageSet(source, _some(order, most)), query
+    query = _some(config, source, 0, held_out)
+  return _some(config, source, held_out, len(source)), query
 
 
 def evaluators(
@@ -100,5 +96,8 @@ def _check_labels(source, test):
     )
 
 
-def _some(indices: np.ndarray, most: int) -> Sequence[int]:
-  return np.sort(indices[:most]).tolist()
+def _some(config, source, begin, end):
+  """At most so many images, at places `begin` to `end` of a permutation."""
+  places = np.arange(begin, min(end, begin + config.eval.max_images))
+  indices = order.permuted(places, len(source), f"evaluation {config.seed}")
+  return features.ImageSet(source, np.sort(indices).tolist())

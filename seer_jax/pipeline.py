@@ -25,6 +25,7 @@ from absl import flags
 
 from seer_jax import crops, errors, signals, sources
 from seer_jax import mesh as mesh_lib
+from seer_jax import order as order_lib
 
 _log = logging.getLogger(__name__)
 
@@ -128,7 +129,7 @@ class _MultiCrop:
   """Number of the sample -> crops of its image. Runs in workers."""
 
   source: sources.Source
-  order: grain.MapDataset  # Number of the sample -> index of its image.
+  order: order_lib.Order
   groups: tuple[crops.CropGroup, ...]
   ratio: tuple[float, float]
   seed: int
@@ -141,8 +142,9 @@ class _MultiCrop:
     for attempt in range(_ATTEMPTS):
       try:
         image = crops.decode(self.source[index]["image"], self.max_pixels)
-      except (OSError, errors.BadImage):
-        bad[attempt] = index
+      except (OSError, errors.BadImage) as error:
+        if not isinstance(error, errors.Excluded):
+          bad[attempt] = index
         # The stand-in is drawn from the sample's own generator: the same one
         # in every run, wherever the bad file is met.
         index = int(rng.integers(len(self.source)))
@@ -150,7 +152,12 @@ class _MultiCrop:
         views = crops.multi_crop(image, rng, self.groups, self.ratio)
         stand_in = np.float32(attempt > 0)
         return {"crops": views, "stand_ins": stand_in, "bad": bad}
-    name, reason = describe(self.source, int(bad[0]), self.max_pixels)
+    if bad.max() < 0:
+      raise errors.UserError(
+        f"{_ATTEMPTS} images drawn one after the other are on the list"
+        " config.data.train.exclude: what is left?"
+      )
+    name, reason = describe(self.source, int(bad.max()), self.max_pixels)
     raise errors.UserError(
       f"{_ATTEMPTS} images drawn one after the other are unusable, among them"
       f" {name!r} ({reason}). Is this a folder of images?"
@@ -262,17 +269,17 @@ def train_batches(
 
 
 def _order(source, config):
-  """Number of the sample -> index of its image."""
-  return grain.MapDataset.range(len(source)).shuffle(seed=config.seed).repeat()
+  if isinstance(source, sources.Mixture):
+    return order_lib.Order(source.sizes, source.weights, config.seed)
+  return order_lib.Order((len(source),), (1.0,), config.seed)
 
 
 def ids_of(
   source: sources.Source, config: ml_collections.ConfigDict, first: int
 ) -> list[str]:
   """The ids of the images of a batch, before any had a stand-in."""
-  order = _order(source, config)
-  numbers = range(first, first + config.batch_size)
-  return [source.id_of(int(order[number])) for number in numbers]
+  numbers = np.arange(first, first + config.batch_size)
+  return [source.id_of(i) for i in _order(source, config).at(numbers).tolist()]
 
 
 def abstract_batch(

@@ -126,9 +126,7 @@ def _complete(config, mesh) -> list[str]:
   device, assumed = mesh.devices.flat[0], []
   images, side, where = _IMAGES, _SIDE, config.data.train
   try:
-    source = sources.open_source(
-      where.kind, where.path, where.split, where.name
-    )
+    source = sources.open_source(where)
     images = len(source)
     side = recipe.median_side(source, config.data.max_pixels)
   except errors.UserError as error:

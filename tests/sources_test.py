@@ -18,6 +18,10 @@ def plant(root: pathlib.Path, *paths: str) -> pathlib.Path:
   return root
 
 
+def opened(**options) -> sources.Source:
+  return sources.open_source(options)
+
+
 def ids(source: sources.Source) -> list[str]:
   return [source[i]["id"] for i in range(len(source))]
 
@@ -216,19 +220,24 @@ def test_synthetic_images_depend_on_the_index_alone():
 
 def test_open_source_opens_each_kind(tmp_path):
   plant(tmp_path, "train/cat/a.jpg", "test/dog/b.jpg")
-  folder = sources.open_source("folder", str(tmp_path), "train")
+  folder = opened(kind="folder", path=str(tmp_path), split="train")
   assert ids(folder) == ["cat/a.jpg"]
-  assert len(sources.open_source("folder", str(tmp_path), "")) == 2
-  assert len(sources.open_source("digits", "", "test")) == 500
-  assert len(sources.open_source("digits", "", "")) == 1797
-  assert len(sources.open_source("synthetic", "", "")) == 4096
+  assert len(opened(kind="folder", path=str(tmp_path))) == 2
+  assert len(opened(kind="digits", split="test")) == 500
+  assert len(opened(kind="digits")) == 1797
+  assert len(opened(kind="synthetic")) == 4096
 
 
 def test_unknown_kind_names_the_choices():
-  with pytest.raises(errors.UserError, match="'tar'; use one of folder, tfds"):
-    sources.open_source("tar", "", "")
+  with pytest.raises(errors.UserError, match="'zip'; use one of folder, list"):
+    opened(kind="zip")
+
+
+def test_an_unknown_key_names_the_known():
+  with pytest.raises(errors.UserError, match="'paht'; there are kind path"):
+    opened(kind="folder", paht="photos")
 
 
 def test_folder_without_a_path_is_a_user_error():
   with pytest.raises(errors.UserError, match="no folder given"):
-    sources.open_source("folder", "", "train")
+    opened(kind="folder", split="train")

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import pytest
 import ten_steps
-import tfds_source_test
+import tfds_test
 import train_test
 from crops_test import encode, scene
 from hypothesis import HealthCheck, given, settings
@@ -31,9 +31,9 @@ from seer_jax import (
   main,
   metrics,
   pipeline,
+  sources,
   step,
   tasks,
-  tfds_source,
   train,
 )
 from seer_jax import mesh as mesh_lib
@@ -172,7 +172,7 @@ def test_command_lines(given_flags):
 
 @pytest.fixture(scope="module")
 def pets(tmp_path_factory):
-  return tfds_source_test.prepare(tmp_path_factory.mktemp("tfds"))
+  return tfds_test.prepare(tmp_path_factory.mktemp("tfds"))
 
 
 @fuzzed(1)
@@ -184,7 +184,7 @@ def test_shards_and_their_descriptions(pets, tmp_path_factory, data):
   victim = data.draw(st.sampled_from(files))
   victim.write_bytes(data.draw(damaged(victim.read_bytes())))
   try:
-    source = tfds_source.Tfds("pets", str(here), "train")
+    source = sources.Tfds("pets", str(here), "train")
     for i in range(len(source)):
       with contextlib.suppress(errors.BadImage, OSError):
         crops.decode(source[i]["image"], 1 << 20)

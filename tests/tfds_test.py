@@ -15,7 +15,7 @@ from array_record.python import array_record_module
 from tensorflow_datasets.proto import tf_example_pb2
 from train_test import tiny
 
-from seer_jax import errors, sources, tfds_source, train
+from seer_jax import errors, sources, train
 
 NAMES = ("dog", "cat")
 SPLITS = {"train": (20, 12), "test": (16,)}
@@ -88,7 +88,7 @@ def data_dir(tmp_path_factory):
 
 
 def pets(data_dir, split="train", name="pets"):
-  return tfds_source.Tfds(name, str(data_dir), split)
+  return sources.Tfds(name, str(data_dir), split)
 
 
 def test_examples_come_in_the_order_of_the_shards(data_dir):
@@ -294,5 +294,7 @@ def test_a_run_trains_on_it_and_checks_by_knn(data_dir, tmp_path, capsys):
 
 
 def test_open_source_passes_the_name_on(data_dir):
-  source = sources.open_source("tfds", str(data_dir), "test", "pets")
+  source = sources.open_source(
+    {"kind": "tfds", "path": str(data_dir), "split": "test", "name": "pets"}
+  )
   assert len(source) == 16

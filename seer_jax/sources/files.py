@@ -1,0 +1,205 @@
+"""Files by path or URL, and what sources keep about them between two runs."""
+
+import contextlib
+import errno
+import hashlib
+import os
+import pathlib
+import uuid
+from collections.abc import Iterator
+from typing import IO, Any
+
+from seer_jax import errors
+
+# Whole files up to this size are hashed for a fingerprint, of larger ones so
+# many blocks, evenly spread: the gigabytes of a long list are not read for it.
+_WHOLE, _BLOCK, _BLOCKS = 16 * 2**20, 64 * 2**10, 256
+# What reads the URLs that fsspec does not read by itself.
+_LIBRARIES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "hf": "huggingface"}
+
+
+def is_url(path: str) -> bool:
+  """Whether it is no path of this machine's."""
+  return "://" in path
+
+
+def absolute(path: str) -> str:
+  """A path that holds wherever a worker is started; '' and URLs stay."""
+  if not path or is_url(path):
+    return path.rstrip("/") if path else path
+  return os.path.abspath(os.path.expanduser(path))
+
+
+def system(url: str) -> Any:
+  """The fsspec file system of a URL.
+
+  Raises:
+    UserError: fsspec, or what it needs for this kind of URL, is missing.
+  """
+  kind = url.partition("://")[0]
+  try:
+    import fsspec
+
+    return fsspec.filesystem(kind)
+  except ImportError:
+    library = _LIBRARIES.get(kind, "fsspec")
+    raise errors.UserError(
+      f"reading {kind}:// needs a library; run: pip install {library}"
+    ) from None
+  except ValueError:
+    raise errors.UserError(f"no such kind of URL: {url}") from None
+
+
+@contextlib.contextmanager
+def plain_errors(path: str) -> Iterator[None]:
+  """Whatever libraries of remote files raise becomes an OSError."""
+  try:
+    yield
+  except (OSError, errors.UserError):
+    raise
+  except Exception as error:
+    words = next(iter(str(error).splitlines()), type(error).__name__)
+    raise OSError(errno.EIO, words[:200], path) from error
+
+
+def read(path: str, start: int = 0, size: int | None = None) -> bytes:
+  """The bytes of a file, or `size` of them from `start` on."""
+  if is_url(path):
+    with plain_errors(path):
+      end = None if size is None else start + size
+      return system(path).cat_file(path, start=start, end=end)
+  with open(path, "rb") as file:
+    if size is None:
+      return file.read()
+    return os.pread(file.fileno(), size, start)
+
+
+def open_file(path: str) -> IO[bytes]:
+  """Opens for reading."""
+  if is_url(path):
+    with plain_errors(path):
+      return system(path).open(path, "rb")
+  return open(path, "rb")
+
+
+def size(path: str) -> int:
+  """Of a file, in bytes."""
+  if is_url(path):
+    with plain_errors(path):
+      return system(path).size(path)
+  return os.path.getsize(path)
+
+
+def matching(path: str, ending: str) -> list[str]:
+  """The shards that a path means, sorted.
+
+  Args:
+    path: a file, a folder (then its files whose name has `ending`), or a
+      pattern with * and ?.
+    ending: of the names in a folder, or the beginning of an ending: ".tar".
+
+  Raises:
+    UserError: there are none.
+  """
+  path = absolute(path)
+  if not path:
+    raise errors.UserError("no files given: path is ''; set it")
+  try:
+    found = _matching(path, ending)
+  except OSError as error:
+    raise errors.UserError(
+      f"cannot read {path}: {error.strerror or error}"
+    ) from None
+  if not found:
+    raise errors.UserError(
+      f"no files *{ending}* in {path}; give a file, a folder of them, or a"
+      " pattern with * and ?"
+    )
+  return sorted(found)
+
+
+def _matching(path, ending):
+  if is_url(path):
+    kind = path.partition("://")[0]
+    with plain_errors(path):
+      remote = system(path)
+      if remote.isdir(path):
+        path = f"{path}/*{ending}*"
+      return [f"{kind}://{each.lstrip('/')}" for each in remote.glob(path)]
+  if os.path.isdir(path):
+    return [
+      os.path.join(path, name)
+      for name in os.listdir(path)
+      if ending in name and not name.startswith(".")
+    ]
+  if os.path.exists(path):
+    return [path]
+  # The names of folders may hold brackets; only the last part is a pattern.
+  folder, pattern = os.path.split(path)
+  if not any(sign in pattern for sign in "*?"):
+    raise errors.UserError(f"no such file or folder: {path}")
+  return [os.fspath(each) for each in pathlib.Path(folder).glob(pattern)]
+
+
+def fingerprint(path: str) -> str:
+  """SHA-256 over size and bytes; of a large file, over blocks of it."""
+  total = size(path)
+  digest = hashlib.sha256(str(total).encode())
+  if total <= _WHOLE:
+    digest.update(read(path))
+  else:
+    last = total - _BLOCK
+    for block in range(_BLOCKS):
+      digest.update(read(path, last * block // (_BLOCKS - 1), _BLOCK))
+  return digest.hexdigest()
+
+
+def kept(name: str, *about: object) -> pathlib.Path:
+  """A folder in the user's cache for what was found out about some files.
+
+  Complete if it is there; see `keep`.
+
+  Args:
+    name: of the kind of thing.
+    about: all that it depends on.
+  """
+  home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+  key = hashlib.sha256(repr(about).encode()).hexdigest()[:24]
+  return pathlib.Path(home, "seer_jax", name, key)
+
+
+@contextlib.contextmanager
+def keep(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+  """A folder to fill, which appears under its name when it is whole.
+
+  Several processes may do so at once: the first one wins.
+  """
+  part = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.part")
+  try:
+    part.mkdir(parents=True)
+    yield part
+    if not folder.exists():
+      part.rename(folder)
+  except OSError as error:
+    if not folder.exists():
+      raise errors.UserError(
+        f"cannot keep an index in {folder.parent}: {error.strerror or error};"
+        " make room there, or set XDG_CACHE_HOME to another folder"
+      ) from error
+  finally:
+    _empty(part)
+
+
+def _empty(folder):
+  with contextlib.suppress(OSError):
+    for file in folder.iterdir():
+      file.unlink()
+    folder.rmdir()
+
+
+def stamp(path: str) -> tuple[object, ...]:
+  """What changes when a file does, without reading it."""
+  if is_url(path):
+    return path, size(path)
+  status = os.stat(path)
+  return path, status.st_size, status.st_mtime_ns

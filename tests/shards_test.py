@@ -1,0 +1,183 @@
+"""ArrayRecord and tar shards: what they hold, and what is wrong with them."""
+
+import io
+import json
+import pickle
+import tarfile
+
+import numpy as np
+import pytest
+from array_record.python import array_record_module
+
+from seer_jax import errors, sources
+from seer_jax.sources import array_records, examples
+
+JPEG = b"\xff\xd8\xff and so on"
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def write_shard(path, records):
+  writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+  for record in records:
+    writer.write(record)
+  writer.close()
+
+
+def image(number, label=-1, name=""):
+  return sources.Example(image=JPEG + b"%d" % number, label=label, id=name)
+
+
+def write_tar(path, members, mode="w"):
+  with tarfile.open(path, mode) as tar:
+    for name, content in members:
+      member = tarfile.TarInfo(name)
+      member.size = len(content)
+      tar.addfile(member, io.BytesIO(content))
+
+
+SAMPLES = (
+  ("a/1.cls", b"2"),
+  ("a/1.jpg", JPEG),
+  ("a/1.json", b"{}"),
+  ("a/2.seg.png", b"a mask"),
+  ("a/2.png", b"two"),
+  ("b/2.PNG", b"three"),
+  ("b/2.cls", b"no number"),
+  ("c.txt", b"no image"),
+)
+
+
+def test_shards_of_examples_images_and_foreign_names(tmp_path):
+  write_shard(
+    tmp_path / "x-0.array_record",
+    [examples.write(image(0, 3, "photos/ü.jpg")), JPEG],
+  )
+  write_shard(tmp_path / "x-1.array_record", [examples.write(image(2))])
+  source = sources.ArrayRecords(str(tmp_path))
+  assert len(source) == 3
+  assert source[0]["image"] == JPEG + b"0" and source[1]["image"] == JPEG
+  assert source[0]["id"] == "photos/ü.jpg"
+  assert source.id_of(1) == "x-0.array_record__1" == source[1]["id"]
+  assert source.id_of(2) == "x-1.array_record__0"
+  assert source.label_of(0) == -1, "without names a number says nothing"
+  again = pickle.loads(pickle.dumps(source))
+  assert [again[i] for i in range(3)] == [source[i] for i in range(3)]
+  assert len(pickle.dumps(source)) < 2000
+
+
+@pytest.mark.parametrize("share", [0, 0.3, 0.99])
+def test_a_shard_cut_short_is_told_by_name(tmp_path, share):
+  path = tmp_path / "x.array_record"
+  write_shard(path, [JPEG * 100] * 50)
+  data = path.read_bytes()
+  path.write_bytes(data[: int(len(data) * share)])
+  with pytest.raises(errors.UserError, match=r"x\.array_record is no whole"):
+    sources.ArrayRecords(str(tmp_path))
+
+
+def test_a_damaged_record_is_an_unusable_image(tmp_path):
+  path = tmp_path / "x.array_record"
+  rng = np.random.default_rng(0)
+  write_shard(path, [JPEG + rng.bytes(100_000) for _ in range(4)])
+  data = bytearray(path.read_bytes())
+  data[150_000:150_100] = bytes(100)
+  path.write_bytes(data)
+  source = sources.ArrayRecords(str(tmp_path))
+  bad = 0
+  for i in range(4):
+    try:
+      source[i]
+    except OSError:
+      bad += 1
+  assert bad == 1
+
+
+def test_records_that_are_no_examples_are_unusable_images(tmp_path):
+  write_shard(tmp_path / "x.array_record", [b"\x0a\xff\xff", b"nonsense"])
+  source = sources.ArrayRecords(str(tmp_path))
+  for i in range(2):
+    with pytest.raises(OSError):
+      source[i]
+
+
+def test_shards_must_be_those_that_were_packed(tmp_path):
+  write_shard(tmp_path / "x.array_record", [JPEG] * 3)
+  (tmp_path / array_records.ABOUT).write_text(
+    json.dumps({"shards": {"x.array_record": 4}, "label_names": []})
+  )
+  with pytest.raises(errors.UserError, match="holds 3, images.json tells of 4"):
+    sources.ArrayRecords(str(tmp_path))
+
+
+def test_tar_members_are_samples_as_webdataset_has_them(tmp_path):
+  write_tar(tmp_path / "x-0.tar", SAMPLES)
+  write_tar(tmp_path / "x-1.tar", [("z.jpg", b"four"), ("z.cls", b"0")])
+  source = sources.Tars(str(tmp_path / "x-*.tar"))
+  assert [source[i] for i in range(len(source))] == [
+    {"image": JPEG, "label": 2, "id": "a/1"},
+    {"image": b"two", "label": -1, "id": "a/2"},
+    {"image": b"three", "label": -1, "id": "b/2"},
+    {"image": b"four", "label": 0, "id": "z"},
+  ]
+  assert source.label_names == ("0", "1", "2")
+  again = pickle.loads(pickle.dumps(source))
+  assert again[2] == source[2] and again.label_of(0) == 2
+
+
+def test_a_tar_is_indexed_once(tmp_path, monkeypatch):
+  write_tar(tmp_path / "x.tar", SAMPLES)
+  first = sources.Tars(str(tmp_path))
+  monkeypatch.setattr(tarfile, "open", None)
+  assert sources.Tars(str(tmp_path))[1] == first[1]
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd.jpg", "a/../../b.jpg"])
+def test_a_tar_with_a_path_outside_is_refused(tmp_path, name):
+  write_tar(tmp_path / "x.tar", [(name, JPEG)])
+  with pytest.raises(errors.UserError, match="leads outside"):
+    sources.Tars(str(tmp_path))
+
+
+def test_links_and_other_kinds_of_members_are_passed_over(tmp_path):
+  with tarfile.open(tmp_path / "x.tar", "w") as tar:
+    link = tarfile.TarInfo("link.jpg")
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    tar.addfile(link)
+    member = tarfile.TarInfo("a.jpg")
+    member.size = len(JPEG)
+    tar.addfile(member, io.BytesIO(JPEG))
+  source = sources.Tars(str(tmp_path))
+  assert [source[i]["id"] for i in range(len(source))] == ["a"]
+
+
+@pytest.mark.parametrize("cut", [100, 600, 700, 5000, -512 * 10])
+def test_a_tar_cut_short_is_told_by_name(tmp_path, cut):
+  path = tmp_path / "x.tar"
+  write_tar(path, [(f"{i}.jpg", JPEG * 100) for i in range(20)])
+  data = path.read_bytes().rstrip(b"\0")
+  path.write_bytes(data[:cut])
+  with pytest.raises(errors.UserError, match=r"x\.tar is no whole tar file"):
+    sources.Tars(str(tmp_path))
+
+
+def test_a_compressed_tar_is_told_what_to_do(tmp_path):
+  write_tar(tmp_path / "x.tar.gz", SAMPLES, "w:gz")
+  with pytest.raises(errors.UserError, match="unpack it again"):
+    sources.Tars(str(tmp_path / "x.tar.gz"))
+
+
+@pytest.mark.parametrize("kind", ["tar", "array_record"])
+def test_no_shards(tmp_path, kind):
+  for path in (tmp_path, tmp_path / "*", tmp_path / "nowhere", ""):
+    with pytest.raises(errors.UserError, match="no files|no such file"):
+      sources.open_source({"kind": kind, "path": str(path)})
+
+
+def test_a_tar_without_images(tmp_path):
+  write_tar(tmp_path / "x.tar", [("a.txt", b"")])
+  with pytest.raises(errors.UserError, match="no images in 1 tar"):
+    sources.Tars(str(tmp_path))
