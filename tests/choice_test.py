@@ -50,6 +50,12 @@ def test_balanced_parts_have_as_many_of_each_class(photos, take):
   assert not set(ids(part)) & set(ids(rest))
 
 
+@pytest.mark.parametrize(("take", "skip"), [(0, 0), (-1, 0), (1, -2)])
+def test_less_than_nothing(photos, take, skip):
+  with pytest.raises(errors.UserError, match="must be above 0"):
+    opened(photos, take=take, skip=skip)
+
+
 def test_more_than_there_are(photos):
   with pytest.raises(errors.UserError, match="number 35 of 31"):
     opened(photos, take=15, skip=20)

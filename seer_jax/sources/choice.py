@@ -69,8 +69,13 @@ def some(
     seed: of the permutation.
 
   Raises:
-    UserError: there are not as many.
+    UserError: there are not as many, or fewer than one is asked for.
   """
+  if not (take > 0 and skip >= 0):
+    raise errors.UserError(
+      f"take={take:g} and skip={skip:g}: the first must be above 0, the second"
+      " not below"
+    )
   if balanced:
     labels = np.array([source.label_of(i) for i in range(len(source))])
     classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]

@@ -1,0 +1,178 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from crops_test import encode, scene
+
+from seer_jax import pack, sources
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def photos(tmp_path):
+  for number in range(20):
+    path = tmp_path / "photos" / f"{'ab'[number % 2]}" / f"{number:02}.jpg"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encode(".jpg", scene(30, 40) // 20 * number))
+  (tmp_path / "photos" / "a" / "00.jpg").write_bytes(b"nonsense")
+  (tmp_path / "photos" / "a" / "02.jpg").write_bytes(b"")
+  return tmp_path / "photos"
+
+
+def run(*args):
+  return pack.main([str(arg) for arg in (*args, "--workers=1")])
+
+
+def test_a_packed_folder_is_the_folder(photos, tmp_path, capsys):
+  assert run(photos, tmp_path / "out", "--shard=6") == 0
+  assert "18 images in 4 shards" in capsys.readouterr().out
+  packed = sources.open_source(
+    {"kind": "array_record", "path": str(tmp_path / "out")}
+  )
+  folder = sources.Folder(photos)
+  assert packed.label_names == folder.label_names
+  found = {packed.id_of(i): packed.label_of(i) for i in range(len(packed))}
+  wanted = {folder.id_of(i): folder.label_of(i) for i in range(len(folder))}
+  del wanted["a/00.jpg"], wanted["a/02.jpg"]
+  assert found == wanted
+  for i in range(len(packed)):
+    example = packed[i]
+    assert (example["id"], example["label"]) == (
+      packed.id_of(i),
+      packed.label_of(i),
+    )
+    assert example["image"] == (photos / example["id"]).read_bytes()
+  bad = (tmp_path / "out" / "bad_images.txt").read_text().splitlines()
+  assert bad == ["a/00.jpg\tnot an image", "a/02.jpg\tempty file"]
+
+
+def test_packing_again_says_that_it_is_done(photos, tmp_path, capsys):
+  run(photos, tmp_path / "out")
+  assert run(photos, tmp_path / "out") == 0
+  assert "packed already: 18 images" in capsys.readouterr().out
+
+
+def test_stopped_at_any_shard_it_goes_on_to_the_same(
+  photos, tmp_path, monkeypatch
+):
+  run(photos, tmp_path / "whole", "--shard=4")
+  strip = pack.privacy.strip
+
+  class Killed(BaseException):
+    pass
+
+  for stop in (1, 7, 15):
+    calls = []
+
+    def until(data, *others, calls=calls, stop=stop):
+      calls.append(0)
+      if len(calls) > stop:
+        raise Killed
+      return strip(data, *others)
+
+    out = tmp_path / f"out{stop}"
+    monkeypatch.setattr(pack.privacy, "strip", until)
+    with pytest.raises(Killed):
+      run(photos, out, "--shard=4")
+    monkeypatch.setattr(pack.privacy, "strip", strip)
+    assert not (out / "images.json").exists()
+    assert run(photos, out, "--shard=4") == 0
+    names = sorted(path.name for path in out.iterdir())
+    assert names == sorted(p.name for p in (tmp_path / "whole").iterdir())
+    for name in names:
+      if name != "parts":
+        ours, whole = (f / name for f in (out, tmp_path / "whole"))
+        assert ours.read_bytes() == whole.read_bytes()
+
+
+def test_a_signal_stops_it_to_go_on(photos, tmp_path):
+  for number in range(400):
+    (photos / f"{number}.jpg").write_bytes(encode(".jpg", scene(400, 600)))
+  command = [sys.executable, "-m", "seer_jax.pack", str(photos)]
+  command += [str(tmp_path / "out"), "--shard=10", "--workers=2"]
+  process = subprocess.Popen(
+    command, stderr=subprocess.PIPE, text=True, start_new_session=True
+  )
+  deadline = time.monotonic() + 60
+  while not list((tmp_path / "out").glob("parts/0*")):
+    assert time.monotonic() < deadline
+    time.sleep(0.01)
+  os.killpg(process.pid, signal.SIGTERM)
+  _, err = process.communicate(timeout=60)
+  assert process.returncode == 75, err
+  assert "the same command goes on" in err and "Traceback" not in err
+  ended = subprocess.run(command, capture_output=True, text=True)
+  assert ended.returncode == 0 and "418 images" in ended.stdout, ended.stderr
+
+
+def test_excluded_images_are_not_packed(photos, tmp_path, capsys):
+  (tmp_path / "optout").write_text("a/04.jpg\nb/01.jpg\n")
+  run(photos, tmp_path / "out", f"--exclude={tmp_path / 'optout'}")
+  assert "2 were excluded" in capsys.readouterr().out
+  ids = (tmp_path / "out" / "ids.txt").read_text().splitlines()
+  assert len(ids) == 16 and not {"a/04.jpg", "b/01.jpg"} & set(ids)
+
+
+def test_check_counts_what_is_there(photos, tmp_path, capsys):
+  (photos / "copy.jpg").write_bytes((photos / "b" / "01.jpg").read_bytes())
+  before = sorted(tmp_path.rglob("*"))
+  assert run("--check", photos) == 0
+  out = capsys.readouterr().out
+  assert "19 usable, 2 not, 0 excluded" in out
+  assert "a/00.jpg: not an image" in out
+  assert "labels: 2, with 8 to 10 images each; 1 images have none" in out
+  assert "1 are copies" in out and "2 times: b/01.jpg, copy.jpg" in out
+  assert "shorter side: 30 to 30 px" in out and "images a second" in out
+  assert sorted(tmp_path.rglob("*")) == before
+
+
+def told(capsys, *args):
+  assert run(*args) == 2
+  out, err = capsys.readouterr()
+  assert "Traceback" not in out + err
+  *bars, words = err.splitlines()
+  assert all("images/s" in bar for bar in bars if bar)
+  return words
+
+
+def test_mistakes_are_told_in_one_line(photos, tmp_path, capsys):
+  out = tmp_path / "out"
+  assert "give SRC and DST" in told(capsys, photos)
+  assert "give SRC and DST" in told(capsys, "--check", photos, out)
+  assert "unrecognized" in told(capsys, photos, out, "--shards=3")
+  assert "--shard must be" in told(capsys, photos, out, "--shard=0")
+  assert "no such folder" in told(capsys, tmp_path / "nowhere", out)
+  assert "is not empty" in told(capsys, photos, photos)
+  (tmp_path / "file").write_text("")
+  assert "cannot write" in told(capsys, photos, tmp_path / "file")
+  run(photos, out)
+  assert "shard was 4096, is 5" in told(capsys, photos, out, "--shard=5")
+  (photos / "new.jpg").write_bytes(encode(".jpg", scene(30, 40)))
+  assert "other images" in told(capsys, photos, out)
+
+
+def test_nothing_but_unusable_images(tmp_path, capsys):
+  (tmp_path / "photos").mkdir()
+  (tmp_path / "photos" / "a.jpg").write_bytes(b"nonsense")
+  assert "not one image" in told(capsys, tmp_path / "photos", tmp_path / "out")
+
+
+def test_kinds_are_recognised(tmp_path, photos):
+  (tmp_path / "list.txt").write_text(f"{photos}/b/01.jpg\n")
+  assert pack.kind_of(str(tmp_path / "list.txt")) == "list"
+  assert pack.kind_of(str(photos)) == "folder"
+  assert pack.kind_of("gs://bucket/x-*.tar") == "tar"
+  run(tmp_path / "list.txt", tmp_path / "out")
+  assert pack.kind_of(str(tmp_path / "out")) == "array_record"
+  about = json.loads((tmp_path / "out" / "images.json").read_text())
+  assert about["images"] == 1
+  assert np.load(tmp_path / "out" / "labels.npy").tolist() == [-1]
