@@ -4,6 +4,9 @@ import math
 
 import numpy as np
 
+# Waiting longer than this share of the time, over so many steps, is told.
+_HUNGRY, _SETTLED = 0.1, 200
+
 
 def prototype_use(usage_K: np.ndarray) -> dict[str, float]:
   """How evenly crops fall on prototypes, by their nearest one.
@@ -90,3 +93,50 @@ class Sentinel:
       f" {self._freeze_steps}); fewer model.prototypes; a larger batch_size or"
       " a swav.queue_length."
     )
+
+
+class Supply:
+  """Watches whether steps wait for images, and says once what would help.
+
+  Compiling and filling the first buffers are no sign of anything: the first
+  reading does not count, and a verdict waits for `_SETTLED` steps.
+  """
+
+  def __init__(self, workers: int, cores: int):
+    """Takes how many processes decode (0: threads do), on how many cores."""
+    self._workers, self._cores = workers, cores
+    self._first = self._last = None
+    self._waited, self._told = 0.0, False
+
+  def verdict(self, step: int, data_wait: float) -> str:
+    """What to change; "" while all is well, or when it was said.
+
+    Args:
+      step: of the reading.
+      data_wait: share of the time since the last one that steps waited.
+    """
+    if self._first is None:
+      self._first = self._last = step
+      return ""
+    self._waited += data_wait * (step - self._last)
+    self._last = step
+    steps = step - self._first
+    if self._told or steps < _SETTLED:
+      return ""
+    share = self._waited / steps
+    if share <= _HUNGRY:
+      return ""
+    self._told = True
+    spare = self._cores - max(1, self._workers)
+    if spare > 1:
+      mend = (
+        f"{self._cores} cores could decode:"
+        f" --config.data.workers={self._cores - 1}"
+      )
+    else:
+      mend = (
+        f"all {self._cores} cores decode already: images packed at the size"
+        " that is needed cost less, python -m seer_jax.pack SRC DST --side=512"
+        " (shorter sides, pixels); or give a machine with more cores a device"
+      )
+    return f"steps wait for images {share:.0%} of the time. {mend}"

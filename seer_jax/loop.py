@@ -15,6 +15,7 @@ from seer_jax import (
   errors,
   evaluation,
   health,
+  machine,
   metrics,
   optim,
   pipeline,
@@ -129,6 +130,7 @@ class Loop:
       epsilon=config.swav.epsilon,
       freeze_steps=config.swav.freeze_steps,
     )
+    self._supply = health.Supply(config.data.workers, machine.cores())
     self._bar = closed_at_the_end(
       metrics.Bar(config.steps, self._step, silent=not lead)
     )
@@ -357,9 +359,12 @@ class Loop:
       enough = window["streak"] >= self._config.rollback.after
       if enough and int(self._now.streak):
         raise _Diverged
-    words = self._sentinel.verdict(step, found)
-    if words:
-      self._bar.say(words)
+    for words in (
+      self._sentinel.verdict(step, found),
+      self._supply.verdict(step, found["data_wait"]),
+    ):
+      if words:
+        self._bar.say(words)
 
   def _in_trouble(self, window):
     """Whether the newest step was not finite.

@@ -57,3 +57,26 @@ def test_one_prototype_taking_all_is_told():
 
 def test_a_healthy_run_hears_nothing():
   assert sentinel().verdict(10_000, GOOD) is None
+
+
+def fed(supply, waits, every=20):
+  found = [
+    supply.verdict((number + 1) * every, wait)
+    for number, wait in enumerate(waits)
+  ]
+  return [words for words in found if words]
+
+
+def test_steps_that_wait_for_images_are_told_once_what_to_change():
+  words = fed(health.Supply(0, 8), [0.9] + [0.3] * 30)
+  assert words == [
+    "steps wait for images 30% of the time. 8 cores could decode:"
+    " --config.data.workers=7"
+  ]
+  (words,) = fed(health.Supply(7, 8), [0.2] * 30)
+  assert "seer_jax.pack SRC DST --side=512" in words
+
+
+def test_a_wait_at_the_start_or_a_short_one_is_not_told():
+  assert not fed(health.Supply(0, 8), [1.0] + [0.05] * 100)
+  assert not fed(health.Supply(0, 8), [0.5] * 10)

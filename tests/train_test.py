@@ -71,6 +71,41 @@ def test_bad_images_get_stand_ins_and_are_listed_once(tmp_path):
   assert sum(stand_ins) >= 2
 
 
+def corrupted(whole):
+  """A JPEG, harmed in ten ways."""
+  middle = len(whole) // 2
+  return {
+    "empty": b"",
+    "a byte": whole[:1],
+    "head only": whole[:20],
+    "cut": whole[:middle],
+    "no head": whole[20:],
+    "text": b"<html>404</html>",
+    "zeros": bytes(len(whole)),
+    "noise": np.random.default_rng(0).bytes(len(whole)),
+    "another format": b"\x89PNG\r\n\x1a\n" + whole[8:],
+    "no size": whole.replace(b"\xff\xc0", b"\xff\xc4", 1),
+  }
+
+
+def test_one_in_a_hundred_files_harmed_in_ten_ways(tmp_path):
+  photos = plant(tmp_path / "photos", 1000)
+  images = sorted(photos.glob("*/*.jpg"))
+  harmed = set()
+  for image, data in zip(
+    images[::100], corrupted(images[0].read_bytes()).values(), strict=True
+  ):
+    image.write_bytes(data)
+    harmed.add(image.relative_to(photos).as_posix())
+  config = tiny(photos, steps=125)  # Every image once.
+  train.run(config, tmp_path / "run")
+  listed = (tmp_path / "run" / "bad_images.txt").read_text().splitlines()
+  assert len(listed) == 10 and set(listed) == harmed
+  lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+  stand_ins = [json.loads(line).get("stand_ins", 0) for line in lines]
+  assert sum(stand_ins) == 10
+
+
 def test_too_many_bad_images_stop_the_run(tmp_path):
   photos = plant(tmp_path / "photos", 40)
   for image in sorted(photos.glob("cats/*.jpg"))[:10]:
