@@ -141,6 +141,7 @@ class Checkpoints:
           final.rename(replaced)
         part.rename(final)
         seal.flush(self._folder)
+        seal.flush(self._folder.parent)
         _remove(replaced)
       self.newest = step
       if distributed.is_lead():

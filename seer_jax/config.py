@@ -16,7 +16,7 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
-from seer_jax import errors, sources
+from seer_jax import errors, seal, sources
 
 ConfigDict = ml_collections.ConfigDict
 
@@ -286,6 +286,7 @@ def claim(
       file.flush()
       os.fsync(file.fileno())
     temporary.rename(path)
+    seal.flush(workdir)
     return
   # A key that is younger than the run had its default's effect.
   theirs = json.loads(json.dumps(dict(flatten(base())))) | theirs

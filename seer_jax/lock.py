@@ -17,7 +17,7 @@ import threading
 import time
 import uuid
 
-from seer_jax import errors
+from seer_jax import alarm, errors
 
 _log = logging.getLogger(__name__)
 
@@ -105,6 +105,10 @@ class Lock:
     with contextlib.suppress(FileNotFoundError):
       if _read(self._path) == owner:
         self._path.rename(aside)
+        if _read(aside) != owner:
+          # Another was quicker by a hair: this is its lock.
+          with contextlib.suppress(OSError):
+            os.link(aside, self._path)
         aside.unlink()
 
   def _refuse(self, owner):
@@ -118,6 +122,14 @@ class Lock:
   def _give_signs(self):
     told = False
     while not self._over.wait(SIGN_EVERY):
+      owner = _read(self._path)
+      if owner and owner != self._ours:
+        # This machine slept, or was cut off, until it was given up.
+        alarm.fail(
+          errors.Lost.STATUS,
+          f"{self._path.parent} was taken over by {_named(owner)} while this"
+          " run gave no sign of life; it ends here",
+        )
       try:
         os.utime(self._path)
       except OSError as error:

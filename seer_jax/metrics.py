@@ -13,6 +13,8 @@ import tqdm
 from tensorboardX import event_file_writer, summary
 from tensorboardX.proto import event_pb2
 
+from seer_jax import seal
+
 _log = logging.getLogger(__name__)
 
 
@@ -45,6 +47,7 @@ class Writer:
       file.flush()
       os.fsync(file.fileno())
     temporary.rename(self._path)
+    seal.flush(self._path.parent)
     if self._file:
       self._file.close()
     # Unbuffered: what is not on disk stands in `_waiting` and nowhere else.

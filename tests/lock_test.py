@@ -109,3 +109,24 @@ def test_of_many_that_find_a_dead_owner_one_gets_the_lock(tmp_path):
   for each in threads:
     each.join()
   assert len(refused) == 7
+
+
+def test_a_run_that_was_taken_over_meanwhile_ends(tmp_path):
+  code = (
+    "import sys, time, pathlib; from seer_jax import lock;"
+    "lock.SIGN_EVERY = 0.1;"
+    "lock.Lock(pathlib.Path(sys.argv[1])).__enter__();"
+    "print('held', flush=True); time.sleep(60)"
+  )
+  with subprocess.Popen(
+    [sys.executable, "-c", code, str(tmp_path)],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  ) as owner:
+    owner.stdout.readline()
+    write(tmp_path, host="elsewhere")
+    _, err = owner.communicate(timeout=30)
+  assert owner.returncode == errors.Lost.STATUS
+  assert "was taken over by process" in err and "on elsewhere" in err
+  assert (tmp_path / "lock.json").exists()
