@@ -64,6 +64,11 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
   ("augment.hue", lambda v: 0 <= v <= 0.5, "be from 0 to 0.5"),
   ("augment.mean", lambda v: len(v) == 3, "have 3 channels"),
   ("augment.std", lambda v: len(v) == 3 and min(v) > 0, "have 3, positive"),
+  (
+    "eval.interpolation",
+    lambda v: v in ("bilinear", "bicubic", "area"),
+    "be bilinear, bicubic or area",
+  ),
   ("model.se_ratio", _share, "be a share from 0 to 1"),
   ("model.stem_width", lambda v: v > 0, "be positive"),
   ("model.stem_stride", lambda v: v in (1, 2), "be 1 or 2"),

@@ -171,6 +171,8 @@ def base() -> ConfigDict:
   # Clean views: the shorter side, then the centre; chosen from the crops.
   config.eval.resize = none(int)
   config.eval.size = none(int)
+  # "bilinear" or "bicubic" are PIL's, bit for bit; "area" averages.
+  config.eval.interpolation = "bilinear"
   config.eval.knn_k = (20, 200)
   config.eval.knn_temperature = 0.1
   # Share of the training images held out as queries when there is no test set.

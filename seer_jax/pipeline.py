@@ -141,7 +141,13 @@ class _MultiCrop:
     bad = np.full(_ATTEMPTS, -1, np.int64)
     for attempt in range(_ATTEMPTS):
       try:
-        image = crops.decode(self.source[index]["image"], self.max_pixels)
+        views = crops.multi_crop_bytes(
+          self.source[index]["image"],
+          rng,
+          self.groups,
+          self.ratio,
+          self.max_pixels,
+        )
       except (OSError, errors.BadImage) as error:
         if not isinstance(error, errors.Excluded):
           bad[attempt] = index
@@ -149,7 +155,6 @@ class _MultiCrop:
         # in every run, wherever the bad file is met.
         index = int(rng.integers(len(self.source)))
       else:
-        views = crops.multi_crop(image, rng, self.groups, self.ratio)
         stand_in = np.float32(attempt > 0)
         return {"crops": views, "stand_ins": stand_in, "bad": bad}
     if bad.max() < 0:
@@ -305,6 +310,7 @@ class _CleanView:
   source: sources.Source
   resize: int
   size: int
+  interpolation: str
   max_pixels: int
 
   def __call__(self, index: int) -> dict[str, Any]:
@@ -321,7 +327,9 @@ class _CleanView:
     except (OSError, errors.BadImage):
       return nothing
     return {
-      "image": crops.center_crop(image, self.resize, self.size),
+      "image": crops.center_crop(
+        image, self.resize, self.size, self.interpolation
+      ),
       "index": index,
       "label": self.source.label_of(index),
       "mask": True,
@@ -344,7 +352,11 @@ def clean_batches(
   padded = np.full(-(-len(indices) // batch) * batch, -1, np.int64)
   padded[: len(indices)] = indices
   view = _CleanView(
-    source, config.eval.resize, config.eval.size, config.data.max_pixels
+    source,
+    config.eval.resize,
+    config.eval.size,
+    config.eval.interpolation,
+    config.data.max_pixels,
   )
   rows = mesh_lib.local_rows(mesh, batch)
   loader = (

@@ -10,14 +10,13 @@ from collections.abc import Iterator
 
 import cv2
 
-from seer_jax import crops
+from seer_jax import crops, headers
 
 _QUALITY = 95  # Of a JPEG that has to be written anew.
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_KEPT = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
-_JFIF, _ADOBE = 0xE0, 0xEE
+_JFIF, _ADOBE, _COMMENT = 0xE0, 0xEE, 0xFE
 _SCAN, _END = 0xDA, 0xD9
-_ORIENTATION = 0x0112  # EXIF 2.32, 4.6.4.
 
 
 def strip(data: bytes, max_pixels: int, side: int = 0) -> bytes:
@@ -47,8 +46,9 @@ def strip(data: bytes, max_pixels: int, side: int = 0) -> bytes:
     )
     return _encoded(small, ".jpg")
   if data.startswith(b"\xff\xd8"):
-    stripped, turned = _strip_jpeg(data)
-    return _encoded(image_HxWx3, ".jpg") if turned else stripped
+    if _turned(data):
+      return _encoded(image_HxWx3, ".jpg")
+    return _strip_jpeg(data)
   if data.startswith(_PNG):
     chunks = list(_png_chunks(data))
     # What turns the picture is among what must go.
@@ -65,22 +65,27 @@ def _encoded(image_HxWx3, extension):
   return cv2.imencode(extension, bgr, options)[1].tobytes()
 
 
-def _strip_jpeg(data: bytes) -> tuple[bytes, bool]:
-  """The segments that hold pixels; and whether EXIF turned these."""
-  kept, turned = [data[:2]], False
+def _turned(data):
+  """Whether the EXIF of a JPEG turns it; it does if that cannot be told."""
+  try:
+    return headers.jpeg_orientation(data) not in (0, 1)
+  except struct.error:
+    return True
+
+
+def _strip_jpeg(data: bytes) -> bytes:
+  """The segments that hold pixels."""
+  kept = [data[:2]]
   for marker, start, end in _jpeg_segments(data):
     payload = data[start + 4 : end]
     if marker == _JFIF and payload.startswith(b"JFIF\0"):
       kept.append(_without_thumbnail(data[start:end]))
     elif marker == _ADOBE and payload.startswith(b"Adobe"):
       kept.append(data[start:end])  # Says how colours are stored.
-    elif 0xE0 <= marker <= 0xEF or marker == 0xFE:
-      if payload.startswith(b"Exif\0"):
-        turned = turned or _orientation(payload[6:]) not in (0, 1)
-    else:
+    elif not (0xE0 <= marker <= 0xEF or marker == _COMMENT):
       kept.append(data[start:end])
   kept.append(b"\xff\xd9")
-  return b"".join(kept), turned
+  return b"".join(kept)
 
 
 def _without_thumbnail(segment):
@@ -124,25 +129,6 @@ def _end_of_scan(data, at):
       at += 2
     else:
       return at
-
-
-def _orientation(tiff: bytes) -> int:
-  """EXIF's orientation, 1 to 8; 0 without any."""
-  order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
-  if order is None:
-    return 0
-  try:
-    (at,) = struct.unpack_from(f"{order}I", tiff, 4)
-    (count,) = struct.unpack_from(f"{order}H", tiff, at)
-    for entry in range(count):
-      tag, _, _, value = struct.unpack_from(
-        f"{order}HHIH", tiff, at + 2 + 12 * entry
-      )
-      if tag == _ORIENTATION:
-        return value
-  except struct.error:
-    pass
-  return 0
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -140,8 +140,7 @@ def _speed(source, numbers, max_pixels):
   began = time.perf_counter()
   for number in some.tolist():
     data = source[number]["image"]
-    image = crops.decode(data, max_pixels)
-    crops.multi_crop(image, rng, _GROUPS, _RATIO)
+    crops.multi_crop_bytes(data, rng, _GROUPS, _RATIO, max_pixels)
   rate = len(some) / (time.perf_counter() - began)
   cores = os.cpu_count() or 1
   hours = len(numbers) / rate / cores / 3600
