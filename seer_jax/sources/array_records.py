@@ -89,7 +89,7 @@ class ArrayRecords:
       if shard not in self._readers:
         self._readers[shard] = _reader(self._paths[shard])
       return self._readers[shard].read([number])[0]
-    except (RuntimeError, ValueError, IndexError) as error:
+    except Exception as error:  # ArrayRecord's have no names.
       words = next(iter(str(error).splitlines()), "damaged record")
       raise OSError(errno.EIO, words[:200], self.id_of(i)) from None
 
@@ -128,8 +128,8 @@ def _count(path):
     raise errors.UserError(
       "ArrayRecord shards need a library; run: pip install array_record"
     ) from None
-  except (RuntimeError, ValueError):
-    pass
+  except Exception:
+    pass  # Told below.
   raise errors.UserError(
     f"{path} is no whole ArrayRecord shard; it may have been cut short: copy or"
     " write it again"

@@ -52,7 +52,10 @@ def system(url: str) -> Any:
 
 @contextlib.contextmanager
 def plain_errors(path: str) -> Iterator[None]:
-  """Whatever libraries of remote files raise becomes an OSError."""
+  """Turns whatever else is raised into an OSError.
+
+  Remote files fail in many ways, and a name may hold a zero byte.
+  """
   try:
     yield
   except (OSError, errors.UserError):
@@ -64,14 +67,14 @@ def plain_errors(path: str) -> Iterator[None]:
 
 def read(path: str, start: int = 0, size: int | None = None) -> bytes:
   """The bytes of a file, or `size` of them from `start` on."""
-  if is_url(path):
-    with plain_errors(path):
+  with plain_errors(path):
+    if is_url(path):
       end = None if size is None else start + size
       return system(path).cat_file(path, start=start, end=end)
-  with open(path, "rb") as file:
-    if size is None:
-      return file.read()
-    return os.pread(file.fileno(), size, start)
+    with open(path, "rb") as file:
+      if size is None:
+        return file.read()
+      return os.pread(file.fileno(), size, start)
 
 
 def open_file(path: str) -> IO[bytes]:

@@ -202,9 +202,10 @@ def _is_number(word: bytes) -> bool:
 def _memory_mapped(path) -> np.ndarray[Any, Any]:
   try:
     array = np.load(path, mmap_mode="r", allow_pickle=False)
-  except (ValueError, EOFError) as error:
+  except Exception as error:  # Its header is a piece of Python.
+    words = next(iter(str(error).splitlines()), type(error).__name__)
     raise errors.UserError(
-      f"{path} cannot be read as an array ({error}); save strings or numbers,"
+      f"{path} cannot be read as an array ({words}); save strings or numbers,"
       " not objects: np.save(path, np.array(paths))"
     ) from None
   if array.ndim != 1 or not len(array):

@@ -12,10 +12,12 @@ import io
 import json
 import os
 import shutil
+import zlib
 
 import jax
 import numpy as np
 import pytest
+import shards_test
 import ten_steps
 import tfds_test
 import train_test
@@ -31,12 +33,14 @@ from seer_jax import (
   main,
   metrics,
   pipeline,
+  privacy,
   sources,
   step,
   tasks,
   train,
 )
 from seer_jax import mesh as mesh_lib
+from seer_jax.sources import examples
 
 COUNT = int(os.environ.get("SEER_FUZZ", 25))
 
@@ -72,7 +76,14 @@ def damaged(draw, data):
         data = data[:at] + data[at // 2 : at] + data[at:]
       case "drop":
         del data[at : at + draw(st.integers(1, 64))]
-  return bytes(data)
+  return Damaged(data)
+
+
+class Damaged(bytes):
+  """Bytes that are not shown in full: a shard is padded to 128 KiB."""
+
+  def __repr__(self):
+    return f"{len(self)} bytes"
 
 
 PICTURES = [
@@ -88,9 +99,59 @@ def test_images(data):
     image = crops.decode(data, 1 << 20)
     rng = np.random.default_rng(0)
     groups = (crops.CropGroup(2, 16, (0.1, 1.0)),)
-    (views,) = crops.multi_crop(image, rng, groups, (3 / 4, 4 / 3))
+    (views,) = crops.multi_crop_bytes(
+      data, rng, groups, (3 / 4, 4 / 3), 1 << 20
+    )
     assert views.shape == (2, 16, 16, 3)
-    assert crops.center_crop(image, 20, 16).shape == (16, 16, 3)
+    for filtered in ("area", "bilinear", "bicubic"):
+      small = crops.center_crop(image, 20, 16, filtered)
+      assert small.shape == (16, 16, 3)
+    # What pack would write can be read, and is the same picture.
+    again = crops.decode(privacy.strip(data, 1 << 20), 1 << 20)
+    assert again.shape == image.shape
+
+
+def shard_bytes(kind, folder):
+  """A tar or ArrayRecord shard, or a list, of a few images."""
+  if kind == "tar":
+    shards_test.write_tar(folder / "x.tar", shards_test.SAMPLES)
+    return "x.tar", (folder / "x.tar").read_bytes()
+  if kind == "array_record":
+    records = [examples.write(shards_test.image(i, 0, "a")) for i in range(3)]
+    shards_test.write_shard(folder / "x.array_record", [*records, b"raw"])
+    return "x.array_record", (folder / "x.array_record").read_bytes()
+  if kind == "npy":
+    np.save(folder / "x.npy", np.array(["a.jpg", "b/c.jpg", "ü"]))
+    return "x.npy", (folder / "x.npy").read_bytes()
+  return "x.txt", "a.jpg\tcat\nb/ü.jpg\tdog\n\nc\t1\n".encode()
+
+
+@pytest.mark.parametrize("kind", ["tar", "array_record", "npy", "txt"])
+def test_shards_and_lists(kind, tmp_path_factory, monkeypatch):
+  folder = tmp_path_factory.mktemp("shards")
+  monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+  name, whole = shard_bytes(kind, folder)
+  kinds = {"npy": "list", "txt": "list"}
+
+  @fuzzed(0.6)
+  @given(data=damaged(whole))
+  def harm(data):
+    here = folder / f"{zlib.crc32(data):08x}"
+    here.mkdir(exist_ok=True)
+    (here / name).write_bytes(data)
+    try:
+      options = {"kind": kinds.get(kind, kind), "path": str(here / name)}
+      source = sources.open_source(options)
+    except errors.UserError as error:
+      assert "\n" not in str(error)
+      return
+    for i in range(min(len(source), 20)):
+      with contextlib.suppress(OSError):
+        assert isinstance(source[i]["image"], bytes)
+        assert source.label_of(i) < max(1, len(source.label_names))
+      assert isinstance(source.id_of(i), str)
+
+  harm()
 
 
 KEYS = [key for key, _ in config.flatten(config.base())]
