@@ -6,13 +6,12 @@ colour, blur) happens on the device, in `augment.py`. Never calls JAX.
 
 import dataclasses
 import math
-import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
-from seer_jax import errors
+from seer_jax import errors, headers, resample
 
 # The pipeline runs one process or thread a core. OpenCV's own pool inside each
 # of them would only make cores^2 threads fight, and hangs after a fork.
@@ -22,9 +21,17 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND\xaeB`\x82"  # The last chunk is empty: its CRC is constant.
-_START_OF_SCAN = 0xDA
-# SOF0..SOF15 less the three codes among them that mean other things.
-_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+# libjpeg leaves out high frequencies, and most of the work with them.
+_REDUCED = {
+  1: cv2.IMREAD_COLOR,
+  2: cv2.IMREAD_REDUCED_COLOR_2,
+  4: cv2.IMREAD_REDUCED_COLOR_4,
+  8: cv2.IMREAD_REDUCED_COLOR_8,
+}
+
+Box = tuple[int, int, int, int]  # Top, left, height, width in pixels.
+
+image_size = headers.image_size
 
 
 def decode(data: bytes, max_pixels: int) -> np.ndarray:
@@ -44,47 +51,8 @@ def decode(data: bytes, max_pixels: int) -> np.ndarray:
   Raises:
     BadImage: empty, cut short, damaged, too large, or not an image.
   """
-  if not data:
-    raise errors.BadImage("empty file")
-  size = image_size(data)
-  if size is not None:
-    _check_pixels(*size, max_pixels)
-  # OpenCV refuses this too, but not before libpng has complained on stderr,
-  # which nothing in OpenCV can silence.
-  if data.startswith(_PNG) and _PNG_END not in data:
-    raise errors.BadImage("cut short")
-  try:
-    image_HxWx3 = cv2.imdecode(
-      np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB
-    )
-  except cv2.error as error:
-    raise errors.BadImage(f"cannot be decoded: {error.err}") from None
-  if image_HxWx3 is None:
-    raise errors.BadImage("damaged or cut short" if size else "not an image")
-  _check_pixels(*image_HxWx3.shape[:2], max_pixels)
-  return image_HxWx3
-
-
-def image_size(data: bytes) -> tuple[int, int] | None:
-  """(height, width) as stored, from the header of `data`; None if unknown.
-
-  Reads JPEG, PNG, GIF, BMP and WebP, decodes nothing, and ignores any EXIF
-  orientation. The first 64 KiB of a file are almost always enough.
-  """
-  readers = {
-    b"\xff\xd8": _jpeg_size,
-    _PNG: _png_size,
-    b"GIF8": _gif_size,
-    b"BM": _bmp_size,
-    b"RIFF": _webp_size,
-  }
-  try:
-    for magic, size in readers.items():
-      if data.startswith(magic):
-        return size(data)
-  except struct.error:  # The header itself is cut short.
-    pass
-  return None
+  image_HxWx3 = _decode_bgr(data, max_pixels)
+  return _swap_red_and_blue(image_HxWx3)
 
 
 def random_box(
@@ -93,7 +61,7 @@ def random_box(
   width: int,
   scale: tuple[float, float],
   ratio: tuple[float, float],
-) -> tuple[int, int, int, int]:
+) -> Box:
   """Draws the box of a random-resized crop: (top, left, h, w) in pixels.
 
   Its share of the area is uniform in `scale` and its aspect ratio w / h
@@ -123,8 +91,10 @@ def random_resized_crop(
   ratio: tuple[float, float],
 ) -> np.ndarray:
   """Cuts a `random_box` and resizes it to `crop_SxSx3`, S = size."""
-  top, left, h, w = random_box(rng, *image_HxWx3.shape[:2], scale, ratio)
-  return _resize(image_HxWx3[top : top + h, left : left + w], size)
+  box = random_box(rng, *image_HxWx3.shape[:2], scale, ratio)
+  crop_SxSx3 = np.empty((size, size, 3), np.uint8)
+  resample.shrink(_cut(image_HxWx3, box), crop_SxSx3)
+  return crop_SxSx3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,48 +117,121 @@ def multi_crop(
   Few large views and many small ones (https://arxiv.org/abs/2006.09882, 3.3),
   all drawn in order from `rng`: same generator state, same crops.
   """
-  views = []
-  for group in groups:
-    shape = (group.count, group.size, group.size, 3)
-    crops_VxSxSx3 = np.empty(shape, np.uint8)
-    for v in range(group.count):
-      crops_VxSxSx3[v] = random_resized_crop(
-        image_HxWx3, rng, group.size, group.scale, ratio
-      )
-    views.append(crops_VxSxSx3)
-  return tuple(views)
+  boxes = _draw(rng, *image_HxWx3.shape[:2], groups, ratio)
+  return _views(image_HxWx3, boxes, groups)
 
 
-def center_crop(image_HxWx3: np.ndarray, resize: int, size: int) -> np.ndarray:
-  """The evaluation view: shorter side to `resize`, then the central square.
+def multi_crop_bytes(
+  data: bytes,
+  rng: np.random.Generator,
+  groups: Sequence[CropGroup],
+  ratio: tuple[float, float],
+  max_pixels: int,
+) -> tuple[np.ndarray, ...]:
+  """`multi_crop` of an encoded image: same draws, same boxes, less work.
 
-  Returns `crop_SxSx3`, S = size.
+  A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where every box, drawn
+  before from the header, still is as large as its crop. Boxes are then rounded
+  to pixels of the reduced image.
+
+  Args:
+    data: the encoded file.
+    rng: as it was before the call, should that raise.
+    groups: the layout.
+    ratio: limits of the boxes' aspect ratio, width over height.
+    max_pixels: as for `decode`, of the image in full.
 
   Raises:
-    ValueError: `size` is larger than `resize`.
+    BadImage: as `decode`.
+  """
+  before = rng.bit_generator.state
+  size = headers.upright_jpeg_size(data)
+  if size is not None and 0 not in size:
+    boxes = _draw(rng, *size, groups, ratio)
+    reduction = _reduction(boxes, groups)
+    try:
+      image_HxWx3 = _decode_bgr(data, max_pixels, reduction)
+    except errors.BadImage:
+      rng.bit_generator.state = before
+      raise
+    if image_HxWx3.shape[:2] == tuple(-(-n // reduction) for n in size):
+      boxes = [_reduced(box, reduction) for box in boxes]
+      return _in_rgb(_views(image_HxWx3, boxes, groups))
+    # A header that misleads; what was decoded in full decides.
+    rng.bit_generator.state = before
+  image_HxWx3 = _decode_bgr(data, max_pixels)
+  return _in_rgb(multi_crop(image_HxWx3, rng, groups, ratio))
+
+
+def center_crop(
+  image_HxWx3: np.ndarray,
+  resize: int,
+  size: int,
+  interpolation: str = "area",
+) -> np.ndarray:
+  """The evaluation view: shorter side to `resize`, then the central square.
+
+  Args:
+    image_HxWx3: uint8.
+    resize: pixels of the shorter side.
+    size: pixels of the square's side, S.
+    interpolation: "area" averages; "bilinear" and "bicubic" equal, bit for
+      bit, PIL's antialiased resize as torchvision's Resize and CenterCrop use
+      it, the protocol of published evaluations.
+
+  Returns:
+    `crop_SxSx3`, uint8.
+
+  Raises:
+    ValueError: `size` is larger than `resize`, or no such interpolation.
   """
   if size > resize:
     raise ValueError(f"cannot cut {size} pixels out of {resize}: size > resize")
+  if interpolation in resample.FILTERS:
+    return resample.center_crop(image_HxWx3, resize, size, interpolation)
+  if interpolation != "area":
+    raise ValueError(
+      f"interpolation is {interpolation!r}; it must be 'area',"
+      " 'bilinear' or 'bicubic'"
+    )
   # Only the central square can be seen afterwards. Resizing the rest would be
   # waste, and for an image one pixel high it would not fit in memory.
   height, width = image_HxWx3.shape[:2]
   side = min(height, width)
-  top, left = (height - side) // 2, (width - side) // 2
-  square = _resize(image_HxWx3[top : top + side, left : left + side], resize)
+  box = (height - side) // 2, (width - side) // 2, side, side
+  square = cv2.resize(
+    _cut(image_HxWx3, box),
+    (resize, resize),
+    # INTER_LINEAR looks at the four nearest pixels however far apart the
+    # samples lie, so shrinking with it aliases.
+    interpolation=cv2.INTER_AREA if side >= resize else cv2.INTER_LINEAR,
+  )
   margin = (resize - size) // 2
   return square[margin : margin + size, margin : margin + size]
 
 
-def _resize(image_HxWx3: np.ndarray, size: int) -> np.ndarray:
-  # INTER_LINEAR looks at the four nearest pixels however far apart the samples
-  # lie, so shrinking aliases; PIL's bilinear, with which SwAV was trained,
-  # widens its filter by the factor instead. INTER_AREA averages as that does.
-  shrinks = min(image_HxWx3.shape[:2]) >= size
-  return cv2.resize(
-    image_HxWx3,
-    (size, size),
-    interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
-  )
+def _decode_bgr(data: bytes, max_pixels: int, reduction: int = 1) -> np.ndarray:
+  # OpenCV's decoders give RGB as well, but JPEGs a third slower than BGR with
+  # the channels swapped afterwards.
+  if not data:
+    raise errors.BadImage("empty file")
+  size = headers.image_size(data)
+  if size is not None:
+    _check_pixels(*size, max_pixels)
+  # OpenCV refuses this too, but not before libpng has complained on stderr,
+  # which nothing in OpenCV can silence.
+  if data.startswith(_PNG) and _PNG_END not in data:
+    raise errors.BadImage("cut short")
+  try:
+    image_HxWx3 = cv2.imdecode(
+      np.frombuffer(data, np.uint8), _REDUCED[reduction]
+    )
+  except cv2.error as error:
+    raise errors.BadImage(f"cannot be decoded: {error.err}") from None
+  if image_HxWx3 is None:
+    raise errors.BadImage("damaged or cut short" if size else "not an image")
+  _check_pixels(*image_HxWx3.shape[:2], max_pixels)
+  return image_HxWx3
 
 
 def _check_pixels(height: int, width: int, max_pixels: int) -> None:
@@ -198,54 +241,55 @@ def _check_pixels(height: int, width: int, max_pixels: int) -> None:
     )
 
 
-def _jpeg_size(data: bytes) -> tuple[int, int] | None:
-  for marker, start in _jpeg_segments(data):
-    if marker in _START_OF_FRAME:
-      return struct.unpack_from(">HH", data, start + 1)
-  return None
+def _swap_red_and_blue(image_HxWx3: np.ndarray) -> np.ndarray:
+  return cv2.cvtColor(image_HxWx3, cv2.COLOR_BGR2RGB, dst=image_HxWx3)
 
 
-def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
-  """(marker, where its payload starts) up to the first scan."""
-  position = data.find(b"\xff", 2)
-  while 0 <= position < len(data) - 3:
-    marker, length = struct.unpack_from(">BH", data, position + 1)
-    if marker == _START_OF_SCAN:
-      return
-    if marker in (0x00, 0xFF):  # Stuffing and padding: no segment.
-      position += 1
-    else:
-      yield marker, position + 4
-      position += 2 + length
-    position = data.find(b"\xff", position)
+def _draw(rng, height, width, groups, ratio) -> list[Box]:
+  return [
+    random_box(rng, height, width, group.scale, ratio)
+    for group in groups
+    for _ in range(group.count)
+  ]
 
 
-def _png_size(data: bytes) -> tuple[int, int]:
-  width, height = struct.unpack_from(">II", data, 16)
-  return height, width
+def _reduction(boxes: list[Box], groups: Sequence[CropGroup]) -> int:
+  """The largest at which each box still is as large as its crop."""
+  sizes = [group.size for group in groups for _ in range(group.count)]
+  for reduction in (8, 4, 2):
+    if all(
+      min(_reduced(box, reduction)[2:]) >= size
+      for box, size in zip(boxes, sizes, strict=True)
+    ):
+      return reduction
+  return 1
 
 
-def _gif_size(data: bytes) -> tuple[int, int]:
-  width, height = struct.unpack_from("<HH", data, 6)
-  return height, width
+def _reduced(box: Box, reduction: int) -> Box:
+  top, left, h, w = box
+  bottom, right = round((top + h) / reduction), round((left + w) / reduction)
+  top, left = round(top / reduction), round(left / reduction)
+  return top, left, bottom - top, right - left
 
 
-def _bmp_size(data: bytes) -> tuple[int, int]:
-  (header,) = struct.unpack_from("<I", data, 14)
-  # 12 bytes of header are OS/2's; a negative height means top row first.
-  width, height = struct.unpack_from("<HH" if header == 12 else "<ii", data, 18)
-  return abs(height), width
+def _cut(image_HxWx3: np.ndarray, box: Box) -> np.ndarray:
+  top, left, h, w = box
+  return image_HxWx3[top : top + h, left : left + w]
 
 
-def _webp_size(data: bytes) -> tuple[int, int] | None:
-  match data[8:16]:
-    case b"WEBPVP8X":  # Canvas, in 24 bits each, less one.
-      low_w, high_w, low_h, high_h = struct.unpack_from("<HBHB", data, 24)
-      return (high_h << 16 | low_h) + 1, (high_w << 16 | low_w) + 1
-    case b"WEBPVP8L":  # 14 bits each, less one, after a signature byte.
-      (bits,) = struct.unpack_from("<I", data, 21)
-      return (bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1
-    case b"WEBPVP8 ":  # 14 bits each; the upper two are a display hint.
-      width, height = struct.unpack_from("<HH", data, 26)
-      return height & 0x3FFF, width & 0x3FFF
-  return None
+def _views(image_HxWx3, boxes, groups) -> tuple[np.ndarray, ...]:
+  views, boxes = [], iter(boxes)
+  for group in groups:
+    shape = (group.count, group.size, group.size, 3)
+    crops_VxSxSx3 = np.empty(shape, np.uint8)
+    for crop_SxSx3 in crops_VxSxSx3:
+      resample.shrink(_cut(image_HxWx3, next(boxes)), crop_SxSx3)
+    views.append(crops_VxSxSx3)
+  return tuple(views)
+
+
+def _in_rgb(views: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+  for crops_VxSxSx3 in views:
+    for crop_SxSx3 in crops_VxSxSx3:
+      _swap_red_and_blue(crop_SxSx3)
+  return views
