@@ -163,20 +163,18 @@ def measure(ways: dict, count: int, rounds: int) -> dict[str, list[float]]:
 
 def show(rates: dict[str, list[float]]) -> None:
   """The table, and one line of JSON."""
-  base = statistics.median(rates.get("published", [float("nan")]))
+  base = statistics.median(rates.get("published", [0]))
   print("| way | images/s/core | lowest - highest | ratio |")
   print("| --- | --: | --: | --: |")
   result = {}
   for name, values in rates.items():
     median = statistics.median(values)
     low, high = min(values), max(values)
-    print(
-      f"| {SAYS[name]} | {median:.0f} | {low:.0f} - {high:.0f} |"
-      f" {median / base:.2f} |"
-    )
     result[name] = {"median": median, "low": low, "high": high}
-    if "published" in rates:
+    if base:
       result[name]["ratio"] = median / base
+    ratio = f"{median / base:.2f}" if base else ""
+    print(f"| {SAYS[name]} | {median:.0f} | {low:.0f} - {high:.0f} | {ratio} |")
   print(json.dumps({"benchmark": "input", "images/s/core": result}))
 
 
