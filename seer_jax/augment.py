@@ -4,9 +4,14 @@ uint8 crops and keys in, floats out, inside the training step. Each crop draws
 its own parameters. Order and values are SwAV's: flip 1/2, then with
 probability 0.8 brightness, contrast, saturation and hue in random order, then
 grey 0.2, then blur 0.5.
+
+Inside, colours come first (`x_3xHxW`): three planes are arithmetic on long
+rows, three interleaved bytes are not.
 """
 
 import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +19,25 @@ import ml_collections
 
 # ITU-R 601 luma, as PIL converts to grey.
 _LUMA_3 = (0.299, 0.587, 0.114)
-_MAX_BLUR_SIGMA = 2.0
+_MIN_BLUR_SIGMA, _MAX_BLUR_SIGMA = 0.1, 2.0
 _BLUR_RADIUS = int(3 * _MAX_BLUR_SIGMA)
+
+
+class Drawn(NamedTuple):
+  """What is random about one crop. Chances have fallen, factors are drawn."""
+
+  flip: jax.Array
+  jitter: jax.Array
+  # Of brightness, contrast and saturation, in this order.
+  factor_3: jax.Array
+  # The order in which these three happen, 0 for brightness and so on; before
+  # hue as many of them as `hue_place` says, 0 to 3.
+  order_3: jax.Array
+  hue_place: jax.Array
+  turn: jax.Array  # Of the hue circle; 1 is once around.
+  grey: jax.Array
+  blur: jax.Array
+  sigma: jax.Array  # Pixels.
 
 
 def augment(
@@ -25,10 +47,65 @@ def augment(
 ) -> jax.Array:
   """Randomly augments uint8 crops; float32 in [0, 1], not yet normalised.
 
-  Each crop by its own key: the outcome is the same in whatever company.
+  Each crop by its own key: the outcome is the same in whatever company, to
+  rounding. Under `jax.set_mesh` rows stay on their devices.
   """
-  one = functools.partial(_augment_one, options=options)
-  return jax.vmap(one)(to_float(crops_NxHxWx3), keys_N)
+  drawn_N = jax.vmap(functools.partial(draw, options=options))(keys_N)
+  return _on_each_shard(
+    functools.partial(_apply_to_all, options=options), crops_NxHxWx3, drawn_N
+  )
+
+
+def draw(key: jax.Array, options: ml_collections.ConfigDict) -> Drawn:
+  """The parameters of one crop.
+
+  Hue, which is dear, is applied once, at a random place among the other three
+  in their random order: each of the 24 orders is equally likely.
+  """
+  flip, jitter, grey, blur = jax.random.split(key, 4)
+  chance, factors, order, place, hue = jax.random.split(jitter, 5)
+  reach_3 = jnp.array(
+    [options.brightness, options.contrast, options.saturation]
+  )
+  blur_chance, spread = jax.random.split(blur)
+  return Drawn(
+    flip=jax.random.bernoulli(flip, options.flip),
+    jitter=jax.random.bernoulli(chance, options.jitter),
+    factor_3=jax.random.uniform(
+      factors, (3,), minval=jnp.maximum(1 - reach_3, 0), maxval=1 + reach_3
+    ),
+    order_3=jax.random.permutation(order, 3),
+    hue_place=jax.random.randint(place, (), 0, 4),
+    turn=jax.random.uniform(hue, (), minval=-options.hue, maxval=options.hue),
+    grey=jax.random.bernoulli(grey, options.grey),
+    blur=jax.random.bernoulli(blur_chance, options.blur),
+    sigma=jax.random.uniform(
+      spread, (), minval=_MIN_BLUR_SIGMA, maxval=_MAX_BLUR_SIGMA
+    ),
+  )
+
+
+def apply(
+  crop_HxWx3: jax.Array, drawn: Drawn, options: ml_collections.ConfigDict
+) -> jax.Array:
+  """Augments a uint8 crop as drawn; float32 in [0, 1].
+
+  Where an option's probability is 0 its operation is left out of the program.
+  """
+  x_3xHxW = to_float(jnp.moveaxis(crop_HxWx3, -1, 0))
+  if options.flip:
+    x_3xHxW = _when(drawn.flip, lambda x: x[..., ::-1], x_3xHxW)
+  if options.jitter:
+    x_3xHxW = _when(drawn.jitter, lambda x: _jitter(x, drawn, options), x_3xHxW)
+  if options.grey:
+    x_3xHxW = _when(
+      drawn.grey, lambda x: jnp.broadcast_to(_luma(x), x.shape), x_3xHxW
+    )
+  if options.blur:
+    x_3xHxW = _when(
+      drawn.blur, lambda x: gaussian_blur(x, drawn.sigma), x_3xHxW
+    )
+  return jnp.moveaxis(x_3xHxW, 0, -1)
 
 
 def to_float(pixels: jax.Array) -> jax.Array:
@@ -44,116 +121,112 @@ def normalize(
   return ((pixels - mean_3) / std_3).astype(dtype)
 
 
-def _augment_one(x_HxWx3, key, *, options):
-  flip, jitter, grey, blur = jax.random.split(key, 4)
-  if options.flip:
-    x_HxWx3 = jnp.where(
-      jax.random.bernoulli(flip, options.flip), x_HxWx3[:, ::-1], x_HxWx3
-    )
-  if options.jitter:
-    x_HxWx3 = _jitter(x_HxWx3, jitter, options)
-  if options.grey:
-    x_HxWx3 = jnp.where(
-      jax.random.bernoulli(grey, options.grey), _luma(x_HxWx3), x_HxWx3
-    )
-  if options.blur:
-    x_HxWx3 = _blur(x_HxWx3, blur, options)
-  return x_HxWx3
+def _on_each_shard(fn, crops, drawn):
+  """Runs `fn` on each device's own rows of the mesh of `jax.set_mesh`.
 
-
-def _luma(x_HxWx3):
-  return jnp.sum(x_HxWx3 * jnp.array(_LUMA_3), -1, keepdims=True)
-
-
-def _jitter(x_HxWx3, key, options):
-  """Brightness, contrast, saturation and hue, in random order.
-
-  The first three blend with a target (black, the mean grey, the pixel's grey)
-  and are cheap; hue is not. So the three take a random order, and hue, applied
-  once, a random place among them: each of the 24 orders is equally likely.
+  The partitioner would gather all rows for a loop over them.
   """
-  chance, factors, order, place, hue = jax.random.split(key, 5)
-  reach_3 = jnp.array(
-    [options.brightness, options.contrast, options.saturation]
-  )
-  factor_3 = jax.random.uniform(
-    factors, (3,), minval=jnp.maximum(1 - reach_3, 0), maxval=1 + reach_3
-  )
-  order_3 = jax.random.permutation(order, 3)
-  hue_place = jax.random.randint(place, (), 0, 4)
-  turn = jax.random.uniform(hue, (), minval=-options.hue, maxval=options.hue)
+  mesh = jax.sharding.get_abstract_mesh()
+  axes = tuple(name for name, size in mesh.shape.items() if size > 1)
+  if not axes:
+    return fn(crops, drawn)
+  return jax.shard_map(
+    fn, in_specs=jax.P(axes), out_specs=jax.P(axes), check_vma=False
+  )(crops, drawn)
 
-  y = x_HxWx3
+
+def _apply_to_all(crops, drawn, *, options):
+  """One after the other on a CPU, which then skips what was not drawn.
+
+  An accelerator has them all at once, both outcomes of each chance computed.
+  """
+  one = functools.partial(apply, options=options)
+  return jax.lax.platform_dependent(
+    crops,
+    drawn,
+    cpu=lambda crops, drawn: jax.lax.map(lambda x: one(*x), (crops, drawn)),
+    default=jax.vmap(one),
+  )
+
+
+def _when(chance: jax.Array, fn: Callable, x: jax.Array) -> jax.Array:
+  return jax.lax.cond(chance, fn, lambda x: x, x)
+
+
+def _luma(x_3xHxW):
+  red, green, blue = (
+    share * x_HxW for share, x_HxW in zip(_LUMA_3, x_3xHxW, strict=True)
+  )
+  return red + green + blue
+
+
+def _jitter(x_3xHxW, drawn, options):
+  """Brightness, contrast, saturation and hue, in the order drawn."""
+
+  def blend(x_3xHxW, slot):
+    op = drawn.order_3[slot]
+    adjust = (adjust_brightness, adjust_contrast, adjust_saturation)
+    return jax.lax.switch(op, adjust, x_3xHxW, drawn.factor_3[op])
+
   for slot in range(3):
-    y = jnp.where(slot < hue_place, _blend(y, order_3[slot], factor_3), y)
+    x_3xHxW = _when(
+      slot < drawn.hue_place, functools.partial(blend, slot=slot), x_3xHxW
+    )
   if options.hue:
-    y = shift_hue(y, turn)
+    x_3xHxW = shift_hue(x_3xHxW, drawn.turn)
   for slot in range(3):
-    y = jnp.where(slot < hue_place, y, _blend(y, order_3[slot], factor_3))
-  return jnp.where(jax.random.bernoulli(chance, options.jitter), y, x_HxWx3)
+    x_3xHxW = _when(
+      slot >= drawn.hue_place, functools.partial(blend, slot=slot), x_3xHxW
+    )
+  return x_3xHxW
 
 
-def _blend(x_HxWx3, op, factor_3):
-  adjust = (adjust_brightness, adjust_contrast, adjust_saturation)
-  return jnp.select(
-    [op == i for i in range(3)],
-    [fn(x_HxWx3, factor_3[i]) for i, fn in enumerate(adjust)],
-  )
-
-
-def adjust_brightness(x_HxWx3: jax.Array, factor: jax.Array) -> jax.Array:
+def adjust_brightness(x_3xHxW: jax.Array, factor: jax.Array) -> jax.Array:
   """Blends with black; factor 1 changes nothing."""
-  return jnp.clip(x_HxWx3 * factor, 0, 1)
+  return jnp.clip(x_3xHxW * factor, 0, 1)
 
 
-def adjust_contrast(x_HxWx3: jax.Array, factor: jax.Array) -> jax.Array:
+def adjust_contrast(x_3xHxW: jax.Array, factor: jax.Array) -> jax.Array:
   """Blends with the image's mean grey; factor 1 changes nothing."""
-  mean = jnp.mean(_luma(x_HxWx3))
-  return jnp.clip(mean + (x_HxWx3 - mean) * factor, 0, 1)
+  mean = jnp.mean(_luma(x_3xHxW))
+  return jnp.clip(mean + (x_3xHxW - mean) * factor, 0, 1)
 
 
-def adjust_saturation(x_HxWx3: jax.Array, factor: jax.Array) -> jax.Array:
+def adjust_saturation(x_3xHxW: jax.Array, factor: jax.Array) -> jax.Array:
   """Blends each pixel with its own grey; factor 1 changes nothing."""
-  grey = _luma(x_HxWx3)
-  return jnp.clip(grey + (x_HxWx3 - grey) * factor, 0, 1)
+  grey = _luma(x_3xHxW)
+  return jnp.clip(grey + (x_3xHxW - grey) * factor, 0, 1)
 
 
-def shift_hue(x_HxWx3: jax.Array, turn: jax.Array) -> jax.Array:
+def shift_hue(x_3xHxW: jax.Array, turn: jax.Array) -> jax.Array:
   """Turns the hue circle by `turn` (1 is once around), through HSV."""
-  r, g, b = x_HxWx3[..., 0], x_HxWx3[..., 1], x_HxWx3[..., 2]
-  value = jnp.max(x_HxWx3, -1)
-  chroma = value - jnp.min(x_HxWx3, -1)
-  safe = jnp.where(chroma > 0, chroma, 1)
-  sextant = jnp.select(
-    [value == r, value == g],
-    [(g - b) / safe, 2 + (b - r) / safe],
-    4 + (r - g) / safe,
+  r, g, b = x_3xHxW
+  value = jnp.maximum(jnp.maximum(r, g), b)
+  chroma = value - jnp.minimum(jnp.minimum(r, g), b)
+  scale = 1 / jnp.where(chroma > 0, chroma, 1)
+  sextant = jnp.where(
+    value == r,
+    (g - b) * scale,
+    jnp.where(value == g, 2 + (b - r) * scale, 4 + (r - g) * scale),
   )
-  sextant_1 = (jnp.where(chroma > 0, sextant, 0) + 6 * turn)[..., None]
   # Each channel is the value less the chroma times a trapezium of the hue.
-  k_3 = jnp.mod(jnp.array([5.0, 3.0, 1.0]) + sextant_1, 6)
-  dip_3 = jnp.clip(jnp.minimum(k_3, 4 - k_3), 0, 1)
-  return value[..., None] - chroma[..., None] * dip_3
+  k_3xHxW = jnp.array([5.0, 3.0, 1.0])[:, None, None] + (sextant + 6 * turn)
+  k_3xHxW = k_3xHxW - 6 * jnp.floor(k_3xHxW / 6)
+  dip_3xHxW = jnp.clip(jnp.minimum(k_3xHxW, 4 - k_3xHxW), 0, 1)
+  return value - chroma * dip_3xHxW
 
 
-def _blur(x_HxWx3, key, options):
-  chance, spread = jax.random.split(key)
-  sigma = jax.random.uniform(spread, (), minval=0.1, maxval=_MAX_BLUR_SIGMA)
-  blurred = gaussian_blur(x_HxWx3, sigma)
-  return jnp.where(jax.random.bernoulli(chance, options.blur), blurred, x_HxWx3)
-
-
-def gaussian_blur(x_HxWx3: jax.Array, sigma: jax.Array) -> jax.Array:
+def gaussian_blur(x_3xHxW: jax.Array, sigma: jax.Array) -> jax.Array:
   """Separable Gaussian of `sigma` pixels (at most 2), edges repeated."""
   offsets = jnp.arange(-_BLUR_RADIUS, _BLUR_RADIUS + 1)
   taps = jax.nn.softmax(-0.5 * jnp.square(offsets / sigma))
-  for axis in (0, 1):
-    size = x_HxWx3.shape[axis]
+  for axis in (1, 2):
+    size = x_3xHxW.shape[axis]
     pad = [(0, 0)] * 3
     pad[axis] = (_BLUR_RADIUS, _BLUR_RADIUS)
-    padded = jnp.pad(x_HxWx3, pad, mode="edge")
-    x_HxWx3 = sum(
+    padded = jnp.pad(x_3xHxW, pad, mode="edge")
+    x_3xHxW = sum(
       tap * jax.lax.slice_in_dim(padded, i, i + size, axis=axis)
       for i, tap in enumerate(taps)
     )
-  return x_HxWx3
+  return x_3xHxW

@@ -93,7 +93,7 @@ def random_resized_crop(
   """Cuts a `random_box` and resizes it to `crop_SxSx3`, S = size."""
   box = random_box(rng, *image_HxWx3.shape[:2], scale, ratio)
   crop_SxSx3 = np.empty((size, size, 3), np.uint8)
-  resample.shrink(_cut(image_HxWx3, box), crop_SxSx3)
+  resample.shrink(image_HxWx3, box, crop_SxSx3)
   return crop_SxSx3
 
 
@@ -131,8 +131,7 @@ def multi_crop_bytes(
   """`multi_crop` of an encoded image: same draws, same boxes, less work.
 
   A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where every box, drawn
-  before from the header, still is as large as its crop. Boxes are then rounded
-  to pixels of the reduced image.
+  before from the header, still is as large as its crop.
 
   Args:
     data: the encoded file.
@@ -155,7 +154,7 @@ def multi_crop_bytes(
       rng.bit_generator.state = before
       raise
     if image_HxWx3.shape[:2] == tuple(-(-n // reduction) for n in size):
-      boxes = [_reduced(box, reduction) for box in boxes]
+      boxes = [tuple(n / reduction for n in box) for box in boxes]
       return _in_rgb(_views(image_HxWx3, boxes, groups))
     # A header that misleads; what was decoded in full decides.
     rng.bit_generator.state = before
@@ -256,20 +255,10 @@ def _draw(rng, height, width, groups, ratio) -> list[Box]:
 def _reduction(boxes: list[Box], groups: Sequence[CropGroup]) -> int:
   """The largest at which each box still is as large as its crop."""
   sizes = [group.size for group in groups for _ in range(group.count)]
-  for reduction in (8, 4, 2):
-    if all(
-      min(_reduced(box, reduction)[2:]) >= size
-      for box, size in zip(boxes, sizes, strict=True)
-    ):
-      return reduction
-  return 1
-
-
-def _reduced(box: Box, reduction: int) -> Box:
-  top, left, h, w = box
-  bottom, right = round((top + h) / reduction), round((left + w) / reduction)
-  top, left = round(top / reduction), round(left / reduction)
-  return top, left, bottom - top, right - left
+  spare = min(
+    min(box[2:]) / size for box, size in zip(boxes, sizes, strict=True)
+  )
+  return next((n for n in (8, 4, 2) if spare >= n), 1)
 
 
 def _cut(image_HxWx3: np.ndarray, box: Box) -> np.ndarray:
@@ -283,7 +272,7 @@ def _views(image_HxWx3, boxes, groups) -> tuple[np.ndarray, ...]:
     shape = (group.count, group.size, group.size, 3)
     crops_VxSxSx3 = np.empty(shape, np.uint8)
     for crop_SxSx3 in crops_VxSxSx3:
-      resample.shrink(_cut(image_HxWx3, next(boxes)), crop_SxSx3)
+      resample.shrink(image_HxWx3, next(boxes), crop_SxSx3)
     views.append(crops_VxSxSx3)
   return tuple(views)
 

@@ -33,26 +33,49 @@ def _bicubic(x):
 FILTERS = {"bilinear": (1.0, _bilinear), "bicubic": (2.0, _bicubic)}
 
 
-def shrink(image_HxWx3: np.ndarray, out_SxTx3: np.ndarray) -> None:
-  """Resizes into `out_SxTx3` with PIL's bilinear filter, very nearly; uint8.
+def shrink(
+  image_HxWx3: np.ndarray,
+  box: tuple[float, float, float, float],
+  out_SxTx3: np.ndarray,
+) -> None:
+  """Resizes a box of an image with PIL's bilinear filter, very nearly; uint8.
 
   Where an axis shrinks by s, PIL's filter is a triangle s pixels to each side.
   Here a small blur is followed by bilinear sampling: exactly that triangle for
   whole s, for others a mixture of the two next with the variance it has.
   OpenCV's INTER_AREA, a box, takes two to three times as long. Enlarging is
   plain bilinear, as in PIL.
+
+  Args:
+    image_HxWx3: uint8.
+    box: top, left, height and width, whole or not.
+    out_SxTx3: where the result goes; uint8, contiguous.
   """
-  (height, width), (out_h, out_w) = image_HxWx3.shape[:2], out_SxTx3.shape[:2]
-  taps_x, taps_y = _taps(width / out_w), _taps(height / out_h)
+  (top, left, height, width), (out_h, out_w) = box, out_SxTx3.shape[:2]
+  first_y, first_x = math.floor(top), math.floor(left)
+  last_y, last_x = math.ceil(top + height), math.ceil(left + width)
+  part = image_HxWx3[first_y:last_y, first_x:last_x]
+  scale_x, scale_y = width / out_w, height / out_h
+  taps_x, taps_y = _taps(scale_x), _taps(scale_y)
   if len(taps_x) > 1 or len(taps_y) > 1:
-    image_HxWx3 = cv2.sepFilter2D(
-      image_HxWx3, -1, taps_x, taps_y, borderType=cv2.BORDER_REPLICATE
+    part = cv2.sepFilter2D(
+      part, -1, taps_x, taps_y, borderType=cv2.BORDER_REPLICATE
     )
-  cv2.resize(
-    image_HxWx3,
+  if part.shape[:2] == (height, width):
+    cv2.resize(
+      part, (out_w, out_h), dst=out_SxTx3, interpolation=cv2.INTER_LINEAR
+    )
+    return
+  # Centres of pixels lie at halves.
+  offset_x = (scale_x - 1) / 2 + left - first_x
+  offset_y = (scale_y - 1) / 2 + top - first_y
+  cv2.warpAffine(
+    part,
+    np.array([[scale_x, 0, offset_x], [0, scale_y, offset_y]]),
     (out_w, out_h),
     dst=out_SxTx3,
-    interpolation=cv2.INTER_LINEAR,
+    flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+    borderMode=cv2.BORDER_REPLICATE,
   )
 
 

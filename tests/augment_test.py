@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seer_jax import augment
+from seer_jax import augment, mesh
 from seer_jax import config as config_lib
 
 
@@ -13,9 +13,17 @@ def pixels(*shape, seed=0):
   return np.random.default_rng(seed).random((*shape, 3), np.float32)
 
 
+def planes(x_HxWx3):
+  return jnp.moveaxis(jnp.asarray(x_HxWx3), -1, 0)
+
+
+def interleaved(x_3xHxW):
+  return np.moveaxis(np.asarray(x_3xHxW), 0, -1)
+
+
 def test_hue_turns_as_in_colorsys():
   x = pixels(5, 4)
-  turned = augment.shift_hue(jnp.asarray(x), 0.13)
+  turned = interleaved(augment.shift_hue(planes(x), 0.13))
   for before, after in zip(
     x.reshape(-1, 3), turned.reshape(-1, 3), strict=True
   ):
@@ -26,7 +34,7 @@ def test_hue_turns_as_in_colorsys():
 
 
 def test_grey_pixels_have_no_hue_to_turn():
-  x = jnp.full((2, 2, 3), 0.4)
+  x = jnp.full((3, 2, 2), 0.4)
   np.testing.assert_allclose(augment.shift_hue(x, 0.3), x, atol=1e-6)
 
 
@@ -39,19 +47,19 @@ def test_grey_pixels_have_no_hue_to_turn():
   ],
 )
 def test_a_factor_of_one_changes_nothing(adjust):
-  x = pixels(4, 4)
-  np.testing.assert_allclose(adjust(jnp.asarray(x), 1.0), x, atol=1e-6)
+  x = planes(pixels(4, 4))
+  np.testing.assert_allclose(adjust(x, 1.0), x, atol=1e-6)
 
 
 def test_a_factor_of_zero_is_black_mean_grey_and_grey():
-  x = jnp.asarray(pixels(4, 4))
-  luma = np.asarray(x) @ [0.299, 0.587, 0.114]
+  x = planes(pixels(4, 4))
+  luma = interleaved(x) @ [0.299, 0.587, 0.114]
   assert not augment.adjust_brightness(x, 0.0).any()
   np.testing.assert_allclose(
-    augment.adjust_contrast(x, 0.0), np.full((4, 4, 3), luma.mean()), atol=1e-5
+    augment.adjust_contrast(x, 0.0), np.full((3, 4, 4), luma.mean()), atol=1e-5
   )
   np.testing.assert_allclose(
-    augment.adjust_saturation(x, 0.0)[..., 1], luma, atol=1e-5
+    augment.adjust_saturation(x, 0.0)[1], luma, atol=1e-5
   )
 
 
@@ -79,7 +87,7 @@ def test_blur_is_the_gaussian_with_repeated_edges():
     axis=1,
   )
   np.testing.assert_allclose(
-    augment.gaussian_blur(jnp.asarray(x), sigma), wanted, atol=1e-5
+    interleaved(augment.gaussian_blur(planes(x), sigma)), wanted, atol=1e-5
   )
 
 
@@ -95,6 +103,32 @@ def test_crops_differ_by_key_and_repeat_with_it():
   assert (np.abs(one - other).max((1, 2, 3)) > 0).all()
   assert one.min() >= 0
   assert one.max() <= 1
+
+
+def test_a_loop_over_crops_gives_what_all_at_once_give():
+  x = (pixels(40, 16, 12) * 255).astype(np.uint8)
+  options = config_lib.base().augment
+  keys = jax.random.split(jax.random.key(0), len(x))
+  drawn = jax.vmap(lambda key: augment.draw(key, options))(keys)
+  together = jax.jit(jax.vmap(lambda x, d: augment.apply(x, d, options)))
+  looped = jax.jit(lambda x, keys: augment.augment(x, keys, options))
+  np.testing.assert_allclose(looped(x, keys), together(x, drawn), atol=1e-5)
+
+
+def test_rows_stay_on_their_devices():
+  here = mesh.make(8)
+  x = (pixels(16, 8, 8) * 255).astype(np.uint8)
+  options = config_lib.base().augment
+  keys = jax.random.split(jax.random.key(0), len(x))
+  run = jax.jit(lambda x, keys: augment.augment(x, keys, options))
+  alone = run(x, keys)
+  with jax.set_mesh(here):
+    spread = jax.device_put((x, keys), mesh.rows(here))
+    compiled = run.lower(*spread).compile()
+    done = compiled(*spread)
+  assert "all-gather" not in compiled.as_text()
+  assert done.sharding.is_equivalent_to(mesh.rows(here), done.ndim)
+  np.testing.assert_allclose(done, alone, atol=1e-6)
 
 
 def test_operations_happen_as_often_as_their_probabilities():

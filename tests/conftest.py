@@ -1,5 +1,6 @@
 """Eight devices on any machine, and caches that make reruns quick."""
 
+import importlib.util
 import os
 import pathlib
 
@@ -25,3 +26,18 @@ def reference():
   import torch_reference
 
   return torch_reference
+
+
+@pytest.fixture(scope="session")
+def torch():
+  return pytest.importorskip("torch", reason="parity is against torchvision")
+
+
+@pytest.fixture(scope="session")
+def transforms(torch):
+  """torchvision.transforms; skips where there is none."""
+  if importlib.util.find_spec("torchvision") is None:
+    pytest.skip("parity is measured against torchvision")
+  from benchmarks import published_transforms
+
+  return published_transforms.import_torchvision().transforms

@@ -1,6 +1,5 @@
 """Crops of encoded images: drawn first, decoded no larger than they need."""
 
-import math
 import pathlib
 import tarfile
 
@@ -79,7 +78,7 @@ def test_reduced_crops_are_those_of_the_whole_image(
   data = encode(".jpg", scene(*side), cv2.IMWRITE_JPEG_PROGRESSIVE, progressive)
   mine, whole = both(data, TINY)
   assert reductions[0] == 8
-  assert mean_difference(mine, whole) < 3
+  assert mean_difference(mine, whole) < 2
 
 
 @pytest.mark.parametrize("factor", [1, 2, 4, 8])
@@ -147,19 +146,6 @@ def test_the_limit_on_pixels_is_that_of_the_whole_image():
     crops.multi_crop_bytes(data, rng, TINY, RATIO, 239_999)
 
 
-def test_a_reduced_box_lies_in_the_reduced_image_where_it_lay():
-  rng = np.random.default_rng(0)
-  for _ in range(2000):
-    height, width = (int(n) for n in rng.integers(1, 3000, 2))
-    box = crops.random_box(rng, height, width, (0.05, 1.0), RATIO)
-    for reduction in (1, 2, 4, 8):
-      top, left, h, w = crops._reduced(box, reduction)
-      assert 0 <= top <= top + h <= math.ceil(height / reduction)
-      assert 0 <= left <= left + w <= math.ceil(width / reduction)
-      assert np.abs(np.multiply(reduction, (top, left)) - box[:2]).max() <= 4
-      assert np.abs(np.multiply(reduction, (h, w)) - box[2:]).max() <= 8
-
-
 @pytest.mark.skipif(not PHOTOS.exists(), reason=f"needs {PHOTOS}")
 def test_photographs_give_nearly_the_same_crops_when_decoded_smaller():
   small = tuple(crops.CropGroup(g.count, g.size // 4, g.scale) for g in SWAV)
@@ -169,5 +155,5 @@ def test_photographs_give_nearly_the_same_crops_when_decoded_smaller():
   apart = [
     mean_difference(*both(data, small, seed=n)) for n, data in enumerate(datas)
   ]
-  assert np.mean(apart) < 4
-  assert np.max(apart) < 12
+  assert np.mean(apart) < 2
+  assert np.max(apart) < 8

@@ -72,7 +72,7 @@ def test_an_unknown_interpolation_is_refused():
 
 def shrunk(image, size):
   out = np.empty((size, size, 3), np.uint8)
-  resample.shrink(image, out)
+  resample.shrink(image, (0, 0, *image.shape[:2]), out)
   return out
 
 
@@ -110,3 +110,16 @@ def test_one_axis_may_shrink_while_the_other_grows():
   image = scene(30, 200)
   pil = Image.fromarray(image).resize((60, 60), Image.Resampling.BILINEAR)
   assert np.abs(shrunk(image, 60).astype(int) - np.asarray(pil)).mean() < 1
+
+
+def test_a_box_may_begin_and_end_between_pixels():
+  """As PIL's own `box` has it."""
+  image = scene(150, 200)
+  box = (10.25, 20.5, 101.3, 117.75)  # Top, left, height, width.
+  out = np.empty((60, 50, 3), np.uint8)
+  resample.shrink(image, box, out)
+  corners = (box[1], box[0], box[1] + box[3], box[0] + box[2])
+  pil = Image.fromarray(image).resize(
+    (50, 60), Image.Resampling.BILINEAR, box=corners
+  )
+  assert np.abs(out.astype(int) - np.asarray(pil)).mean() < 0.6
