@@ -7,6 +7,7 @@ coordinator, where the others look every two seconds.
 """
 
 import atexit
+import contextlib
 import os
 import re
 import sys
@@ -76,11 +77,25 @@ def end_this(status: int, words: str) -> NoReturn:
   """
   if not _ending.acquire(blocking=False):
     time.sleep(60)  # Another thread is at it.
-  print(f"error: {words}", file=sys.stderr, flush=True)
-  sys.stdout.flush()
+  last_words(f"error: {words}")
   if _joined.is_set():
     _wait_until_heard()
   os._exit(status)
+
+
+def last_words(words: str) -> None:
+  """A line on standard error; where none can be written, the end is the same.
+
+  Nor does what waits to be written then change the exit status.
+  """
+  with contextlib.suppress(OSError, ValueError):
+    print(words, file=sys.stderr, flush=True)
+  for stream in (sys.stdout, sys.stderr):
+    try:
+      stream.flush()
+    except (OSError, ValueError):
+      with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _listen():

@@ -6,13 +6,14 @@ there. Of several processes each writes its arrays; the first does the rest.
 """
 
 import concurrent.futures
+import contextlib
 import json
 import logging
 import pathlib
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -33,6 +34,7 @@ logging.getLogger("absl").addFilter(
 
 _PLACE = "place.json"
 _SLOW = 10  # Seconds that a save may wait for the one before, untold.
+_GIVE_UP = 24 * 3600  # Seconds of a save; a stuck one is the watchdog's.
 
 
 class Checkpoints:
@@ -50,6 +52,10 @@ class Checkpoints:
   ):
     """Takes the folder, and which to keep: `config.checkpoint`; None all."""
     self._folder, self._keep = folder.absolute(), keep
+    # Orbax gives up a save after 20 minutes, and tells the loop only then.
+    self._patience = ocp.Context(
+      async_options=ocp.options.AsyncOptions(timeout_secs=_GIVE_UP)
+    )
     self._writer = concurrent.futures.ThreadPoolExecutor(1)
     self._writing: concurrent.futures.Future[None] | None = None
     self._failure = ""
@@ -58,15 +64,11 @@ class Checkpoints:
   def tidy(self) -> None:
     """Removes what was being written or deleted when a run was killed."""
     if distributed.is_lead():
-      for path in self._folder.glob("*.part*"):
-        _remove(path)
       for path in self._folder.glob("*.replaced"):
-        if not path.with_suffix("").exists():
-          path.rename(path.with_suffix(""))
-      for path in self._folder.glob("*.deleting"):
-        _remove(path)
-      for path in self._folder.glob("*.replaced"):
-        _remove(path)
+        _put_back(path)
+      for ending in ("part*", "deleting", "replaced"):
+        for path in self._folder.glob(f"*.{ending}"):
+          _remove(path)
 
   def save(
     self,
@@ -99,7 +101,8 @@ class Checkpoints:
     try:
       if distributed.is_lead():
         _remove(part)
-      response = ocp.save_checkpointables_async(part, {"state": now})
+      with self._patience:
+        response = ocp.save_checkpointables_async(part, {"state": now})
     except Exception as error:  # Orbax raises whatever its layers raise.
       self._failure = self._reason(error)
       return
@@ -130,13 +133,13 @@ class Checkpoints:
     )
 
   def _finish(self, response, step, part, place):
+    final = self._folder / str(step)
+    replaced = final.with_suffix(".replaced")
     try:
       response.result()
       if distributed.is_lead():
         (part / _PLACE).write_text(json.dumps(place) + "\n")
         seal.seal(part)
-        final = self._folder / str(step)
-        replaced = final.with_suffix(".replaced")
         if final.exists():  # Of the same step, without its evaluation.
           final.rename(replaced)
         part.rename(final)
@@ -144,12 +147,18 @@ class Checkpoints:
         seal.flush(self._folder.parent)
         _remove(replaced)
       self.newest = step
-      if distributed.is_lead():
-        self._thin_out()
     except Exception as error:
       self._failure = self._reason(error)
       if distributed.is_lead():
+        with contextlib.suppress(OSError):
+          _put_back(replaced)
         _remove(part)
+      return
+    if distributed.is_lead():
+      try:
+        self._thin_out()
+      except OSError as error:
+        _log.warning("cannot delete old checkpoints: %s", self._reason(error))
 
   def wait(self) -> None:
     """Returns when nothing is being written."""
@@ -179,7 +188,7 @@ class Checkpoints:
     self,
     abstract: state.State,
     natural: state.State,
-    most: int | None = None,
+    wanted: Callable[[int], bool] = lambda step: True,
   ) -> tuple[state.State, dict[str, Any]] | None:
     """The newest whole checkpoint: state and place; None where there is none.
 
@@ -188,14 +197,14 @@ class Checkpoints:
     Args:
       abstract: shapes, dtypes and shardings to store it in.
       natural: the shapes without padding.
-      most: no later step than this.
+      wanted: whether a step's will do.
 
     Raises:
       UserError: it is of another network; or all there are are damaged.
     """
     self.wait()
     damaged = []
-    for step in self._steps(most):
+    for step in self._steps(wanted):
       words = self._complaint(step)
       if not words:
         found = self._load(step, abstract, natural)
@@ -214,15 +223,14 @@ class Checkpoints:
       )
     return None
 
-  def _steps(self, most) -> Iterator[int]:
+  def _steps(self, wanted) -> Iterator[int]:
     """Newest first, alike on all processes: as process 0 sees them."""
+    steps = sorted(filter(wanted, self._there()))
     while True:
-      steps = [s for s in self._there() if most is None or s <= most]
-      step = distributed.tell(max(steps, default=-1))
+      step = distributed.tell(steps.pop() if steps else -1)
       if step < 0:
         return
       yield step
-      most = step - 1
 
   def _complaint(self, step):
     """What is wrong with the files; read by process 0 alone."""
@@ -293,6 +301,9 @@ class Checkpoints:
       return
     steps = sorted(self._there())
     kept = set(steps[-self._keep.keep :])
+    # Rollbacks go to these, wherever signals and failures had others saved.
+    regular = [step for step in steps if step % self._keep.every == 0]
+    kept |= set(regular[-1:])
     if self._keep.keep_every:
       kept |= {step for step in steps if step % self._keep.keep_every == 0}
     if self._keep.best:
@@ -389,6 +400,12 @@ def _delete(folder):
   _remove(gone)
   folder.rename(gone)
   _remove(gone)
+
+
+def _put_back(replaced):
+  """Undoes the first of two renames, if the second was not done."""
+  if replaced.exists() and not replaced.with_suffix("").exists():
+    replaced.rename(replaced.with_suffix(""))
 
 
 def _remove(path):

@@ -155,6 +155,9 @@ def check_each(config: ml_collections.ConfigDict) -> None:
         f"config.{key} is {value!r}; numbers must be finite in float32, whole"
         " ones below 2^31"
       )
+    # To Python they are numbers.
+    if isinstance(value, bool) and config_lib.kind(key) in (int, float):
+      raise errors.UserError(f"config.{key} is {value!r}; it must be a number")
   for key, fine, must in _RULES:
     if values[key] is not None and not _passes(fine, values[key]):
       raise errors.UserError(f"config.{key} is {values[key]!r}; it must {must}")

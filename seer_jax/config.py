@@ -34,7 +34,6 @@ FREE_KEYS = frozenset(
     "checkpoint.risk",
     "rollback.after",
     "watchdog",
-    "profile",
   }
 )
 
@@ -235,6 +234,15 @@ def nearest_key(config: ConfigDict, key: str) -> str | None:
     return close[0]
   close = difflib.get_close_matches(key.rsplit(".", 1)[-1], tail, n=1)
   return tail[close[0]] if close else None
+
+
+def kind(key: str) -> type | None:
+  """Of the values of a dotted key; None where there is no such key."""
+  *parts, last = key.split(".")
+  config = base()
+  for part in parts:
+    config = config.get(part, ConfigDict())
+  return config.get_type(last) if last in config else None
 
 
 def get(config: ConfigDict, key: str) -> Any:

@@ -153,7 +153,8 @@ def start(place: Place | None, patience: float = 300) -> None:
     patience: seconds to wait for the coordinator and for the others.
 
   Raises:
-    UserError: they cannot be reached.
+    UserError: they are not what they should be.
+    Lost: they cannot be reached; perhaps they start later.
   """
   # JAX's own agreement on a step to stop at is not used (see `signals.py`);
   # switched off, it leaves SIGTERM to us.
@@ -205,7 +206,7 @@ def _join(place, patience):
     patience,
     alarm.end_this,
     (
-      2,
+      errors.Lost.STATUS,
       f"process {place.process} of {place.processes} waited {patience:g} s at"
       f" {place.coordinator} in vain. Did all others start, with the same"
       " --processes and --coordinator, and is no other run at that port?",
@@ -224,7 +225,7 @@ def _join(place, patience):
       initialization_timeout=int(patience) + 60,
     )
   except RuntimeError as error:
-    raise errors.UserError(
+    raise errors.Lost(
       f"process {place.process} of {place.processes} could not join the run at"
       f" {place.coordinator}: {' '.join(str(error).split())[:200]}. Is the port"
       " taken by another run? Give another --coordinator"
@@ -243,7 +244,7 @@ def _reach(place, patience):
     except OSError as error:
       now = time.monotonic()
       if now - began > patience:
-        raise errors.UserError(
+        raise errors.Lost(
           f"process {place.process} cannot reach the coordinator at"
           f" {place.coordinator} after {patience:g} s ({error}). Is process 0"
           " running there, is the host's name right on this machine, and does"

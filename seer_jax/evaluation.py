@@ -1,14 +1,13 @@
 """Which images a run is evaluated on while it trains, and how."""
 
 import logging
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import ml_collections
 import numpy as np
 
-from seer_jax import errors, features, order, sources, tasks
+from seer_jax import errors, features, order, sources, state, tasks
 from seer_jax.evals import knn, spread
 
 _log = logging.getLogger(__name__)
@@ -47,24 +46,43 @@ def sets(config: ml_collections.ConfigDict, source: sources.Source) -> Sets:
   return _some(config, source, held_out, len(source)), query
 
 
-def evaluators(
-  config: ml_collections.ConfigDict,
-  images: Sets,
-  task: tasks.SwAV,
-  mesh: jax.sharding.Mesh,
-  between: Callable[[], None],
-) -> Iterator[Any]:
-  """Spread of clean features always; kNN where there are labels.
+class Evaluation:
+  """Spread of clean features always; kNN where there are labels."""
 
-  Args:
-    config: resolved.
-    images: of `sets`.
-    task: whose features are looked at.
-    mesh: where its state lies.
-    between: called before each batch; what it raises ends the evaluation.
-  """
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    images: Sets,
+    task: tasks.SwAV,
+    mesh: jax.sharding.Mesh,
+    between: Callable[[], None],
+  ):
+    """Prepares it.
+
+    Args:
+      config: resolved.
+      images: of `sets`.
+      task: whose features are looked at.
+      mesh: where its state lies.
+      between: called before each batch; what it raises ends the evaluation.
+    """
+    self._extract = features.Extractor(task, config, mesh, between)
+    self._evaluators = list(_evaluators(config, images, self._extract))
+
+  def run(self, now: state.State) -> dict[str, float]:
+    """What is found of a state, by name."""
+    try:
+      return {
+        name: value
+        for each in self._evaluators
+        for name, value in each.run(now)
+      }
+    finally:
+      self._extract.forget()
+
+
+def _evaluators(config, images, extract):
   bank, query = images
-  extract = features.Extractor(task, config, mesh, between)
   yield spread.Spread(extract, bank)
   labels = [
     {each.source.label_of(i) for i in each.indices} - {sources.UNLABELLED}

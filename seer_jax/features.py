@@ -39,8 +39,8 @@ class ImageSet:
 class Extractor:
   """Runs a task's trunk in evaluation mode over image sets.
 
-  Keeps what it last computed of each set, so that several evaluators at one
-  step pay for one pass.
+  Keeps what it computed of each set until it is told to forget, so that several
+  evaluators of one state pay for one pass.
   """
 
   def __init__(
@@ -52,7 +52,7 @@ class Extractor:
   ):
     """`between` is called before each batch; what it raises ends the pass."""
     self._config, self._mesh, self.between = config, mesh, between
-    self._kept: dict[int, tuple[int, Features]] = {}
+    self._kept: dict[int, Features] = {}
     self._told: set[tuple[int, int]] = set()
     self._forward: Callable[..., jax.Array] = jax.jit(
       lambda params, batch_stats, image_BxHxWx3: task.model.apply(
@@ -67,12 +67,13 @@ class Extractor:
 
   def __call__(self, now: state.State, images: ImageSet) -> Features:
     """Features of every usable image of the set, in order."""
-    step = int(now.step)
-    kept_step, kept = self._kept.get(id(images), (None, None))
-    if kept_step != step:
-      kept = self.of(now.params, now.batch_stats, images)
-      self._kept[id(images)] = (step, kept)
-    return kept
+    if id(images) not in self._kept:
+      self._kept[id(images)] = self.of(now.params, now.batch_stats, images)
+    return self._kept[id(images)]
+
+  def forget(self) -> None:
+    """The next state is another."""
+    self._kept = {}
 
   def of(self, params: Any, batch_stats: Any, images: ImageSet) -> Features:
     """The same for parameters and statistics of your own, not kept."""

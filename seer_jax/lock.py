@@ -61,7 +61,8 @@ class Lock:
     try:
       os.link(mine, self._path)
     except FileExistsError:
-      return False
+      # NFS may say so of a link that it made, when its answer was lost.
+      return mine.stat().st_nlink == 2
     except OSError:
       return self._take_without_links()
     finally:

@@ -112,15 +112,17 @@ class Loop:
     resumed = self._restore()
     if resumed:
       _log.info("resumed at step %d of %d", self._step, config.steps)
-    self._evaluators = list(
-      evaluation.evaluators(config, images, task, mesh, self._in_evaluation)
+    self._evaluation = evaluation.Evaluation(
+      config, images, task, mesh, self._in_evaluation
     )
     self._bad_images = pipeline.BadImages(
       source, workdir, config.data.max_bad, config.data.max_pixels
     )
     lead = distributed.is_lead()
     self._writer = closed_at_the_end(
-      metrics.Writer(workdir, self._step if resumed else None)
+      metrics.Writer(
+        workdir, self._step if resumed else None, self._place["evaluated"]
+      )
       if lead
       else metrics.NoWriter()
     )
@@ -139,19 +141,44 @@ class Loop:
     # checkpoint then.
     self._save_at, self._failing = 0, None
 
-  def _restore(self, most=None):
+  def _restore(self):
     """Takes the newest checkpoint, else the start; whether there was one."""
+    found = self._found()
+    self._take(found)
+    return found is not None
+
+  def _restore_before(self, step):
+    """Takes the checkpoint that a run which nothing stopped would go back to.
+
+    That is one of `checkpoint.every`, from before the trouble; or the start.
+    """
+    every = self._config.checkpoint.every
+    found = None
+    if step >= every:
+      found = (
+        self._found(lambda saved: saved <= step and saved % every == 0)
+        # The interval was another, or a save failed.
+        or self._found(lambda saved: saved <= step)
+        # In fp16 steps that overflow are no trouble, until they are too many.
+        or self._found()
+      )
+    self._take(found)
+
+  def _found(self, wanted=lambda step: True):
     programs = self._programs
-    found = self._checkpoints.restore(programs.abstract, programs.natural, most)
+    return self._checkpoints.restore(
+      programs.abstract, programs.natural, wanted
+    )
+
+  def _take(self, found):
     if found is None:
       # Arrays are born where they belong.
-      self._now, self._place = programs.init(), self._first_place()
+      self._now, self._place = self._programs.init(), self._first_place()
     else:
       self._now, self._place = found
       _check_data(self._place, self._source)
     self._step = int(self._now.step)
     self._window = self._pending = None
-    return found is not None
 
   def _first_place(self):
     return {
@@ -203,6 +230,8 @@ class Loop:
           self._log()
         if evaluation_due and not stopping:
           self._evaluate()
+          # The checkpoint that the run came from knows nothing of it yet.
+          due = due or step == first > 0
         if due and not stopping:
           self._save()
         if stopping:
@@ -232,6 +261,8 @@ class Loop:
     self._now, self._window = self._programs.step(self._now, batch)
     self._step += 1
     self._place["samples"] += self._config.batch_size
+    if self._config.rollback.after == 0 and self._in_trouble(self._window):
+      raise _Diverged  # The first step counts: each is waited for.
     self._clock.tick(waited)
     self._bar.step()
     if self._pending:
@@ -267,18 +298,24 @@ class Loop:
     self._dog.at(f"evaluating at step {self._step}", patient=True)
     began = time.perf_counter()
     try:
-      found = {
-        name: value
-        for each in self._evaluators
-        for name, value in each.run(self._now)
-      }
+      found = self._evaluation.run(self._now)
     except _Interrupted as error:
       self._stop(error.args[0])
+    self._check_best(found)
     self._place["evaluated"], self._place["evaluation"] = self._step, found
     found = found | {"eval_seconds": time.perf_counter() - began}
     self._writer.write(self._step, found)
     self._bar.say(f"step {self._step}: " + _line(found))
     self._clock.restart()
+
+  def _check_best(self, found):
+    wanted = self._config.checkpoint.best_metric
+    if self._config.checkpoint.best and wanted not in found:
+      raise errors.UserError(
+        f"config.checkpoint.best_metric={wanted!r} is not among what is"
+        f" evaluated: {', '.join(found)}. Name one of these, or leave out"
+        " config.checkpoint.best"
+      )
 
   def _in_evaluation(self):
     """Between two batches of an evaluation."""
@@ -287,9 +324,12 @@ class Loop:
     if stopping:
       raise _Interrupted(stopping)
 
-  def _save(self):
-    if self._window is not None and self._in_trouble(self._window):
-      return  # Rollbacks go to states from before the trouble.
+  def _save(self, even_in_trouble=False):
+    trouble = self._window is not None and self._in_trouble(self._window)
+    if trouble and not even_in_trouble:
+      # Rollbacks go to states from before the trouble.
+      self._save_at = self._step + 1
+      return
     self._dog.at(f"saving step {self._step}", patient=True)
     words = self._writer.flush()
     if distributed.any_of(bool(words)):
@@ -305,8 +345,10 @@ class Loop:
   def _save_surely(self):
     """Saves and waits; tries again for a while where that fails."""
     began = time.monotonic()
+    self._checkpoints.wait()
+    self._checkpoints.failure()  # Of a save that this one replaces.
     while True:
-      self._save()
+      self._save(even_in_trouble=True)
       self._checkpoints.wait()
       words = self._checkpoints.failure()
       if not distributed.any_of(bool(words)):
@@ -348,17 +390,18 @@ class Loop:
     found["seconds"] = self._clock.total()
     self._writer.write(step, found)
     self._bar.tell(step, found)
-    if self._in_trouble(window):
+    trouble = self._in_trouble(window)
+    if trouble or (window["skipped"] and self._config.precision != "fp16"):
       _log.warning(
         "%d of the last steps up to %d had a loss or a gradient that is not"
         " finite; they were not applied",
         window["skipped"],
         step,
       )
-      # The next step is done as well, and may have been a good one.
-      enough = window["streak"] >= self._config.rollback.after
-      if enough and int(self._now.streak):
-        raise _Diverged
+    # The next step is done as well, and may have been a good one.
+    enough = window["streak"] >= self._config.rollback.after
+    if trouble and enough and int(self._now.streak):
+      raise _Diverged
     for words in (
       self._sentinel.verdict(step, found),
       self._supply.verdict(step, found["data_wait"]),
@@ -382,7 +425,7 @@ class Loop:
     samples, jumps = self._place["samples"], self._place["jumps"]
     fault = self._now, self._place
     self._checkpoints.wait()
-    self._restore(most=began)
+    self._restore_before(began)
     if self._config.rollback.after == 0 or (
       jumps and self._step <= jumps[-1]["to"]
     ):
@@ -402,7 +445,7 @@ class Loop:
     self._place["evaluated"] = max(self._place["evaluated"], 0)
     self._place["jumps"] = [*jumps, {"from": self._step, "to": came_to}]
     self._checkpoints.drop_after(self._step)
-    self._writer.go_back(self._step)
+    self._writer.go_back(self._step, self._place["evaluated"])
     self._bar.go_back(self._step)
     self._clock.restart()
 

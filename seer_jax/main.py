@@ -110,7 +110,7 @@ def cli() -> None:
   except errors.Lost as error:
     alarm.fail(errors.Lost.STATUS, str(error))
   except loop.Stopped as stop:
-    print(stop, file=sys.stderr)
+    alarm.last_words(str(stop))
     sys.exit(_STOPPED)
   except (Exception, KeyboardInterrupt) as error:
     alarm.crash(error)

@@ -13,7 +13,7 @@ import tqdm
 from tensorboardX import event_file_writer, summary
 from tensorboardX.proto import event_pb2
 
-from seer_jax import seal
+from seer_jax import errors, seal
 
 _log = logging.getLogger(__name__)
 
@@ -26,24 +26,51 @@ class Writer:
   tried again with the next line.
   """
 
-  def __init__(self, workdir: pathlib.Path, resumed_at: int | None):
+  def __init__(
+    self,
+    workdir: pathlib.Path,
+    resumed_at: int | None,
+    evaluated: int | None = None,
+  ):
+    """See `go_back`."""
     self._path = workdir / "metrics.jsonl"
     self._waiting: list[str] = []
     self._told = False
     self._board = _Board(workdir / "tensorboard")
     self._file = None
-    self.go_back(resumed_at)
+    self.go_back(resumed_at, evaluated)
 
-  def go_back(self, step: int | None) -> None:
-    """Drops what was written after a step; everything for None."""
+  def go_back(self, step: int | None, evaluated: int | None = None) -> None:
+    """Drops what was written after a step.
+
+    Args:
+      step: the last to keep; None keeps none.
+      evaluated: the last whose evaluation is to be kept, where that is another:
+        a run that was stopped in one will do it again.
+
+    Raises:
+      Lost: the disk does not take it.
+    """
+    last = step if evaluated is None else evaluated
     kept = [
       line
       for line in read_lines(self._path)
-      if step is not None and line["step"] <= step
+      if step is not None
+      and line["step"] <= (last if "eval_seconds" in line else step)
     ]
+    try:
+      self._begin_with(kept)
+    except OSError as error:
+      raise errors.Lost(
+        f"cannot write {self._path}: {error.strerror}; mend that, then run the"
+        " same command"
+      ) from error
+    self._board.go_back(0 if step is None else step + 1)
+
+  def _begin_with(self, lines):
     temporary = self._path.with_suffix(".tmp")
     with temporary.open("w") as file:
-      file.writelines(json.dumps(line) + "\n" for line in kept)
+      file.writelines(json.dumps(line) + "\n" for line in lines)
       file.flush()
       os.fsync(file.fileno())
     temporary.rename(self._path)
@@ -53,7 +80,6 @@ class Writer:
     # Unbuffered: what is not on disk stands in `_waiting` and nowhere else.
     self._file = self._path.open("ab", buffering=0)
     self._waiting = []
-    self._board.go_back(0 if step is None else step + 1)
 
   def write(self, step: int, metrics: dict[str, float]) -> None:
     """One line; `step` is how many updates were done."""
@@ -146,7 +172,7 @@ class _Board:
 class NoWriter:
   """In the place of a Writer, for processes that are not the first."""
 
-  def go_back(self, step: int | None) -> None:
+  def go_back(self, step: int | None, evaluated: int | None = None) -> None:
     """Nothing was written."""
 
   def write(self, step: int, metrics: dict[str, float]) -> None:

@@ -23,7 +23,7 @@ import sys
 import numpy as np
 import tqdm
 
-from seer_jax import errors, privacy, processes, scan, sources
+from seer_jax import errors, outage, privacy, processes, scan, sources
 from seer_jax.sources import array_records, examples
 
 _STOPPED = 75
@@ -155,7 +155,7 @@ class Packer:
 
   def _example(self, number, report):
     try:
-      example = self._source[number]
+      example = outage.read(self._source, number)
       image = privacy.strip(example["image"], self._max_pixels, self._side)
     except errors.Excluded:
       report["excluded"] += 1

@@ -23,7 +23,7 @@ import ml_collections
 import numpy as np
 from absl import flags
 
-from seer_jax import crops, errors, signals, sources
+from seer_jax import crops, errors, outage, signals, sources
 from seer_jax import mesh as mesh_lib
 from seer_jax import order as order_lib
 
@@ -142,7 +142,7 @@ class _MultiCrop:
     for attempt in range(_ATTEMPTS):
       try:
         views = crops.multi_crop_bytes(
-          self.source[index]["image"],
+          outage.read(self.source, index)["image"],
           rng,
           self.groups,
           self.ratio,
@@ -323,7 +323,8 @@ class _CleanView:
     if index < 0:
       return nothing
     try:
-      image = crops.decode(self.source[index]["image"], self.max_pixels)
+      data = outage.read(self.source, index)["image"]
+      image = crops.decode(data, self.max_pixels)
     except (OSError, errors.BadImage):
       return nothing
     return {

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from seer_jax import crops, errors, processes, sources
+from seer_jax import crops, errors, outage, processes, sources
 
 # SwAV's crops, for the time they take, of so many images.
 _GROUPS = (
@@ -40,7 +40,7 @@ class _Scan:
     for number in range(part * _AT_ONCE, last):
       processes.stop_if_asked()
       try:
-        example = self._source[number]
+        example = outage.read(self._source, number)
         found["bytes"].append(len(example["image"]))
         shape = crops.decode(example["image"], self._max_pixels).shape
       except errors.Excluded:

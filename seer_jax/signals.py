@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import multiprocessing
 import os
 import signal
 import threading
@@ -34,7 +35,8 @@ class Signals:
     self.caught, self.again = number, self.caught > 0
     # Not print, which may be in the middle of something else.
     name = signal.Signals(number).name
-    os.write(2, f"{name}: stopping as soon as it is safe\n".encode())
+    with contextlib.suppress(OSError):  # A full disk, a closed terminal.
+      os.write(2, f"{name}: stopping as soon as it is safe\n".encode())
     if number == signal.SIGINT:
       signal.signal(number, self._before[number])
 
@@ -57,3 +59,6 @@ def end_with_the_parent() -> None:
   # Linux alone can; elsewhere workers end when their queue breaks.
   with contextlib.suppress(OSError, AttributeError):
     ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+  parent = multiprocessing.parent_process()
+  if parent and not parent.is_alive():
+    os._exit(1)  # It was killed before we asked.

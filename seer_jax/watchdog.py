@@ -1,5 +1,6 @@
 """Notices when nothing moves: a step, a worker, a collective that is stuck."""
 
+import contextlib
 import faulthandler
 import multiprocessing
 import os
@@ -13,6 +14,7 @@ from seer_jax import alarm, errors
 
 # A first step compiles, for up to so many times the limit.
 _PATIENT = 4
+_WITNESS = 10  # Seconds to write the stacks in.
 
 
 class Watchdog:
@@ -53,20 +55,31 @@ class Watchdog:
 
   def _bark(self, what, limit):
     words = f"stuck for {limit:g} s ({what})"
+    self._where = f"{self._path} cannot be written (the disk is stuck as well)"
+    try:
+      # The disk may be the very thing that is stuck.
+      witness = threading.Thread(target=self._testify, args=(words,))
+      witness.daemon = True
+      witness.start()
+      for worker in multiprocessing.active_children():
+        with contextlib.suppress(OSError):
+          os.kill(worker.pid, signal.SIGUSR2)
+      time.sleep(1)  # Workers write.
+      witness.join(_WITNESS)
+    finally:
+      alarm.fail(
+        errors.Lost.STATUS,
+        f"{words}: {self._where}. The same command resumes; if this was no"
+        " fault but slowness, raise config.watchdog",
+      )
+
+  def _testify(self, words):
     try:
       with self._path.open("w") as file:
         file.write(f"{words}\n\n")
         file.flush()
         faulthandler.dump_traceback(file)
-      where = f"the stacks of all threads are in {self._path}"
+      self._where = f"the stacks of all threads are in {self._path}"
     except OSError as error:
+      self._where = f"{self._path} cannot be written ({error.strerror})"
       faulthandler.dump_traceback(sys.__stderr__)
-      where = f"{self._path} cannot be written ({error.strerror})"
-    for worker in multiprocessing.active_children():
-      os.kill(worker.pid, signal.SIGUSR2)
-    time.sleep(1)  # Workers write.
-    alarm.fail(
-      errors.Lost.STATUS,
-      f"{words}: {where}. The same command resumes; if this was no fault but"
-      " slowness, raise config.watchdog",
-    )

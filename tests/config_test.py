@@ -90,6 +90,7 @@ def test_unknown_keys_and_wrong_types_raise():
     ("batch_size", 0),
     ("steps", -1),
     ("mesh.data", 0),
+    ("mesh.data", True),
     ("crops.sizes", ()),
     ("crops.scales", (0.4, 1.0)),
     ("crops.ratio", (0, 1)),

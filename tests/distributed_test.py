@@ -130,7 +130,7 @@ def test_a_coordinator_that_is_not_there_is_told_in_one_line(tmp_path):
     "--process=1",
     "--patience=2",
   )
-  assert code == 2, err
+  assert code == 70, err
   assert "process 1 cannot reach the coordinator at localhost:" in err
   assert len(err.strip().splitlines()) == 1
   assert time.monotonic() - began < 60

@@ -110,6 +110,21 @@ main.cli()
   runs.assert_same_run(tmp_path / "one", tmp_path / "other")
 
 
+def test_a_disk_that_is_stuck_as_well_does_not_hold_it_up(tmp_path):
+  os.mkfifo(tmp_path / "stuck.txt")  # Opening it waits for a reader.
+  program = f"""
+import pathlib, time
+from seer_jax import watchdog
+watchdog._WITNESS = 0.5
+dog = watchdog.Watchdog(pathlib.Path({str(tmp_path)!r}), 0.5)
+dog.at("nothing")
+time.sleep(60)
+"""
+  code, _, err = runs.finish(runs.start(program=("-c", program)))
+  assert code == 70, err
+  assert "the disk is stuck as well" in err
+
+
 def is_worker(pid):
   with open(f"/proc/{pid}/cmdline") as file:
     return "spawn_main" in file.read()

@@ -91,7 +91,7 @@ class ArrayRecords:
       return self._readers[shard].read([number])[0]
     except Exception as error:  # ArrayRecord's have no names.
       words = next(iter(str(error).splitlines()), "damaged record")
-      raise OSError(errno.EIO, words[:200], self.id_of(i)) from None
+      raise OSError(errno.EBADMSG, words[:200], self.id_of(i)) from None
 
   def __getstate__(self):
     return self.__dict__ | {"_readers": None, "_ids": None, "_labels": None}

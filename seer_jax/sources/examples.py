@@ -55,11 +55,11 @@ def read(record: bytes, name: str) -> Example:
   try:
     proto.ParseFromString(record)
   except Exception as error:  # Protobuf's has no stable name.
-    raise OSError(errno.EIO, f"no record: {error}", name) from None
+    raise OSError(errno.EBADMSG, f"no record: {error}", name) from None
   feature = proto.features.feature
   image = _first(feature, _IMAGES)
   if not isinstance(image, bytes):
-    raise OSError(errno.EIO, "a record without an image", name)
+    raise OSError(errno.EBADMSG, "a record without an image", name)
   label, own = _first(feature, _LABELS), _first(feature, _IDS)
   return Example(
     image=image,

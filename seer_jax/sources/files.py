@@ -62,7 +62,8 @@ def plain_errors(path: str) -> Iterator[None]:
     raise
   except Exception as error:
     words = next(iter(str(error).splitlines()), type(error).__name__)
-    raise OSError(errno.EIO, words[:200], path) from error
+    number = errno.EREMOTEIO if is_url(path) else errno.EINVAL
+    raise OSError(number, words[:200], path) from error
 
 
 def read(path: str, start: int = 0, size: int | None = None) -> bytes:

@@ -120,7 +120,7 @@ class Tfds:
       feature = tf_example_pb2.Example.FromString(record).features.feature
     except Exception as error:  # ArrayRecord's and protobuf's have no names.
       reason = next(iter(str(error).splitlines()), type(error).__name__)
-      raise OSError(errno.EIO, reason, self.id_of(i)) from None
+      raise OSError(errno.EBADMSG, reason, self.id_of(i)) from None
     if self._label:
       label = feature[self._label].int64_list.value
       self._labels[i] = max(_UNLABELLED, label[0]) if label else _UNLABELLED

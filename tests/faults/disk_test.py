@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import signal
 import subprocess
 import time
 
@@ -152,3 +153,16 @@ def resumed_run_is_whole(workdir, tmp_path):
     process.terminate()
     assert process.wait(timeout=60) == 75
   assert "damaged" not in log.read_text()
+
+
+def test_where_nothing_can_be_told_the_exit_status_is_the_same(tmp_path):
+  """As with a log on a full disk, or `|& tee` and Ctrl-C."""
+  workdir = tmp_path / "run"
+  with open("/dev/full", "w") as full:
+    process = runs.start(*runs.TINY, f"--workdir={workdir}", output=full)
+    runs.wait_for_step(workdir, 12)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(120) == 75
+    assert (workdir / "checkpoints").exists()
+    process = runs.start(*runs.TINY, "--config.steps=-1", output=full)
+    assert process.wait(120) == 2

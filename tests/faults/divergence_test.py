@@ -1,6 +1,7 @@
 """What is not finite in data, gradients or scale; going back; replaying."""
 
 import json
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import pytest
 import runs
 import train_test
 
-from seer_jax import errors, pipeline, tasks, train
+from seer_jax import errors, loop, pipeline, tasks, train
 from seer_jax import step as step_lib
 
 POISON = np.array([255, 0, 255], np.uint8)
@@ -22,9 +23,9 @@ def photos(tmp_path):
 
 def settings(photos, **changes):
   config = train_test.tiny(photos, steps=16, **changes)
-  config.log.every = 1
+  config.log.every = changes.get("log__every", 1)
   config.checkpoint.every = 3
-  config.rollback.after = 2
+  config.rollback.after = changes.get("rollback__after", 2)
   return config
 
 
@@ -108,6 +109,44 @@ def test_one_bad_step_is_left_out_and_told(photos, tmp_path, poisoned, caplog):
     if line.get("skipped")
   ]
   assert skipped == [7]
+
+
+def test_a_signal_changes_nothing_of_a_later_rollback(
+  photos, tmp_path, poisoned, monkeypatch
+):
+  """Its checkpoint, of no regular step, is not what the run goes back to."""
+  poisoned.update(range(8 * 8, 10 * 8))
+  train.run(settings(photos), tmp_path / "undisturbed")
+  (jump,) = place_of(tmp_path / "undisturbed")["jumps"]
+  assert jump["from"] == 6
+  news = loop.Loop._news
+
+  def stop_at_7(self):
+    _, *others = news(self)
+    return signal.SIGTERM if self._step == 7 else 0, *others
+
+  with monkeypatch.context() as patch:
+    patch.setattr(loop.Loop, "_news", stop_at_7)
+    with pytest.raises(loop.Stopped):
+      train.run(settings(photos), tmp_path / "run")
+  assert place_of(tmp_path / "run", 7)["jumps"] == []
+  train.run(settings(photos), tmp_path / "run")
+  runs.assert_same_run(tmp_path / "run", tmp_path / "undisturbed")
+
+
+def test_without_rollback_a_single_bad_step_between_logs_ends_it(
+  photos, tmp_path, poisoned
+):
+  poisoned.update(range(6 * 8, 7 * 8))
+  config = settings(photos, rollback__after=0, log__every=5)
+  with pytest.raises(errors.UserError, match="diverged at step 7"):
+    train.run(config, tmp_path / "run")
+
+
+def test_a_bad_step_between_logs_is_told(photos, tmp_path, poisoned, caplog):
+  poisoned.update(range(6 * 8, 7 * 8))
+  train.run(settings(photos, log__every=5), tmp_path / "run")
+  assert "1 of the last steps up to 10 had a loss" in caplog.text
 
 
 def test_data_that_stays_bad_ends_the_run_and_is_replayed(

@@ -1,0 +1,95 @@
+"""Runs that are stopped in and around evaluations."""
+
+import os
+import signal
+
+import jax
+import pytest
+import runs
+import train_test
+
+from seer_jax import errors, evaluation, loop, metrics, train
+
+
+@pytest.fixture
+def photos(tmp_path):
+  return train_test.plant(tmp_path / "photos", 40)
+
+
+def settings(photos, **changes):
+  config = train_test.tiny(photos, steps=8, **changes)
+  config.eval.every = 4
+  config.checkpoint.every = 4
+  return config
+
+
+class Killed(Exception):
+  """Stands for kill -9: nothing more is written."""
+
+
+def test_one_that_was_stopped_is_neither_lost_nor_doubled(
+  photos, tmp_path, monkeypatch
+):
+  """Stopped in the evaluation of step 4; killed soon after it was repeated."""
+  train.run(settings(photos), tmp_path / "undisturbed")
+  evaluate, advance = evaluation.Evaluation.run, loop.Loop._advance
+
+  def stopped(self, now):
+    if int(now.step) == 4:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return evaluate(self, now)
+
+  def killed(self, batches):
+    if self._step == 5:
+      raise Killed
+    advance(self, batches)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(evaluation.Evaluation, "run", stopped)
+    with pytest.raises(loop.Stopped):
+      train.run(settings(photos), tmp_path / "run")
+  with monkeypatch.context() as patch:
+    patch.setattr(loop.Loop, "_advance", killed)
+    with pytest.raises(Killed):
+      train.run(settings(photos), tmp_path / "run")
+  train.run(settings(photos), tmp_path / "run")
+  runs.assert_same_run(tmp_path / "run", tmp_path / "undisturbed")
+
+
+def test_lines_of_evaluations_that_will_be_done_again_are_dropped(tmp_path):
+  writer = metrics.Writer(tmp_path, None)
+  for step in (0, 4):
+    writer.write(step, {"loss": 1.0})
+    writer.write(step, {"eval_seconds": 1.0})
+  writer.close()
+  metrics.Writer(tmp_path, resumed_at=4, evaluated=0).close()
+  lines = metrics.read_lines(tmp_path / "metrics.jsonl")
+  assert [(x["step"], "loss" in x) for x in lines] == [
+    (0, True),
+    (0, False),
+    (4, True),
+  ]
+
+
+def test_features_of_one_state_are_not_those_of_the_next(photos, tmp_path):
+  """Two states of the same step, as before and after a rollback."""
+  seen = []
+  run = evaluation.Evaluation.run
+
+  def twice(self, now):
+    seen.append(run(self, now))
+    other = now.replace(params=jax.tree.map(lambda x: -2 * x, now.params))
+    seen.append(run(self, other))
+    return seen[0]
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(evaluation.Evaluation, "run", twice)
+    train.run(settings(photos), tmp_path / "run")
+  assert seen[0]["features/std"] != seen[1]["features/std"]
+
+
+def test_a_best_metric_that_is_not_evaluated_is_a_user_error(photos, tmp_path):
+  config = settings(photos, checkpoint__best=1)
+  config.checkpoint.best_metric = "knn/k=19"
+  with pytest.raises(errors.UserError, match="features/std"):
+    train.run(config, tmp_path / "run")
