@@ -13,3 +13,12 @@ image by image (`B` first): the crops of one image stay on one device.
 """
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str):
+  # Lazily: workers of the input import this package, and must not import JAX.
+  if name == "load":
+    from seer_jax import weights
+
+    return weights.load
+  raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

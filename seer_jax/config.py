@@ -105,10 +105,15 @@ def base() -> ConfigDict:
   config.augment.std = (0.229, 0.224, 0.225)
 
   config.model = ConfigDict()
-  # A name of `family.MODELS`; chosen from image size and hardware when None.
+  # A name of `family.MODELS`, or timm's or torchvision's for one of them; chosen
+  # from image size and hardware when None.
   config.model.trunk = none(str)
   # Or depth, w_0, w_a, w_m, group width, which then win over the name.
   config.model.numbers = ()
+  # Or blocks, channels and channels a group of each stage, which win over both.
+  config.model.depths = ()
+  config.model.widths = ()
+  config.model.group_widths = ()
   config.model.se_ratio = 0.25
   config.model.stem_width = 32
   # 2 and (2, 2, 2, 2) as published; 1 keeps the pixels of small images.

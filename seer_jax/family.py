@@ -2,11 +2,14 @@
 
     depth, w_0, w_a, w_m, group_width  ->  widths and depths of the stages
 
-SEER's trunks are RegNetY (with squeeze-and-excitation); `MODELS` holds the
-published ones by their usual names.
+X is bare, Y has squeeze-and-excitation (SEER's trunks are Y), Z (Dollar et al.
+2021) has wide linear bottlenecks. `MODELS` holds the published ones by their
+usual names.
 """
 
 import dataclasses
+import difflib
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -24,6 +27,11 @@ class Architecture:
     stem_width: channels after the first convolution.
     stem_stride: 2 as published; 1 keeps the pixels of small images.
     strides: of each stage's first block; 2 as published.
+    bottleneck: channels inside a block over its width; 4 for Z.
+    linear: Z's blocks: SiLU for ReLU, nothing after the sum, and a shortcut
+      only where shapes agree.
+    last_activation: whether the last stage of such a trunk has one behind it,
+      as timm's has and Classy Vision's has not.
   """
 
   depths: tuple[int, ...]
@@ -33,6 +41,30 @@ class Architecture:
   stem_width: int = 32
   stem_stride: int = 2
   strides: tuple[int, ...] = (2, 2, 2, 2)
+  bottleneck: float = 1.0
+  linear: bool = False
+  last_activation: bool = False
+
+  def __post_init__(self):
+    stages = {len(self.depths), len(self.widths), len(self.group_widths)}
+    if stages != {len(self.strides)}:
+      raise ValueError(
+        f"depths={self.depths}, widths={self.widths}, group_widths="
+        f"{self.group_widths} and strides={self.strides} must have one entry a"
+        " stage each"
+      )
+    for width, group in zip(self.inner, self.group_widths, strict=True):
+      if width < 1 or group < 1 or width % group:
+        raise ValueError(
+          f"a stage of {width} channels has no whole groups of {group}"
+        )
+    if min(self.depths) < 1:
+      raise ValueError(f"depths={self.depths}: a stage has at least one block")
+
+  @property
+  def inner(self) -> tuple[int, ...]:
+    """Channels of each stage's 3x3 convolutions."""
+    return tuple(round(width * self.bottleneck) for width in self.widths)
 
   @property
   def features(self) -> int:
@@ -51,12 +83,30 @@ def from_numbers(
   stem_width: int = 32,
   stem_stride: int = 2,
   strides: tuple[int, ...] = (2, 2, 2, 2),
+  bottleneck: float = 1.0,
+  linear: bool = False,
+  lenient: bool = False,
 ) -> Architecture:
   """Widths and depths by the paper's rule, as SEER's code rounds them.
 
   Widths grow linearly, u_j = w_0 + w_a j, and are quantised to powers of w_m
   times w_0; a stage is a run of equal widths. Each width is then rounded to
   whole groups, without rounding to 8 again: hence SEER's 4103 channels.
+
+  Args:
+    depth: blocks in all.
+    w_0: the first width, a multiple of 8.
+    w_a: how much wider each block is.
+    w_m: the ratio of neighbouring widths.
+    group_width: channels a group, where a stage has as many.
+    se_ratio: see `Architecture`, as all below but for the last.
+    stem_width: channels of the stem.
+    stem_stride: of the stem.
+    strides: of the stages.
+    bottleneck: channels inside a block over its width.
+    linear: whether blocks are Z's.
+    lenient: round as torchvision does: one group more where a stage would
+      lose a tenth of its width.
 
   Raises:
     ValueError: the numbers break the rule's conditions, or make more or fewer
@@ -83,8 +133,14 @@ def from_numbers(
       f" stages, of widths {widths.tolist()}, but strides={strides} is for"
       f" {len(strides)}"
     )
-  group_widths = np.minimum(group_width, widths)
-  widths = np.round(widths / group_widths).astype(int) * group_widths
+  inner = (widths * bottleneck).astype(int)
+  group_widths = np.minimum(group_width, inner)
+  if lenient:
+    groups = np.floor(inner / group_widths + 0.5)
+    groups += groups * group_widths < 0.9 * inner
+  else:
+    groups = np.round(inner / group_widths)
+  widths = (groups * group_widths / bottleneck).astype(int)
   return Architecture(
     depths=tuple(depths.tolist()),
     widths=tuple(widths.tolist()),
@@ -93,12 +149,28 @@ def from_numbers(
     stem_width=stem_width,
     stem_stride=stem_stride,
     strides=tuple(strides),
+    bottleneck=bottleneck,
+    linear=linear,
   )
 
 
-# name: depth, w_0, w_a, w_m, group_width. X has no squeeze-and-excitation.
-# Sources: Radosavovic et al. 2020; Goyal et al. 2021 and 2022 (seer_*).
-MODELS: Mapping[str, tuple[int, int, float, float, int]] = {
+def name_of(architecture: Architecture) -> str:
+  """Its name in `MODELS`, or what tells it from others."""
+  alike = dataclasses.replace(architecture, last_activation=False)
+  for name, known in MODELS.items():
+    if known == alike:
+      return name
+  return (
+    f"a RegNet of depths {architecture.depths}, widths {architecture.widths},"
+    f" group widths {architecture.group_widths}"
+  )
+
+
+# name: depth, w_0, w_a, w_m, group_width.
+# Sources: Radosavovic et al. 2020; Goyal et al. 2021 and 2022 (seer_*). The Y of
+# 256 GF that is not SEER's was never trained for a paper, but stands in the files
+# of VISSL and Hugging Face under SEER's name.
+_NUMBERS: Mapping[str, tuple[int, int, float, float, int]] = {
   "regnetx_200mf": (13, 24, 36.44, 2.49, 8),
   "regnetx_400mf": (22, 24, 24.48, 2.54, 16),
   "regnetx_600mf": (16, 48, 36.97, 2.24, 24),
@@ -125,6 +197,91 @@ MODELS: Mapping[str, tuple[int, int, float, float, int]] = {
   "regnety_32gf": (20, 232, 115.89, 2.53, 232),
   "regnety_64gf": (20, 352, 147.48, 2.4, 328),
   "regnety_128gf": (27, 456, 160.83, 2.52, 264),
+  "regnety_256gf": (27, 640, 124.47, 2.04, 848),
+  "regnetz_500mf": (21, 16, 10.7, 2.51, 4),
+  "regnetz_4gf": (28, 48, 14.5, 2.226, 8),
   "seer_256gf": (27, 640, 230.83, 2.53, 373),
   "seer_10b": (27, 1744, 620.83, 2.52, 1010),
 }
+
+# Torchvision trained these under the names of their namesakes.
+_LENIENT = ("regnetx_400mf", "regnety_800mf", "regnety_8gf")
+
+
+def _family():
+  kinds = {
+    "regnetx": {"se_ratio": 0.0},
+    "regnetz": {"bottleneck": 4.0, "linear": True},
+  }
+  for name, numbers in _NUMBERS.items():
+    yield name, from_numbers(*numbers, **kinds.get(name.split("_")[0], {}))
+  for name in _LENIENT:
+    kind = kinds.get(name.split("_")[0], {})
+    yield (
+      f"{name}_tv",
+      from_numbers(*_NUMBERS[name], lenient=True, **kind),
+    )
+  # Between RG-256 and RG-10B, by lists.
+  yield (
+    "seer_3b",
+    Architecture((1, 4, 4, 1), (1840, 3680, 10120, 25760), (920,) * 4),
+  )
+
+
+MODELS: Mapping[str, Architecture] = dict(_family())
+
+# timm's names count in tens of MF, and put torchvision's rounding behind.
+_TENS = {
+  "002": "200mf", "004": "400mf", "006": "600mf", "008": "800mf",
+  "016": "1.6gf", "032": "3.2gf", "040": "4.0gf", "064": "6.4gf",
+  "080": "8gf", "120": "12gf", "160": "16gf", "320": "32gf",
+  "640": "64gf", "1280": "128gf",
+}  # fmt: skip
+
+
+def find(name: str) -> Architecture:
+  """A published trunk, by a name of `MODELS`, timm or torchvision.
+
+  Raises:
+    ValueError: nobody calls a trunk that.
+  """
+  return MODELS[canonical(name)]
+
+
+def canonical(name: str) -> str:
+  """The name in `MODELS` of what others call so.
+
+  `regnety_320` and `regnety_320.seer` are timm's, `regnet_y_32gf` is
+  torchvision's, `regnet-y-320-seer` is Hugging Face's.
+
+  Raises:
+    ValueError: nobody calls a trunk that.
+  """
+  if name in MODELS:
+    return name
+  plain = name.lower().removeprefix("timm/").removeprefix("facebook/")
+  if (
+    ours := re.fullmatch(r"regnet_([xy])_(\d+)(mf|_\dgf|gf)", plain)
+  ) is not None:
+    size = ours[2] + ours[3].replace("_", ".")
+    found = f"regnet{ours[1]}_{size}"
+    found += "_tv" if f"{found}_tv" in MODELS else ""
+  elif plain.startswith("regnet-y-10b"):
+    found = "seer_10b"
+  elif theirs := re.match(r"regnet-?([xyz])[-_](\d+)(_tv)?(?=[.-]|$)", plain):
+    found = f"regnet{theirs[1]}_{_TENS.get(theirs[2], theirs[2])}"
+    found += theirs[3] or ""
+    found = {
+      "regnety_2560": "seer_256gf",
+      "regnetz_4.0gf": "regnetz_4gf",
+      "regnetz_005": "regnetz_500mf",
+    }.get(found, found)
+  else:
+    found = ""
+  if found in MODELS:
+    return found
+  near = difflib.get_close_matches(name, MODELS, 1)
+  hint = f"did you mean {near[0]}? " if near else ""
+  raise ValueError(
+    f"there is no trunk {name!r}; {hint}There are {', '.join(MODELS)}"
+  )

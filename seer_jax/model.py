@@ -1,5 +1,6 @@
 """Trunk and head: a RegNet, a projection, and prototypes to score against."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from seer_jax import errors, family, regnet, swav
+from seer_jax.preprocessing import Preprocessing
 
 
 class Views(NamedTuple):
@@ -38,7 +40,7 @@ class Projection(nn.Module):
 
   Attributes:
     hidden: widths of the hidden layers.
-    out: P, the width of the projection.
+    out: P, the width of the projection; 0 for the hidden layers alone.
     batch_norm: whether hidden layers are normalised (SEER's largest are not).
     bn_groups: see `regnet.BatchNorm`.
   """
@@ -56,6 +58,8 @@ class Projection(nn.Module):
       if self.batch_norm:
         x = regnet.BatchNorm(self.bn_groups, name=f"bn{layer}")(x, train)
       x = nn.relu(x)
+    if not self.out:
+      return x
     z_NxP = Linear(self.out, name=f"linear{len(self.hidden)}")(x)
     z_NxP = z_NxP.astype(jnp.float32)
     # Not by the norm, whose gradient at zero is not a number.
@@ -80,35 +84,74 @@ class Prototypes(nn.Module):
     return jnp.matmul(z, kernel, precision="highest")
 
 
-class SwavModel(nn.Module):
-  """The network that SwAV trains.
+class Encoder(nn.Module):
+  """A trunk, and what was trained upon it: the network that weights belong to.
 
   Attributes:
     architecture: the trunk's shape.
     hidden: widths of the projection's hidden layers.
-    out: P, the projection's width.
+    out: P, the projection's width; 0 for none.
     batch_norm: whether the projection normalises its hidden layers.
     prototype_counts: K of each prototype head.
     bn_groups: see `regnet.BatchNorm`.
     execution: see `regnet.Execution`.
+    classes: L of a classifier, 0 for none. It stands on the trunk, or where a
+      projection lacks its last layer, on that (Goyal et al. 2021, fine-tuning
+      on few labels).
+    preprocessing: how images are prepared for these weights.
   """
 
   architecture: family.Architecture
-  hidden: Sequence[int]
-  out: int
-  batch_norm: bool
-  prototype_counts: Sequence[int]
+  hidden: Sequence[int] = ()
+  out: int = 0
+  batch_norm: bool = False
+  prototype_counts: Sequence[int] = ()
   bn_groups: int = 1
   execution: regnet.Execution = regnet.Execution()
+  classes: int = 0
+  preprocessing: Preprocessing = Preprocessing()
 
   def setup(self):
     self.trunk = regnet.RegNet(
       self.architecture, self.bn_groups, self.execution
     )
-    self.head = Projection(
-      self.hidden, self.out, self.batch_norm, self.bn_groups
-    )
+    if self.hidden or self.out:
+      self.head = Projection(
+        self.hidden, self.out, self.batch_norm, self.bn_groups
+      )
     self.prototypes = [Prototypes(count) for count in self.prototype_counts]
+    if self.classes:
+      self.classifier = Linear(self.classes)
+
+  def __call__(self, x_NxHxWx3: jax.Array, train: bool = False):
+    """Normalised float images to all that the network makes of them.
+
+    Returns:
+      The trunk's taps (`regnet.RegNet`) and, where there are such heads,
+      `projection` NxP, `scores`, a tuple of NxK, and `logits` NxL.
+    """
+    found = dict(self.trunk(x_NxHxWx3, train))
+    x_NxD = found["avgpool"].astype(x_NxHxWx3.dtype)
+    if self.out:
+      found["projection"] = self.head(x_NxD, train)
+      found["scores"] = self.scores(found["projection"])
+    elif self.hidden:
+      x_NxD = self.head(x_NxD, train)
+    if self.classes:
+      found["logits"] = self.classifier(x_NxD).astype(jnp.float32)
+    return found
+
+  def features(self, x_NxHxWx3: jax.Array, train: bool = False) -> jax.Array:
+    """Pooled trunk features, N x D, float32."""
+    return self.trunk(x_NxHxWx3, train)["avgpool"]
+
+  def scores(self, z: jax.Array) -> tuple[jax.Array, ...]:
+    """Cosines of unit rows to the prototypes of each head, (..., K)."""
+    return tuple(head(z) for head in self.prototypes)
+
+
+class SwavModel(Encoder):
+  """The network that SwAV trains, over a batch's crops."""
 
   def __call__(self, crops: Sequence[jax.Array], train: bool) -> Views:
     """Normalised float crops, one BxVxHxWx3 array a resolution.
@@ -127,14 +170,6 @@ class SwavModel(nn.Module):
     x_NxD = features_BxVxD.reshape(-1, width).astype(crops[0].dtype)
     z_BxVxP = self.head(x_NxD, train).reshape(batch, views, -1)
     return Views(features_BxVxD, z_BxVxP, self.scores(z_BxVxP))
-
-  def features(self, x_NxHxWx3: jax.Array, train: bool = False) -> jax.Array:
-    """Pooled trunk features, N x D, float32."""
-    return self.trunk(x_NxHxWx3, train)["avgpool"]
-
-  def scores(self, z: jax.Array) -> tuple[jax.Array, ...]:
-    """Cosines of unit rows to the prototypes of each head, (..., K)."""
-    return tuple(head(z) for head in self.prototypes)
 
 
 def create(config: ml_collections.ConfigDict) -> SwavModel:
@@ -155,33 +190,32 @@ def create(config: ml_collections.ConfigDict) -> SwavModel:
 
 
 def architecture(model: ml_collections.ConfigDict) -> family.Architecture:
-  """The trunk named in the config, or made from its five numbers.
+  """The trunk that the config names, lists, or gives five numbers of.
 
   Raises:
     UserError: there is no trunk of that name, or the numbers make none.
   """
-  if not model.numbers and model.trunk not in family.MODELS:
-    raise errors.UserError(
-      f"config.model.trunk is {model.trunk!r}; it must be one of"
-      f" {', '.join(family.MODELS)}; or set config.model.numbers"
-    )
-  numbers, se_ratio = tuple(model.numbers), model.se_ratio
-  if not numbers:
-    numbers = family.MODELS[model.trunk]
-    se_ratio = 0.0 if model.trunk.startswith("regnetx") else se_ratio
-  if len(numbers) != 5:
-    raise errors.UserError(
-      f"config.model.numbers is {numbers}; it must be five numbers: depth,"
-      " w_0, w_a, w_m, group width"
-    )
+  shape = {
+    "stem_width": model.stem_width,
+    "stem_stride": model.stem_stride,
+    "strides": tuple(model.strides),
+  }
+  lists = [tuple(model[key]) for key in ("depths", "widths", "group_widths")]
   try:
-    arch = family.from_numbers(
-      *numbers,
-      se_ratio=se_ratio,
-      stem_width=model.stem_width,
-      stem_stride=model.stem_stride,
-      strides=tuple(model.strides),
-    )
+    if any(lists):
+      arch = family.Architecture(*lists, se_ratio=model.se_ratio, **shape)
+    elif model.numbers:
+      if len(model.numbers) != 5:
+        raise ValueError(
+          f"numbers={tuple(model.numbers)} must be five: depth, w_0, w_a, w_m,"
+          " group width"
+        )
+      numbers = tuple(model.numbers)
+      arch = family.from_numbers(*numbers, se_ratio=model.se_ratio, **shape)
+    else:
+      arch = family.find(model.trunk)
+      shape["se_ratio"] = model.se_ratio if arch.se_ratio else 0.0
+      arch = dataclasses.replace(arch, **shape)
   except ValueError as error:
     raise errors.UserError(f"config.model: {error}") from error
   if model.remat == "group":

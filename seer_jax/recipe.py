@@ -138,7 +138,7 @@ def _crops(config, here) -> Iterator[Choice]:
 
 
 def _trunk(config, here) -> Iterator[Choice]:
-  if config.model.numbers:
+  if config.model.numbers or config.model.depths:
     pass  # They win over a name.
   elif not here.accelerated:
     yield Choice("model.trunk", "regnety_200mf", "no accelerator")

@@ -5,6 +5,7 @@ res2 ... res5, avgpool`, as VISSL names them). Its shape is in `family.py`.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -137,23 +138,42 @@ class SqueezeExcite(nn.Module):
   """Scales channels by a gate computed from their global mean."""
 
   squeeze: int
+  activation: Callable[[jax.Array], jax.Array]
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     gate = jnp.mean(x, (1, 2), keepdims=True, dtype=jnp.float32)
     gate = gate.astype(x.dtype)
-    gate = nn.relu(Conv1x1(self.squeeze, bias=True, name="reduce")(gate))
+    gate = Conv1x1(self.squeeze, bias=True, name="reduce")(gate)
+    gate = self.activation(gate)
     gate = Conv1x1(x.shape[-1], bias=True, name="expand")(gate)
     return x * nn.sigmoid(gate)
 
 
+def activation_of(linear: bool) -> Callable[[jax.Array], jax.Array]:
+  """ReLU, and SiLU for the networks of linear blocks."""
+  return nn.silu if linear else nn.relu
+
+
 class Block(nn.Module):
-  """The bottleneck block: 1x1, grouped 3x3 (strided), SE, 1x1, shortcut."""
+  """The bottleneck block: 1x1, grouped 3x3 (strided), SE, 1x1, shortcut.
+
+  Attributes:
+    width: channels that leave the block.
+    inner: channels of its 3x3 convolution.
+    group_width: channels a group of it.
+    stride: of the block.
+    se_ratio: squeeze width over the width that enters; 0 for none.
+    linear: see `family.Architecture`.
+    bn_groups: see `BatchNorm`.
+  """
 
   width: int
+  inner: int
   group_width: int
   stride: int
   se_ratio: float
+  linear: bool
   bn_groups: int
 
   @nn.compact
@@ -161,16 +181,20 @@ class Block(nn.Module):
     def norm(name, y):
       return BatchNorm(self.bn_groups, name=name)(y, train)
 
-    groups = self.width // self.group_width
-    y = nn.relu(norm("bn_a", Conv1x1(self.width, name="a")(x)))
-    y = Conv3x3(self.width, groups, self.stride, name="b")(y)
-    y = nn.relu(norm("bn_b", y))
+    activation = activation_of(self.linear)
+    groups = self.inner // self.group_width
+    y = activation(norm("bn_a", Conv1x1(self.inner, name="a")(x)))
+    y = Conv3x3(self.inner, groups, self.stride, name="b")(y)
+    y = activation(norm("bn_b", y))
     if self.se_ratio:
       # Of the block's input width, half to even, as SEER's code computes it.
       squeezed = max(1, round(self.se_ratio * x.shape[-1]))
-      y = SqueezeExcite(squeezed, name="se")(y)
+      y = SqueezeExcite(squeezed, activation, name="se")(y)
     y = norm("bn_c", Conv1x1(self.width, name="c")(y))
-    if x.shape[-1] != self.width or self.stride != 1:
+    changes = x.shape[-1] != self.width or self.stride != 1
+    if self.linear:
+      return y if changes else x + y
+    if changes:
       x = Conv1x1(self.width, self.stride, name="shortcut")(x)
       x = norm("bn_shortcut", x)
     return nn.relu(x + y)
@@ -223,12 +247,15 @@ class RegNet(nn.Module):
       dtype=x_NxHxWx3.dtype,
       name="stem",
     )(x_NxHxWx3)
-    x = nn.relu(BatchNorm(self.bn_groups, name="bn_stem")(x, train))
+    x = BatchNorm(self.bn_groups, name="bn_stem")(x, train)
+    x = activation_of(arch.linear)(x)
     taps = {"conv1": x}
     for stage, depth in enumerate(arch.depths, 1):
       for first, last, again in self._groups(stage, depth):
         x = self._run(stage, first, last, again, x, train)
       taps[f"res{stage + 1}"] = x
+    if arch.last_activation:
+      x = activation_of(arch.linear)(x)
     taps["avgpool"] = jnp.mean(x, (1, 2), dtype=jnp.float32)
     return taps
 
@@ -285,9 +312,11 @@ class RegNet(nn.Module):
     arch, at = self.architecture, stage - 1
     return Block(
       width=arch.widths[at],
+      inner=arch.inner[at],
       group_width=arch.group_widths[at],
       stride=arch.strides[at] if index == 0 else 1,
       se_ratio=arch.se_ratio,
+      linear=arch.linear,
       bn_groups=self.bn_groups,
       **kwargs,
     )
