@@ -105,8 +105,8 @@ def base() -> ConfigDict:
   config.augment.std = (0.229, 0.224, 0.225)
 
   config.model = ConfigDict()
-  # A name of `family.MODELS`, or timm's or torchvision's for one of them; chosen
-  # from image size and hardware when None.
+  # A name of `family.MODELS`, or timm's or torchvision's for one of them;
+  # chosen from image size and hardware when None.
   config.model.trunk = none(str)
   # Or depth, w_0, w_a, w_m, group width, which then win over the name.
   config.model.numbers = ()
@@ -274,6 +274,21 @@ def recall(workdir: pathlib.Path, config: ConfigDict) -> None:
   for key, value in _claimed(workdir).items():
     if key in dict(flatten(config)) and get(config, key) is None:
       put(config, key, _tuples(value))
+
+
+def of_run(workdir: pathlib.Path) -> ConfigDict:
+  """The config of a run that was; a key that is newer has its default.
+
+  Raises:
+    UserError: its `config.json` does not read.
+  """
+  config = base()
+  known = dict(flatten(config))
+  with config.ignore_type():
+    for key, value in _claimed(workdir).items():
+      if key in known:
+        put(config, key, _tuples(value))
+  return config
 
 
 def claim(

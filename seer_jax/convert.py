@@ -1,11 +1,11 @@
 """`python -m seer_jax.convert IN [OUT --to FORMAT]`: weights in and out.
 
-    python -m seer_jax.convert seer_32.torch                        # what is in it
+    python -m seer_jax.convert seer_32.torch  # What is in it.
     python -m seer_jax.convert seer_32.torch seer.safetensors --to timm
     python -m seer_jax.convert runs/photos exported --to huggingface
 
-IN is anything that `seer_jax.load` takes. Prints what was mapped and what was left
-out; arrays that nothing accounts for end it with status 2.
+IN is anything that `seer_jax.load` takes. Prints what was mapped and what was
+left out; arrays that nothing accounts for end it with status 2.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from seer_jax import (
   exports,
   family,
   layouts,
+  loading,
   safetensors_files,
   stablehlo,
   torch_files,
@@ -48,7 +49,7 @@ def convert(
   """Writes weights in another format; yields what to tell of it, in lines.
 
   Args:
-    opened: of `weights.open_weights`.
+    opened: of `loading.open_weights`.
     out: the file to write, for "huggingface" and "orbax" a folder.
     to: one of `FORMATS`.
 
@@ -248,7 +249,7 @@ def main(argv: list[str] | None = None) -> int:
   os.environ.setdefault("JAX_PLATFORMS", "cpu")
   jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
   try:
-    opened = weights.open_weights(options.source)
+    opened = loading.open_weights(options.source)
     if options.to is None:
       lines = table(opened, opened.shapes)
     else:

@@ -167,9 +167,9 @@ def name_of(architecture: Architecture) -> str:
 
 
 # name: depth, w_0, w_a, w_m, group_width.
-# Sources: Radosavovic et al. 2020; Goyal et al. 2021 and 2022 (seer_*). The Y of
-# 256 GF that is not SEER's was never trained for a paper, but stands in the files
-# of VISSL and Hugging Face under SEER's name.
+# Sources: Radosavovic et al. 2020; Dollar et al. 2021 (Z); Goyal et al. 2021
+# and 2022 (seer_*). No paper has the Y of 256 GF that is not SEER's, but files
+# of VISSL and Hugging Face describe it under SEER's name.
 _NUMBERS: Mapping[str, tuple[int, int, float, float, int]] = {
   "regnetx_200mf": (13, 24, 36.44, 2.49, 8),
   "regnetx_400mf": (22, 24, 24.48, 2.54, 16),
@@ -280,8 +280,6 @@ def canonical(name: str) -> str:
     found = ""
   if found in MODELS:
     return found
-  near = difflib.get_close_matches(name, MODELS, 1)
+  near = difflib.get_close_matches(name, MODELS, 1, cutoff=0.8)
   hint = f"did you mean {near[0]}? " if near else ""
-  raise ValueError(
-    f"there is no trunk {name!r}; {hint}There are {', '.join(MODELS)}"
-  )
+  raise ValueError(f"{name!r} is no trunk; {hint}There are {', '.join(MODELS)}")

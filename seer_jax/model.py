@@ -201,23 +201,26 @@ def architecture(model: ml_collections.ConfigDict) -> family.Architecture:
     "strides": tuple(model.strides),
   }
   lists = [tuple(model[key]) for key in ("depths", "widths", "group_widths")]
+  key = "config.model"
   try:
     if any(lists):
       arch = family.Architecture(*lists, se_ratio=model.se_ratio, **shape)
     elif model.numbers:
+      key = "config.model.numbers"
       if len(model.numbers) != 5:
         raise ValueError(
-          f"numbers={tuple(model.numbers)} must be five: depth, w_0, w_a, w_m,"
-          " group width"
+          f"{tuple(model.numbers)} must be five: depth, w_0, w_a, w_m, group"
+          " width"
         )
       numbers = tuple(model.numbers)
       arch = family.from_numbers(*numbers, se_ratio=model.se_ratio, **shape)
     else:
+      key = "config.model.trunk"
       arch = family.find(model.trunk)
       shape["se_ratio"] = model.se_ratio if arch.se_ratio else 0.0
       arch = dataclasses.replace(arch, **shape)
   except ValueError as error:
-    raise errors.UserError(f"config.model: {error}") from error
+    raise errors.UserError(f"{key}: {error}") from error
   if model.remat == "group":
     _check_groups(tuple(model.remat_groups), arch.depths)
   return arch

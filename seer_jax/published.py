@@ -1,8 +1,8 @@
 """Weights that others published: where they are, and how they look at images.
 
 https://github.com/facebookresearch/vissl/blob/main/projects/SEER/README.md;
-timm's and Hugging Face's copies of the same weights; torchvision's RegNets. SEER's
-weights are under a licence of their own, for research only.
+timm's and Hugging Face's copies of the same weights, and other RegNets of the
+hub. SEER's weights are under a licence of their own, for research only.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from seer_jax import errors, family
 from seer_jax.preprocessing import Preprocessing
 
-_SEER = Preprocessing(256, 224, "bilinear")
+SEER_FEATURES = Preprocessing(256, 224, "bilinear")
 FINE_TUNED = Preprocessing(384, 384, "bicubic")
 _FILES = "https://dl.fbaipublicfiles.com/vissl/model_zoo/"
 
@@ -70,7 +70,7 @@ def _seer():
       if size == "256"
       else f"timm/regnety_{tens}.seer",
       _FILES + trained[size],
-      _SEER,
+      SEER_FEATURES,
     )
     tuned = (
       "seer_10b_finetuned_in1k_model_phase28_conso.torch"

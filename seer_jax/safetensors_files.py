@@ -110,4 +110,4 @@ def write(
   with tensors.written(path) as part, part.open("wb") as file:
     file.write(struct.pack("<Q", len(words)) + words)
     for name in names:
-      file.write(np.ascontiguousarray(array_of(name)).data)
+      file.write(tensors.raw(array_of(name)))

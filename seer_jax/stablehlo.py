@@ -1,9 +1,10 @@
 """A network as one serialised function, to be called without its code.
 
-    exported = jax.export.deserialize(pathlib.Path("model.stablehlo").read_bytes())
-    taps = exported.call(pixels_NxSxSx3)   # uint8, any N
+    data = pathlib.Path("model.stablehlo").read_bytes()
+    found = jax.export.deserialize(bytearray(data)).call(pixels_NxSxSx3)
 
-The weights are in it, and so is the normalisation; CPU, CUDA and TPU can run it.
+Pixels are uint8, N is any. The weights are in it, and so is the normalisation;
+CPU, CUDA and TPU can run it.
 """
 
 import pathlib

@@ -124,6 +124,11 @@ def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
   return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
+def raw(array: np.ndarray) -> memoryview:
+  """Its bytes, row by row, also of bfloat16, which has no buffer."""
+  return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
 def within(folder: pathlib.Path, name: object) -> pathlib.Path:
   """The file of that bare name in a folder.
 

@@ -1,9 +1,9 @@
 """PyTorch's `.torch`, `.pth`, `.pt` and `.bin` files, without PyTorch.
 
 A pickle of containers beside the bytes of the tensors. A pickle is a program;
-this one may call nothing but what makes tensors and plain containers, and what it
-says of tensors is checked against the file. So a file from anywhere can be opened:
-it loads, or is refused in one line.
+this one may call nothing but what makes tensors and plain containers, and what
+it says of tensors is checked against the file. So a file from anywhere can be
+opened: it loads, or is refused in one line.
 
 Both forms are read: the zip of PyTorch 1.6 and later, and the stream before it.
 Files are written as zips.
@@ -183,14 +183,13 @@ def _unpickle(file, storage: Callable[[str, str, int], tensors.Storage]) -> Any:
   _check(file)
   end = file.tell()
   file.seek(begin)
-  found = _Unpickler(io.BytesIO(file.read(end - begin)), storage).load()
-  return found
+  return _Unpickler(io.BytesIO(file.read(end - begin)), storage).load()
 
 
 def _check(file):
   """Walks over a pickle without running it.
 
-  Numbered places that it never filled would make the unpickler allocate as many.
+  For a place of a high number the unpickler would allocate all those below it.
   """
   begin = file.tell()
   for count, (opcode, argument, at) in enumerate(pickletools.genops(file)):
@@ -219,7 +218,7 @@ class _Unpickler(pickle.Unpickler):
     kind, count = pid[1], pid[4]
     if pid[0] != "storage" or not isinstance(kind, _Kind):
       raise _Damaged(f"it refers to {pid[0]!r}, which is not a storage")
-    if type(count) is not int or count < 0 or len(pid) > 5 and pid[5]:
+    if type(count) is not int or count < 0 or any(pid[5:]):
       raise _Damaged(f"a storage of {count} elements")
     return self._storage(kind.name, str(pid[2]), count)
 
@@ -316,7 +315,7 @@ def write(
     for key, entry in enumerate(pickler.entries):
       name = f"archive/data/{key}"
       with archive.open(name, "w", force_zip64=True) as file:
-        file.write(np.ascontiguousarray(array_of(entry.name)).data)
+        file.write(tensors.raw(array_of(entry.name)))
     archive.writestr("archive/version", b"3\n")
 
 

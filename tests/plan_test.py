@@ -52,9 +52,8 @@ GIGA = {
 @pytest.mark.parametrize("scan", [False, True])
 @pytest.mark.parametrize("name", GIGA)
 def test_a_trunk_costs_what_its_name_says(name, scan):
-  se_ratio = 0.0 if name.startswith("regnetx") else 0.25
   trunk = regnet.RegNet(
-    family.from_numbers(*family.MODELS[name], se_ratio=se_ratio),
+    family.MODELS[name],
     execution=regnet.Execution(scan=scan),
   )
   image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)

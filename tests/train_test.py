@@ -4,11 +4,13 @@ import json
 import pathlib
 
 import cv2
+import jax
 import numpy as np
 import pytest
 
+import seer_jax
 from configs import digits, folder
-from seer_jax import errors, train
+from seer_jax import checkpoint, convert, errors, train
 
 
 def plant(path: pathlib.Path, count: int, side: int = 24):
@@ -129,7 +131,7 @@ def test_too_many_bad_images_stop_the_run(tmp_path):
     ({"precision": "fp8"}, r"precision is 'fp8'"),
     (
       {"model__trunk": "resnet50", "model__numbers": ()},
-      r"model.trunk is 'resnet50'",
+      r"model.trunk: 'resnet50' is no trunk",
     ),
     ({"model__numbers": (1, 2)}, r"model.numbers"),
     ({"data__train__kind": "floder"}, r"floder"),
@@ -212,3 +214,51 @@ def test_digits_learn_what_the_readme_promises(tmp_path, capsys):
   assert after["knn/k=20"] >= before["knn/k=20"] + 0.1
   assert json.loads(lines[-2])["loss_over_lnk"] < 0.9
   assert "trained" in capsys.readouterr().out
+
+
+def test_a_trunk_from_lists_is_trained_loaded_and_taken_elsewhere(tmp_path):
+  config = tiny(
+    plant(tmp_path / "photos", 40),
+    model__numbers=(),
+    model__depths=(1, 1),
+    model__widths=(16, 32),
+    model__group_widths=(8, 16),
+    model__stem_stride=2,
+    steps=2,
+  )
+  train.run(config, tmp_path / "run")
+  network, variables = seer_jax.load(tmp_path / "run")
+  assert network.architecture.widths == (16, 32)
+  assert (network.hidden, network.out) == ((8,), 128)
+  images = sorted((tmp_path / "photos" / "cats").iterdir())[:2]
+  found = network.apply(variables, network.preprocessing(images))
+  assert found["avgpool"].shape == (2, 32)
+  assert found["projection"].shape == (2, 128)
+  saved = checkpoint.Checkpoints(tmp_path / "run" / "checkpoints").read()
+  same = jax.tree.map(np.array_equal, variables["params"], saved["params"])
+  assert all(jax.tree.leaves(same))
+  out = tmp_path / "out.torch"
+  assert convert.main([str(tmp_path / "run"), str(out), "--to=vissl"]) == 0
+  again, others = seer_jax.load(out)
+  assert again.architecture == network.architecture
+  same = jax.tree.map(np.array_equal, variables, others)
+  assert all(jax.tree.leaves(same))
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [
+    {"model__depths": (1, 1)},
+    {"model__depths": (1, 1), "model__widths": (16, 32)},
+    {
+      "model__depths": (1, 1),
+      "model__widths": (16, 32),
+      "model__group_widths": (8, 12),
+    },
+    {"model__numbers": (), "model__trunk": "regnety_33gf"},
+  ],
+)
+def test_a_trunk_that_is_none_is_refused(tmp_path, changes):
+  config = tiny(plant(tmp_path / "photos", 40), **changes)
+  with pytest.raises(errors.UserError, match=r"config\.model"):
+    train.run(config, tmp_path / "run")
