@@ -17,6 +17,7 @@ from seer_jax.preprocessing import Preprocessing
 SEER_FEATURES = Preprocessing(256, 224, "bilinear")
 FINE_TUNED = Preprocessing(384, 384, "bicubic")
 _FILES = "https://dl.fbaipublicfiles.com/vissl/model_zoo/"
+_WEIGHTS = ("model", "pytorch_model")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,13 +150,26 @@ def _downloaded(it, folder):
       f"{it.name} is not on this disk: pip install huggingface_hub; or {what}"
     ) from error
   try:
-    return huggingface_hub.snapshot_download(
-      it.repository,
-      allow_patterns=["*.safetensors", "*.json", "pytorch_model*.bin"],
-    )
+    return _snapshot(huggingface_hub, it.repository)
   except Exception as error:  # Of many layers: HTTP, the hub, the disk.
     words = " ".join(str(error).split())[:200]
     raise errors.UserError(
       f"cannot fetch {it.repository} from Hugging Face's hub"
       f" ({type(error).__name__}: {words}); {what}"
     ) from error
+
+
+def _snapshot(hub, repository):
+  """Of a repository the newest, or without network what was fetched before."""
+  try:
+    there = hub.list_repo_files(repository)
+  except Exception:
+    found = hub.snapshot_download(repository, local_files_only=True)
+    there = [path.name for path in pathlib.Path(found).iterdir()]
+    if any(name.startswith(_WEIGHTS) for name in there):
+      return found
+    raise
+  # Often there in both forms, of which one is enough.
+  safe = any(name.startswith(_WEIGHTS[0]) for name in there)
+  kind = "model*.safetensors*" if safe else "pytorch_model*.bin*"
+  return hub.snapshot_download(repository, allow_patterns=[kind, "*.json"])

@@ -388,6 +388,45 @@ def test_offline_says_which_file_to_place_where(tmp_path, monkeypatch, capsys):
   assert "https://dl.fbaipublicfiles.com/vissl/model_zoo/" in line
 
 
+class Hub:
+  """Hugging Face's hub, as far as it is used."""
+
+  def __init__(self, folder, files, online=True):
+    self._folder, self._files, self._online = folder, files, online
+    self.asked = []
+
+  def list_repo_files(self, repository):
+    if not self._online:
+      raise ConnectionError("no network")
+    return self._files
+
+  def snapshot_download(self, repository, **options):
+    self.asked.append((repository, options))
+    return str(self._folder)
+
+
+def test_the_hub_is_asked_for_one_form_and_the_cache_without_network(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+  list(convert.convert(opened_of(), tmp_path / "hf", "huggingface"))
+  both = ["model.safetensors", "pytorch_model.bin", "config.json"]
+  safe, torch_s = "model*.safetensors*", "pytorch_model*.bin*"
+  for online, files, options in (
+    (True, both, {"allow_patterns": [safe, "*.json"]}),
+    (True, both[1:], {"allow_patterns": [torch_s, "*.json"]}),
+    (False, [], {"local_files_only": True}),
+  ):
+    hub = Hub(tmp_path / "hf", files, online)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    assert same(network_of()[1], seer_jax.load("someone/my-regnet")[1])
+    assert hub.asked == [("someone/my-regnet", options)]
+  hub = Hub(tmp_path, [], online=False)
+  monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+  with pytest.raises(errors.UserError, match="no network"):
+    seer_jax.load("someone/my-regnet")
+
+
 @pytest.mark.parametrize("argument", ["nothing_there.torch", "seer_33"])
 def test_a_name_of_nothing_is_one_line(argument, capsys):
   assert convert.main([argument]) == 2
