@@ -20,19 +20,20 @@ def seen(network, variables, images_Nx3xHxW):
 
 
 def agree(path, theirs, features_of, sides):
-  """Loads a file, and compares what both make of images."""
+  """Loads a file, and compares what both make of images (`-s` prints it)."""
   network, variables = seer_jax.load(path)
   for side in sides:
     images = peers.images(side)
     found = seen(network, variables, images)
     with torch.no_grad():
-      features = features_of(torch.tensor(images))
-      if features is not None:
-        assert peers.error(found["avgpool"], features) < _BOUND
+      wanted = {"avgpool": features_of(torch.tensor(images))}
       if network.classes:
         logits = theirs(torch.tensor(images))
-        logits = getattr(logits, "logits", logits)
-        assert peers.error(found["logits"], logits) < _BOUND
+        wanted["logits"] = getattr(logits, "logits", logits)
+    for name, values in wanted.items():
+      error = peers.error(found[name], values)
+      print(family.name_of(network.architecture), side, name, f"{error:.1e}")
+      assert error < _BOUND
   return network
 
 
