@@ -86,10 +86,18 @@ wait_for_step() {
     [ -n "$state" ] || { cat "$base/$1.log"; exit 1; }
   done
 }
-# Until nothing of the job is queued or runs; a requeued one starts at once.
+# Until nothing of the job is queued or runs. A requeued one would wait for two
+# minutes; at once would be too early, since slurmd still refuses the credential
+# of what it has just ended.
 wait_for_end() {
-  while squeue --noheader --job="$1" --format=%t 2>/dev/null | grep -q .; do
-    scontrol update jobid="$1" starttime=now 2>/dev/null || true
+  local state pending=0
+  while true; do
+    state=$(squeue --noheader --job="$1" --format=%t 2>/dev/null || true)
+    [ -n "$state" ] || return 0
+    if [ "$state" = PD ]; then pending=$((pending + 1)); else pending=0; fi
+    if [ "$pending" -ge 10 ]; then
+      scontrol update jobid="$1" starttime=now 2>/dev/null || true
+    fi
     sleep 1
   done
 }
