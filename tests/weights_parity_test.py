@@ -15,8 +15,7 @@ _BOUND = 1e-4  # Relative error of features and logits, in float32.
 
 
 def seen(network, variables, images_Nx3xHxW):
-  call = jax.jit(lambda x: network.apply(variables, x))
-  return call(images_Nx3xHxW.transpose(0, 2, 3, 1))
+  return jax.jit(network.apply)(variables, images_Nx3xHxW.transpose(0, 2, 3, 1))
 
 
 def agree(path, theirs, features_of, sides):
