@@ -14,6 +14,8 @@ Exit status: 0 done, 2 a mistake in the call, 75 stopped by a signal.
 import argparse
 import collections
 import contextlib
+import fcntl
+import hashlib
 import json
 import os
 import pathlib
@@ -24,11 +26,12 @@ import numpy as np
 import tqdm
 
 from seer_jax import errors, outage, privacy, processes, scan, sources
-from seer_jax.sources import array_records, examples
+from seer_jax.sources import array_records, examples, files
 
 _STOPPED = 75
 _PARTS, _PLAN = "parts", "plan.json"
 _BAD = "bad_images.txt"
+_SHARDS = "array_record", "tar"
 # Of a source, that the command line may set.
 _KEYS = frozenset(sources.DEFAULTS) - {"kind", "path", "take_seed", "parts"}
 
@@ -64,6 +67,11 @@ def _parse(argv):
   add("--workers", type=int, default=os.cpu_count(), help="processes")
   add("--max_pixels", type=int, default=200_000_000)
   options = parser.parse_args(argv)
+  if files.is_url(options.target or ""):
+    raise errors.UserError(
+      f"DST is {options.target}; shards are written to this machine's file"
+      " systems only: give a folder, then copy it"
+    )
   if bool(options.target) == options.check:
     raise errors.UserError(
       "give SRC and DST, or --check and SRC; --help tells more"
@@ -81,14 +89,18 @@ def kind_of(path: str) -> str:
   name = path.rstrip("/").rpartition("/")[2]
   if name.endswith((".txt", ".tsv", ".npy", ".parquet")):
     return "list"
-  for kind in ("array_record", "tar"):
-    if f".{kind}" in name:
+  for kind in _SHARDS:
+    if files.is_shard(name, f".{kind}"):
       return kind
-  if os.path.isdir(path):
-    names = os.listdir(path)
-    for kind in ("array_record", "tar"):
-      if any(f".{kind}" in each for each in names):
-        return kind
+  names = os.listdir(path) if os.path.isdir(path) else []
+  for kind in _SHARDS:
+    if any(files.is_shard(each, f".{kind}") for each in names):
+      if any(each.lower().endswith(sources.EXTENSIONS) for each in names):
+        raise errors.UserError(
+          f"{path} holds images and .{kind} shards; say which are meant:"
+          f" --kind=folder or --kind={kind}"
+        )
+      return kind
   return "folder"
 
 
@@ -126,6 +138,7 @@ class Packer:
     from array_record.python import array_record_module
 
     report = {"ids": [], "labels": [], "bad": [], "excluded": 0, "bytes": 0}
+    report |= {"originals": [], "shard_bytes": 0}
     last = min(len(self._source), (shard + 1) * self._size)
     numbers = range(shard * self._size, last)
     path = self.shard_of(shard)
@@ -150,6 +163,7 @@ class Packer:
       with part.open("rb+") as file:
         os.fsync(file.fileno())
       part.rename(path)
+      report["shard_bytes"] = path.stat().st_size
     _write(self.report_of(shard), json.dumps(report))
     return len(numbers)
 
@@ -166,8 +180,14 @@ class Packer:
       return None
     report["ids"].append(example["id"])
     report["labels"].append(example["label"])
+    report["originals"].append(self._digest(number, example["image"]))
     report["bytes"] += len(image)
     return example | {"image": image}
+
+  def _digest(self, number, data):
+    """Of the file as its owner has it, by which it may be excluded later."""
+    before = getattr(self._source, "digest", lambda _: None)(number)
+    return before.hex() if before else hashlib.sha256(data).hexdigest()
 
 
 def pack(source: sources.Source, target: pathlib.Path, options) -> str:
@@ -176,6 +196,11 @@ def pack(source: sources.Source, target: pathlib.Path, options) -> str:
   Raises:
     UserError: the folder holds something else, or cannot be written to.
   """
+  with _alone(target), _full_disk(target):
+    return _pack(source, target, options)
+
+
+def _pack(source, target, options):
   packer = Packer(source, target, options)
   plan = {
     "source": source.fingerprint,
@@ -199,6 +224,51 @@ def pack(source: sources.Source, target: pathlib.Path, options) -> str:
   return _finish(target, packer, source)
 
 
+@contextlib.contextmanager
+def _alone(target):
+  """Two at once would write the same files."""
+  lock = target / _PARTS / "lock"
+  try:
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    file = lock.open("w")
+  except OSError as error:
+    raise errors.UserError(
+      f"cannot write to {target}: {error.strerror}"
+    ) from None
+  with file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise errors.UserError(
+        f"another process is packing into {target}; wait for it, or give"
+        " another folder"
+      ) from None
+    except OSError:
+      pass  # Some network file systems know no locks.
+    try:
+      yield
+    finally:
+      if not (target / _PARTS / _PLAN).exists():  # It was refused.
+        with contextlib.suppress(OSError):
+          lock.unlink()
+          lock.parent.rmdir()
+
+
+@contextlib.contextmanager
+def _full_disk(target):
+  """What writing shards fails with has no name; the disk says what it is."""
+  try:
+    yield
+  except (errors.UserError, errors.Lost, processes.Stopped):
+    raise
+  except (OSError, RuntimeError) as error:
+    words = " ".join(str(getattr(error, "strerror", "") or error).split())
+    raise errors.Lost(
+      f"cannot write to {target}: {words[:200]}; make room, and the same"
+      " command goes on"
+    ) from error
+
+
 def _begin(target, plan):
   """Takes the folder; what it holds, if all is done there."""
   try:
@@ -207,7 +277,6 @@ def _begin(target, plan):
     if not path.exists():
       others = [p.name for p in target.iterdir() if p.name != _PARTS]
       if others:
-        (target / _PARTS).rmdir()
         raise errors.UserError(
           f"{target} is not empty: it holds {sorted(others)[0]}; give a new"
           " folder"
@@ -236,18 +305,23 @@ def _begin(target, plan):
 def _finish(target, packer, source):
   """The files beside the shards, from what each shard tells."""
   shards, labels, sums = {}, [], collections.Counter()
+  originals = []
   ids, bad = target / "ids.part", target / "bad.part"
   with ids.open("wb") as id_file, bad.open("wb") as bad_file:
     for shard in range(len(packer)):
       report = json.loads(packer.report_of(shard).read_text())
       if report["ids"]:
-        shards[packer.shard_of(shard).name] = len(report["ids"])
+        shards[packer.shard_of(shard).name] = {
+          "images": len(report["ids"]),
+          "bytes": report["shard_bytes"],
+        }
       for name in report["ids"]:
         id_file.write(array_records.escaped(name) + b"\n")
       for name, words in report["bad"]:
         bad_file.write(array_records.escaped(name) + b"\t")
         bad_file.write(words.encode(errors="replace") + b"\n")
       labels.append(np.array(report["labels"], np.int32))
+      originals.append(bytes.fromhex("".join(report["originals"])))
       sums.update(
         images=len(report["ids"]),
         bad=len(report["bad"]),
@@ -259,6 +333,8 @@ def _finish(target, packer, source):
   ids.rename(target / array_records.IDS)
   bad.rename(target / _BAD)
   np.save(target / array_records.LABELS, np.concatenate(labels))
+  digests = np.frombuffer(b"".join(originals), np.uint8).reshape(-1, 32)
+  np.save(target / array_records.ORIGINALS, digests)
   about = {
     "images": sums["images"],
     "label_names": list(source.label_names),
@@ -298,11 +374,19 @@ def _run(options):
   print(pack(source, pathlib.Path(options.target).expanduser(), options))
 
 
+def _stop(number, _):
+  """The first signal asks for an orderly end, the second one has it."""
+  if processes.asked():
+    signal.signal(number, signal.SIG_DFL)
+    signal.raise_signal(number)
+  processes.stop()
+
+
 def main(argv: list[str] | None = None) -> int:
   """Packs or checks; returns the exit status."""
   with contextlib.ExitStack() as stack:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-      before = signal.signal(number, lambda *_: processes.stop())
+      before = signal.signal(number, _stop)
       stack.callback(signal.signal, number, before)
     try:
       _run(_parse(argv))

@@ -10,6 +10,7 @@ it would have seen.
 import dataclasses
 import faulthandler
 import logging
+import multiprocessing
 import os
 import pathlib
 import re
@@ -181,13 +182,17 @@ class _Batches:
 
   def __init__(self, batches: Iterator[dict[str, Any]]):
     self._batches = batches
+    self._workers: list[multiprocessing.Process] = []
 
   def __iter__(self) -> Iterator[dict[str, Any]]:
     return self
 
   def __next__(self) -> dict[str, Any]:
     try:
-      return next(self._batches)
+      batch = next(self._batches)
+      # All have begun; the dead are no longer among them when they are missed.
+      self._workers = self._workers or multiprocessing.active_children()
+      return batch
     except RuntimeError as error:
       died = re.search(r"exit code (-?\d+)", str(error))
       if died is None:
@@ -196,9 +201,13 @@ class _Batches:
       how = f"by {signal.Signals(-code).name}" if code < 0 else f"with {code}"
       why = " (the system does that when memory is short)" * (code == -9)
       raise errors.Lost(
-        f"a data worker was ended {how}{why}. The same command resumes;"
+        f"a data worker{self._gone(code)} was ended {how}{why}. The same command resumes;"
         " --config.data.workers=N sets how many there are"
       ) from error
+
+  def _gone(self, code):
+    gone = [each for each in self._workers if each.exitcode == code]
+    return "".join(f" ({each.name}, process {each.pid})" for each in gone[:1])
 
   def close(self) -> None:
     """Ends the workers."""

@@ -6,6 +6,7 @@ needed to learn from, and all of it is about people.
 """
 
 import struct
+import zlib
 from collections.abc import Iterator
 
 import cv2
@@ -53,9 +54,7 @@ def strip(data: bytes, max_pixels: int, side: int = 0) -> bytes:
     chunks = list(_png_chunks(data))
     # What turns the picture is among what must go.
     if not any(kind == b"eXIf" for kind, _ in chunks):
-      return _PNG + b"".join(
-        chunk for kind, chunk in chunks if kind in _PNG_KEPT
-      )
+      return _PNG + b"".join(_pixels_of(chunks))
   return _encoded(image_HxWx3, ".png")
 
 
@@ -81,7 +80,7 @@ def _strip_jpeg(data: bytes) -> bytes:
     if marker == _JFIF and payload.startswith(b"JFIF\0"):
       kept.append(_without_thumbnail(data[start:end]))
     elif marker == _ADOBE and payload.startswith(b"Adobe"):
-      kept.append(data[start:end])  # Says how colours are stored.
+      kept.append(_adobe(data[start:end]))
     elif not (0xE0 <= marker <= 0xEF or marker == _COMMENT):
       kept.append(data[start:end])
   kept.append(b"\xff\xd9")
@@ -92,6 +91,11 @@ def _without_thumbnail(segment):
   if len(segment) < 18:
     return segment
   return segment[:2] + struct.pack(">H", 16) + segment[4:16] + b"\0\0"
+
+
+def _adobe(segment):
+  """Says how colours are stored, in twelve bytes; more is not of the format."""
+  return segment[:2] + struct.pack(">H", 14) + segment[4:16]
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
@@ -129,6 +133,30 @@ def _end_of_scan(data, at):
       at += 2
     else:
       return at
+
+
+def _pixels_of(chunks) -> Iterator[bytes]:
+  """The chunks without which there is no picture.
+
+  Pixels are one compressed stream, and what comes behind its end is not theirs.
+  """
+  stream = zlib.decompressobj()
+  for kind, chunk in chunks:
+    if kind == b"IDAT":
+      if stream.eof:
+        continue
+      stream.decompress(chunk[8:-4])
+      if stream.unused_data:
+        chunk = _chunk(kind, chunk[8 : -4 - len(stream.unused_data)])
+    if kind in _PNG_KEPT:
+      yield chunk
+
+
+def _chunk(kind, data):
+  body = kind + data
+  return (
+    struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+  )
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -20,6 +20,11 @@ def stop() -> None:
   _asked.set()
 
 
+def asked() -> bool:
+  """Whether `stop` was called."""
+  return bool(_asked.is_set())
+
+
 def stop_if_asked() -> None:
   """For the work to call now and then.
 

@@ -89,10 +89,11 @@ def _taps(shrinks: float) -> np.ndarray:
   taps = (1 - mixed) * _triangle(offsets, whole) + mixed * _triangle(
     offsets, whole + 1
   )
-  # OpenCV sums bytes with weights of eight bits; rounded one by one they would
-  # not add up to 1, and the image would change its brightness.
-  taps = np.round(taps * 256)
-  taps[whole] += 256 - taps.sum()
+  # OpenCV sums bytes with weights of eight bits. Rounded one by one they would
+  # not add up to 1, and the image would change its brightness; so the sums from
+  # either end are rounded, and no weight is off by more than 1.
+  side = np.diff(np.round(np.cumsum(taps[:whole]) * 256), prepend=0)
+  taps = np.concatenate((side, [256 - 2 * side.sum()], side[::-1]))
   return (taps / 256).astype(np.float32)
 
 

@@ -3,9 +3,10 @@
 import collections
 import hashlib
 import os
+import tempfile
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import tqdm
@@ -21,6 +22,20 @@ _RATIO = 3 / 4, 4 / 3
 _TIMED = 64
 _AT_ONCE = 256
 _SHOWN = 20
+_KEPT = 1000  # Of unusable images, whose names sort at the end.
+
+
+class _Part(NamedTuple):
+  """What a range of images holds; a hash of 0 is of an unusable one."""
+
+  first: int
+  hashes: np.ndarray
+  shorter: collections.Counter[int]
+  longer: collections.Counter[int]
+  labels: collections.Counter[int]
+  bad: list[tuple[str, str]]
+  excluded: int
+  bytes: int
 
 
 class _Scan:
@@ -32,30 +47,30 @@ class _Scan:
   def __len__(self) -> int:
     return -(-len(self._source) // _AT_ONCE)
 
-  def __call__(self, part: int) -> dict[str, Any]:
-    last = min(len(self._source), (part + 1) * _AT_ONCE)
-    found = {"bad": [], "sizes": [], "bytes": [], "labels": [], "hashes": []}
-    found |= {"excluded": 0, "first": part * _AT_ONCE}
-    found["numbers"] = []
-    for number in range(part * _AT_ONCE, last):
+  def __call__(self, part: int) -> _Part:
+    first = part * _AT_ONCE
+    last = min(len(self._source), first + _AT_ONCE)
+    hashes, bad, excluded, size = np.zeros(last - first, np.uint64), [], 0, 0
+    shorter, longer, labels = (collections.Counter() for _ in range(3))
+    for number in range(first, last):
       processes.stop_if_asked()
       try:
         example = outage.read(self._source, number)
-        found["bytes"].append(len(example["image"]))
+        size += len(example["image"])
         shape = crops.decode(example["image"], self._max_pixels).shape
       except errors.Excluded:
-        found["excluded"] += 1
+        excluded += 1
         continue
       except (OSError, errors.BadImage) as error:
         words = getattr(error, "strerror", None) or str(error)
-        found["bad"].append((self._source.id_of(number), words))
+        bad.append((self._source.id_of(number), words))
         continue
+      shorter[min(shape[:2])] += 1
+      longer[max(shape[:2])] += 1
+      labels[example["label"]] += 1
       digest = hashlib.sha256(example["image"]).digest()[:8]
-      found["sizes"].append(shape[:2])
-      found["labels"].append(example["label"])
-      found["hashes"].append(int.from_bytes(digest, "big"))
-      found["numbers"].append(number)
-    return found
+      hashes[number - first] = int.from_bytes(digest, "big") or 1
+    return _Part(first, hashes, shorter, longer, labels, bad, excluded, size)
 
 
 def report(
@@ -63,46 +78,63 @@ def report(
 ) -> Iterator[str]:
   """Lines about the images of a source; all of them are decoded for it.
 
+  Of each image eight bytes are kept, in a temporary file.
+
   Args:
     source: of the images.
     max_pixels: as for `crops.decode`.
     workers: how many processes look.
   """
-  scan, founds = _Scan(source, max_pixels), []
-  with tqdm.tqdm(total=len(source), unit=" images") as bar:
-    for found in processes.each(scan, range(len(scan)), workers):
-      founds.append(found)
-      bar.update(len(found["numbers"]) + len(found["bad"]) + found["excluded"])
-  founds.sort(key=lambda found: found["first"])
-
-  def all_of(key):
-    return [each for found in founds for each in found[key]]
-
-  sizes, sums = np.array(all_of("sizes")).reshape(-1, 2), all_of("bytes")
-  bad, excluded = all_of("bad"), sum(each["excluded"] for each in founds)
-  yield (
-    f"{len(source)} images, {sum(sums) / 2**20:,.1f} MiB: {len(sizes)} usable,"
-    f" {len(bad)} not, {excluded} excluded"
-  )
-  for name, words in bad[:_SHOWN]:
-    yield f"  {name}: {words}"
-  if len(bad) > _SHOWN:
-    yield f"  and {len(bad) - _SHOWN} more"
-  if not len(sizes):
-    return
-  for words, sides in (("shorter", sizes.min(1)), ("longer", sizes.max(1))):
-    low, middle, high = np.percentile(sides, (5, 50, 95)).astype(int)
+  scan, bad, excluded, size = _Scan(source, max_pixels), [], 0, 0
+  shorter, longer, labels = (collections.Counter() for _ in range(3))
+  with (
+    tempfile.TemporaryFile() as file,
+    tqdm.tqdm(total=len(source), unit=" images") as bar,
+  ):
+    file.truncate(8 * len(source))
+    hashes = np.memmap(file, np.uint64, "r+", shape=(len(source),))
+    for part in processes.each(scan, range(len(scan)), workers):
+      hashes[part.first : part.first + len(part.hashes)] = part.hashes
+      shorter, longer = shorter + part.shorter, longer + part.longer
+      labels.update(part.labels)
+      bad, excluded = (
+        bad + part.bad[: _KEPT - len(bad)],
+        excluded + part.excluded,
+      )
+      size += part.bytes
+      bar.update(len(part.hashes))
+    bar.close()
+    usable = shorter.total()
+    unusable = len(source) - usable - excluded
     yield (
-      f"{words} side: {sides.min()} to {sides.max()} px, half of them up to"
-      f" {middle}, nine in ten from {low} to {high}"
+      f"{len(source)} images, {size / 2**20:,.1f} MiB: {usable} usable,"
+      f" {unusable} not, {excluded} excluded"
     )
-  yield _labels(source, all_of("labels"))
-  yield from _equal(source, all_of("hashes"), all_of("numbers"))
-  yield _speed(source, all_of("numbers"), max_pixels)
+    for name, words in sorted(bad)[:_SHOWN]:
+      yield f"  {name}: {words}"
+    if unusable > _SHOWN:
+      yield f"  and {unusable - _SHOWN} more"
+    if not usable:
+      return
+    for words, sides in (("shorter", shorter), ("longer", longer)):
+      low, middle, high = _shares(sides, (0.05, 0.5, 0.95))
+      yield (
+        f"{words} side: {min(sides)} to {max(sides)} px, half of them up to"
+        f" {middle}, nine in ten from {low} to {high}"
+      )
+    yield _labels(labels)
+    yield from _equal(source, hashes)
+    yield _speed(source, hashes, usable, max_pixels)
 
 
-def _labels(source, labels):
-  counts = collections.Counter(labels)
+def _shares(counts, shares):
+  """Values up to which these shares of all lie."""
+  values = np.array(sorted(counts))
+  ends = np.cumsum([counts[value] for value in values.tolist()])
+  return values[np.searchsorted(ends, np.array(shares) * ends[-1])].tolist()
+
+
+def _labels(counts):
   none = counts.pop(sources.UNLABELLED, 0)
   if not counts:
     return "labels: none"
@@ -113,41 +145,47 @@ def _labels(source, labels):
   )
 
 
-def _equal(source, hashes, numbers):
+def _equal(source, hashes):
   """Files of the very same bytes."""
-  _, first, counts = np.unique(
-    np.array(hashes, np.uint64), return_index=True, return_counts=True
-  )
-  more = int((counts - 1).sum())
+  with tempfile.TemporaryFile() as file:
+    file.truncate(hashes.nbytes)
+    ordered = np.memmap(file, np.uint64, "r+", shape=hashes.shape)
+    ordered[:] = hashes
+    ordered.sort()
+    starts = np.flatnonzero(ordered[1:] == ordered[:-1]) + 1
+    repeated = ordered[starts]
+    repeated = repeated[repeated != 0]
   yield (
-    f"equal files: {more} are copies of another"
-    if more
-    else ("equal files: none")
+    f"equal files: {len(repeated)} are copies of another"
+    if len(repeated)
+    else "equal files: none"
   )
-  for place in first[np.argsort(-counts, kind="stable")][:5]:
-    same = [
-      n for n, h in zip(numbers, hashes, strict=True) if h == hashes[place]
-    ]
-    if len(same) > 1:
-      names = ", ".join(source.id_of(number) for number in same[:3])
-      yield f"  {len(same)} times: {names}{', ...' * (len(same) > 3)}"
+  values, counts = np.unique(repeated, return_counts=True)
+  for place in np.argsort(-counts, kind="stable")[:5].tolist():
+    same = np.flatnonzero(hashes == values[place])[:3].tolist()
+    more = ", ..." if counts[place] + 1 > 3 else ""
+    names = ", ".join(source.id_of(number) for number in same)
+    yield f"  {counts[place] + 1} times: {names}{more}"
 
 
-def _speed(source, numbers, max_pixels):
+def _speed(source, hashes, usable, max_pixels):
   """How long an epoch takes at least, as far as images are concerned."""
   rng = np.random.default_rng(0)
-  some = rng.choice(numbers, min(_TIMED, len(numbers)), replace=False)
+  drawn = rng.integers(len(source), size=1000 * _TIMED)
+  some = drawn[hashes[drawn] != 0][:_TIMED]
+  if not len(some):
+    some = np.flatnonzero(hashes)[:_TIMED]
   began = time.perf_counter()
   for number in some.tolist():
     data = source[number]["image"]
     crops.multi_crop_bytes(data, rng, _GROUPS, _RATIO, max_pixels)
   rate = len(some) / (time.perf_counter() - began)
   cores = os.cpu_count() or 1
-  hours = len(numbers) / rate / cores / 3600
+  hours = usable / rate / cores / 3600
   return (
-    f"reading, decoding and cropping (2 x 224, 4 x 96): {rate:.0f} images a"
-    f" second and core; an epoch takes {_hours(hours)} at least on the {cores}"
-    " core(s) here, whatever computes. For the rest: --mode=plan --topology=..."
+    f"input (2 x 224, 4 x 96): {rate:.0f} images a second and core; an epoch"
+    f" takes {_hours(hours)} at least on the {cores} core(s) here, however fast"
+    " the network is. How fast that is: --mode=plan --topology=..."
   )
 
 

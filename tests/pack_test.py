@@ -1,5 +1,7 @@
+import hashlib
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -176,3 +178,74 @@ def test_kinds_are_recognised(tmp_path, photos):
   about = json.loads((tmp_path / "out" / "images.json").read_text())
   assert about["images"] == 1
   assert np.load(tmp_path / "out" / "labels.npy").tolist() == [-1]
+
+
+def test_an_opt_out_by_the_original_s_hash_outlives_packing(photos, tmp_path):
+  original = (photos / "b" / "03.jpg").read_bytes()
+  digest = hashlib.sha256(original).digest()
+  for side, folder in ((0, "once"), (20, "twice")):
+    source = photos if folder == "once" else tmp_path / "once"
+    assert run(source, tmp_path / folder, f"--side={side}") == 0
+    packed = sources.ArrayRecords(str(tmp_path / folder))
+    digests = [packed.digest(i) for i in range(len(packed))]
+    assert digests.count(digest) == 1
+    assert packed.id_of(digests.index(digest)) == "b/03.jpg"
+    assert pickle.loads(pickle.dumps(packed)).digest(0) == digests[0]
+
+
+def test_a_url_is_no_place_for_shards(photos, capsys):
+  assert run(photos, "gs://bucket/out") == 2
+  assert "gs://bucket/out" in capsys.readouterr().err
+
+
+def test_a_photo_with_the_name_of_a_shard_is_a_photo(photos, tmp_path, capsys):
+  (photos / "b" / "01.jpg").rename(photos / "photo.target.jpg")
+  assert run(photos, tmp_path / "out") == 0
+  assert "18 images" in capsys.readouterr().out
+  (photos / "backup.tar").write_bytes(b"")
+  assert run(photos, tmp_path / "other") == 2
+  assert "--kind=folder or --kind=tar" in capsys.readouterr().err
+  assert not (tmp_path / "other").exists()
+
+
+def test_two_packs_into_one_folder_are_one_too_many(photos, tmp_path, capsys):
+  with pack._alone(tmp_path / "out"):
+    assert run(photos, tmp_path / "out") == 2
+  assert "another process is packing" in capsys.readouterr().err
+  assert run(photos, tmp_path / "out") == 0
+
+
+def test_a_disk_that_fills_up_is_told_and_the_same_command_goes_on(
+  photos, tmp_path
+):
+  command = (
+    "import resource, sys; from seer_jax import pack;"
+    "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000));"
+    "sys.exit(pack.main(sys.argv[1:]))"
+  )
+  arguments = str(photos), str(tmp_path / "out"), "--workers=1"
+  for shard in ("--shard=5",):
+    result = subprocess.run(
+      [sys.executable, "-c", command, *arguments, shard],
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+    assert result.returncode == 70, result.stderr
+    assert "make room, and the same command goes on" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert run(photos, tmp_path / "out", shard) == 0
+
+
+def test_a_pipe_is_no_image_and_keeps_nobody_waiting(photos, tmp_path, capsys):
+  os.mkfifo(photos / "a" / "pipe.jpg")
+  assert run("--check", photos) == 0
+  assert "a/pipe.jpg: not a regular file" in capsys.readouterr().out
+
+
+def test_one_line_of_a_list_is_one_image(photos, tmp_path, capsys):
+  lines = [*sorted(map(str, (photos / "b").iterdir())), "xyz://a.jpg"]
+  (tmp_path / "list.txt").write_text("\n".join(lines) + "\n")
+  assert run(tmp_path / "list.txt", tmp_path / "out") == 0
+  bad = (tmp_path / "out" / "bad_images.txt").read_text()
+  assert bad == "xyz://a.jpg\tno such kind of URL\n"

@@ -108,3 +108,31 @@ def test_what_is_no_image_is_told():
   for data in (b"", b"nonsense", encode(".jpg", scene(40, 60))[:200]):
     with pytest.raises(errors.BadImage):
       privacy.strip(data, MOST)
+
+
+def test_nothing_hides_behind_what_says_how_colours_are_stored():
+  data = saved(scene(40, 60), "JPEG")
+  adobe = b"\xff\xee" + (14 + len(SECRET)).to_bytes(2, "big")
+  adobe += b"Adobe\0\x64\0\0\0\0\1" + SECRET
+  with_it = data[:2] + adobe + data[2:]
+  stripped = privacy.strip(with_it, MOST)
+  assert SECRET not in stripped
+  assert b"Adobe" in stripped
+  np.testing.assert_array_equal(decoded(stripped), decoded(with_it))
+
+
+def test_nothing_hides_behind_the_pixels_of_a_png():
+  data = saved(scene(40, 60), "PNG")
+  end = data.index(b"IEND") - 4
+  more = privacy._chunk(b"IDAT", SECRET)
+  first = data.index(b"IDAT") - 4
+  size = int.from_bytes(data[first : first + 4], "big")
+  own = data[first + 8 : first + 8 + size]
+  longer = privacy._chunk(b"IDAT", own + SECRET)
+  for hidden in (
+    data[:end] + more + data[end:],
+    data[:first] + longer + data[first + 12 + size :],
+  ):
+    stripped = privacy.strip(hidden, MOST)
+    assert SECRET not in stripped
+    np.testing.assert_array_equal(decoded(stripped), decoded(data))

@@ -123,3 +123,13 @@ def test_a_box_may_begin_and_end_between_pixels():
     (50, 60), Image.Resampling.BILINEAR, box=corners
   )
   assert np.abs(out.astype(int) - np.asarray(pil)).mean() < 0.6
+
+
+@pytest.mark.parametrize("shrinks", [2, 3, 7, 40, 104])
+def test_no_tap_is_far_from_the_triangle(shrinks):
+  taps = resample._taps(shrinks) * 256
+  whole = len(taps) // 2
+  exact = np.maximum(shrinks - np.abs(np.arange(-whole, whole + 1)), 0)
+  assert taps.sum() == 256
+  assert np.abs(taps - 256 * exact / exact.sum()).max() <= 1
+  np.testing.assert_array_equal(taps, taps[::-1])

@@ -1,7 +1,9 @@
 """ArrayRecord and tar shards: what they hold, and what is wrong with them."""
 
+import errno
 import io
 import json
+import os
 import pickle
 import tarfile
 
@@ -10,7 +12,7 @@ import pytest
 from array_record.python import array_record_module
 
 from seer_jax import errors, sources
-from seer_jax.sources import array_records, examples
+from seer_jax.sources import array_records, examples, files
 
 JPEG = b"\xff\xd8\xff and so on"
 
@@ -64,6 +66,11 @@ def test_shards_of_examples_images_and_foreign_names(tmp_path):
   assert source.id_of(1) == "x-0.array_record__1" == source[1]["id"]
   assert source.id_of(2) == "x-1.array_record__0"
   assert source.label_of(0) == -1, "without names a number says nothing"
+  names = tmp_path / "names.txt"
+  names.write_text("a\nb\nc\nd\n")
+  named = sources.ArrayRecords(str(tmp_path), str(names))
+  assert named.label_names == ("a", "b", "c", "d")
+  assert [named.label_of(i) for i in range(2)] == [3, -1]
   again = pickle.loads(pickle.dumps(source))
   assert [again[i] for i in range(3)] == [source[i] for i in range(3)]
   assert len(pickle.dumps(source)) < 2000
@@ -107,9 +114,14 @@ def test_records_that_are_no_examples_are_unusable_images(tmp_path):
 def test_shards_must_be_those_that_were_packed(tmp_path):
   write_shard(tmp_path / "x.array_record", [JPEG] * 3)
   (tmp_path / array_records.ABOUT).write_text(
-    json.dumps({"shards": {"x.array_record": 4}, "label_names": []})
+    json.dumps(
+      {
+        "shards": {"x.array_record": {"images": 3, "bytes": 4}},
+        "label_names": [],
+      }
+    )
   )
-  with pytest.raises(errors.UserError, match="holds 3, images.json tells of 4"):
+  with pytest.raises(errors.UserError, match=r"tells of 4; copy"):
     sources.ArrayRecords(str(tmp_path))
 
 
@@ -181,3 +193,69 @@ def test_a_tar_without_images(tmp_path):
   write_tar(tmp_path / "x.tar", [("a.txt", b"")])
   with pytest.raises(errors.UserError, match="no images in 1 tar"):
     sources.Tars(str(tmp_path))
+
+
+def test_no_more_shards_are_open_than_a_process_may_have(tmp_path):
+  for shard in range(100):
+    record = examples.write(image(shard))
+    write_shard(tmp_path / f"x-{shard:03}.array_record", [record])
+  source = sources.ArrayRecords(str(tmp_path))
+  before = len(os.listdir("/proc/self/fd"))
+  assert [source[i]["image"] for i in range(100)] == [
+    image(shard)["image"] for shard in range(100)
+  ]
+  assert len(os.listdir("/proc/self/fd")) - before <= 2 * array_records._OPEN
+
+
+def test_a_shard_that_cannot_be_read_at_all_is_away(tmp_path, monkeypatch):
+  write_shard(tmp_path / "x.array_record", [examples.write(image(0))])
+  source = sources.ArrayRecords(str(tmp_path))
+  (tmp_path / "x.array_record").unlink()
+  monkeypatch.setattr(array_records, "_reader", lambda _: 1 / 0)
+  with pytest.raises(OSError) as caught:
+    source[0]
+  assert caught.value.errno == errno.ENOENT
+
+
+@pytest.mark.parametrize(
+  ("number", "kind"), [(errno.EIO, OSError), (errno.EMFILE, errors.Lost)]
+)
+def test_what_the_system_says_of_a_shard_is_not_said_of_its_images(
+  tmp_path, monkeypatch, number, kind
+):
+  write_shard(tmp_path / "x.array_record", [examples.write(image(0))])
+  source = sources.ArrayRecords(str(tmp_path))
+
+  def refuse(*_):
+    raise OSError(number, os.strerror(number))
+
+  monkeypatch.setattr(array_records, "_reader", lambda _: 1 / 0)
+  monkeypatch.setattr(os, "pread", refuse)
+  with pytest.raises(kind) as caught:
+    source[0]
+  assert getattr(caught.value, "errno", number) == number
+
+
+def test_a_half_finished_pack_is_not_taken_for_a_whole(tmp_path):
+  write_shard(tmp_path / "images-0-of-2.array_record", [JPEG])
+  write_shard(tmp_path / "images-1-of-2.array_record.part", [JPEG])
+  assert len(sources.ArrayRecords(str(tmp_path))) == 1
+  (tmp_path / "parts").mkdir()
+  (tmp_path / "parts" / "plan.json").write_text("{}")
+  with pytest.raises(errors.UserError, match="half packed"):
+    sources.ArrayRecords(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+  ("name", "shard"),
+  [
+    ("x.tar", True),
+    ("x.tar-00003-of-00010", True),
+    (".x.tar", False),
+    ("photo.target.jpg", False),
+    ("x.tar.part", False),
+    ("data.targets", False),
+  ],
+)
+def test_names_of_shards(name, shard):
+  assert files.is_shard(f"/a.tar/{name}", ".tar") == shard

@@ -44,7 +44,9 @@ DEFAULTS = {
   # digits: train, test or all.
   "split": "",
   "name": "",  # Of TFDS: the data set.
-  "labels": "",  # Of a list: an `.npy` file with a label for each entry.
+  # Of a list: an `.npy` file with a label for each entry. Of ArrayRecords of
+  # others: a text file with the name of each number.
+  "labels": "",
   # A file that names the images to use, a line each, and no others.
   "only": "",
   # A part of one permutation of the images: so many, up to 1 as a share, after
@@ -102,7 +104,7 @@ def _open(options):
     case "list":
       return Listing(path, options["labels"])
     case "array_record":
-      return ArrayRecords(path)
+      return ArrayRecords(path, options["labels"])
     case "tar":
       return Tars(path)
     case "tfds":

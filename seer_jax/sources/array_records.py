@@ -1,9 +1,11 @@
 """Images in ArrayRecord shards, written by `seer_jax.pack` or by others."""
 
+import collections
 import errno
 import hashlib
 import json
 import os
+import threading
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,10 @@ from seer_jax.sources.source import UNLABELLED, Example, check_index
 ENDING = ".array_record"
 # What `pack` lays beside its shards.
 ABOUT, IDS, LABELS = "images.json", "ids.txt", "labels.npy"
+ORIGINALS = "originals.npy"  # SHA-256 of the files that were packed, N x 32.
+PLAN = os.path.join("parts", "plan.json")  # Of a pack that is under way.
+# Files held open at once: a billion images are more shards than a process may.
+_OPEN = 64
 
 
 class ArrayRecords:
@@ -23,23 +29,32 @@ class ArrayRecords:
   A record is an encoded image, or a `tf.train.Example` that holds one. In a
   folder that `seer_jax.pack` wrote, ids and labels are read from the files
   beside the shards; elsewhere an id is the shard's name and the number in it,
-  and `label_of` reads the record.
+  `label_of` reads the record, whose label counts if `labels` names it.
+
+  Args:
+    path: a folder, a file, or a pattern.
+    labels: a text file of the names of labels, a line each, for shards that
+      `seer_jax.pack` did not write.
 
   Raises:
     UserError: there are no shards, or one is damaged or cut short.
   """
 
-  def __init__(self, path: str):
+  def __init__(self, path: str, labels: str = ""):
     self._paths = files.matching(path, ENDING)
     folder = os.path.dirname(self._paths[0])
-    counts = [_count(each) for each in self._paths]
+    about = _about(folder)
+    if about:
+      # By sizes alone: to open each of a hundred thousand would take minutes.
+      _compare(about, self._paths)
+      shards = [about["shards"][os.path.basename(p)] for p in self._paths]
+      counts = [shard["images"] for shard in shards]
+    else:
+      counts = [_count(each) for each in self._paths]
     self._ends = np.cumsum(counts)
     if not len(self):
       raise errors.UserError(f"the shards of {path} hold no record")
-    about = _about(folder)
-    if about:
-      _compare(about, self._paths, counts)
-    self.label_names = tuple(about.get("label_names", ()))
+    self.label_names = tuple(about.get("label_names", _names(labels)))
     self._beside = folder if about else ""
     contents = [
       (os.path.basename(each), count, files.size(each))
@@ -49,11 +64,14 @@ class ArrayRecords:
     self._open()
 
   def _open(self):
-    self._readers = {}
-    self._ids = self._labels = None
+    self._readers, self._lock = collections.OrderedDict(), threading.Lock()
+    self._ids = self._labels = self._originals = None
     if self._beside:
       self._ids = lines.Lines(os.path.join(self._beside, IDS))
-      self._labels = np.load(os.path.join(self._beside, LABELS), mmap_mode="r")
+      self._labels, self._originals = (
+        np.load(os.path.join(self._beside, name), mmap_mode="r")
+        for name in (LABELS, ORIGINALS)
+      )
 
   def __len__(self) -> int:
     return int(self._ends[-1])
@@ -64,6 +82,11 @@ class ArrayRecords:
 
   def _known(self, label):
     return label if label < len(self.label_names) else UNLABELLED
+
+  def digest(self, i: int) -> bytes | None:
+    """SHA-256 of the file that was packed; None where nobody wrote it down."""
+    check_index(i, len(self))
+    return None if self._originals is None else self._originals[i].tobytes()
 
   def id_of(self, i: int) -> str:
     check_index(i, len(self))
@@ -86,15 +109,25 @@ class ArrayRecords:
     check_index(i, len(self))
     shard, number = self._place(i)
     try:
-      if shard not in self._readers:
-        self._readers[shard] = _reader(self._paths[shard])
-      return self._readers[shard].read([number])[0]
+      return self._reader_of(shard).read([number])[0]
     except Exception as error:  # ArrayRecord's have no names.
+      files.raise_if_away(self._paths[shard])
       words = next(iter(str(error).splitlines()), "damaged record")
       raise OSError(errno.EBADMSG, words[:200], self.id_of(i)) from None
 
+  def _reader_of(self, shard):
+    """Of those used last, which threads may be reading from at this moment."""
+    with self._lock:
+      reader = self._readers.pop(shard, None) or _reader(self._paths[shard])
+      self._readers[shard] = reader
+      if len(self._readers) > _OPEN:
+        # Not closed here: whoever still reads from it holds it.
+        self._readers.popitem(last=False)
+    return reader
+
   def __getstate__(self):
-    return self.__dict__ | {"_readers": None, "_ids": None, "_labels": None}
+    opened = ("_readers", "_lock", "_ids", "_labels", "_originals")
+    return self.__dict__ | dict.fromkeys(opened)
 
   def __setstate__(self, state):
     self.__dict__.update(state)
@@ -109,6 +142,17 @@ def _reader(path):
   from array_record.python import array_record_module
 
   return array_record_module.ArrayRecordReader(path)
+
+
+def _names(path):
+  if not path:
+    return ()
+  try:
+    return tuple(files.read(files.absolute(path)).decode().splitlines())
+  except (OSError, UnicodeDecodeError) as error:
+    raise errors.UserError(
+      f"cannot read the names of labels in {path}: {error}"
+    ) from None
 
 
 def _count(path):
@@ -140,6 +184,11 @@ def _about(folder: str) -> dict[str, Any]:
   """What `pack` says of a folder of shards; empty for those of others."""
   path = os.path.join(folder, ABOUT)
   if not os.path.exists(path):
+    if os.path.exists(os.path.join(folder, PLAN)):
+      raise errors.UserError(
+        f"{folder} is half packed; finish it with the same python -m"
+        " seer_jax.pack command"
+      )
     return {}
   try:
     with open(path, encoding="utf-8") as file:
@@ -148,17 +197,16 @@ def _about(folder: str) -> dict[str, Any]:
     raise errors.UserError(f"{path} is damaged ({error}); pack again") from None
 
 
-def _compare(about, paths, counts):
+def _compare(about, paths):
   """The shards must be those that were written."""
-  wanted = about["shards"]
-  found = dict(zip(map(os.path.basename, paths), counts, strict=True))
+  wanted = {name: shard["bytes"] for name, shard in about["shards"].items()}
+  found = {os.path.basename(each): files.size(each) for each in paths}
   for name in sorted(wanted.keys() | found.keys()):
     if wanted.get(name) != found.get(name):
       raise errors.UserError(
-        f"{name} in {os.path.dirname(paths[0])} holds"
-        f" {found.get(name, 'nothing: it is missing')},"
-        f" {ABOUT} tells of {wanted.get(name, 'none')} images; copy the folder"
-        " again, or pack it again"
+        f"{name} in {os.path.dirname(paths[0])} has"
+        f" {found.get(name, 'no (it is missing)')} bytes, {ABOUT} tells of"
+        f" {wanted.get(name, 'none')}; copy the folder again, or pack it again"
       )
 
 

@@ -5,6 +5,8 @@ import errno
 import hashlib
 import os
 import pathlib
+import re
+import stat
 import uuid
 from collections.abc import Iterator
 from typing import IO, Any
@@ -14,6 +16,10 @@ from seer_jax import errors
 # Whole files up to this size are hashed for a fingerprint, of larger ones so
 # many blocks, evenly spread: the gigabytes of a long list are not read for it.
 _WHOLE, _BLOCK, _BLOCKS = 16 * 2**20, 64 * 2**10, 256
+# Bytes at either end of a shard that must be readable.
+_PROBED = 2**20
+# Of the process, not of an image: none is blamed for it.
+_OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE})
 # What reads the URLs that fsspec does not read by itself.
 _LIBRARIES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "hf": "huggingface"}
 
@@ -35,6 +41,7 @@ def system(url: str) -> Any:
 
   Raises:
     UserError: fsspec, or what it needs for this kind of URL, is missing.
+    OSError: there is no such kind of URL.
   """
   kind = url.partition("://")[0]
   try:
@@ -47,7 +54,8 @@ def system(url: str) -> Any:
       f"reading {kind}:// needs a library; run: pip install {library}"
     ) from None
   except ValueError:
-    raise errors.UserError(f"no such kind of URL: {url}") from None
+    # One line of a list may be like that, and is then one unusable image.
+    raise OSError(errno.EINVAL, "no such kind of URL", url) from None
 
 
 @contextlib.contextmanager
@@ -72,10 +80,37 @@ def read(path: str, start: int = 0, size: int | None = None) -> bytes:
     if is_url(path):
       end = None if size is None else start + size
       return system(path).cat_file(path, start=start, end=end)
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=_open_regular) as file:
       if size is None:
         return file.read()
       return os.pread(file.fileno(), size, start)
+
+
+def _open_regular(path, flags):
+  """Opens what can be read to its end: a pipe would keep us for ever."""
+  descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+  if stat.S_ISREG(os.fstat(descriptor).st_mode):
+    return descriptor
+  os.close(descriptor)
+  raise OSError(errno.EINVAL, "not a regular file", path)
+
+
+def raise_if_away(path: str) -> None:
+  """Tells a shard that cannot be read at all from a damaged record in it.
+
+  Raises:
+    OSError: what the system says of reading it.
+    Lost: the process may open no further file.
+  """
+  try:
+    for start in (0, max(0, size(path) - _PROBED)):
+      read(path, start, _PROBED)
+  except OSError as error:
+    if error.errno in _OUT_OF_FILES:
+      raise errors.Lost(
+        f"{path}: {error.strerror}; raise the limit (ulimit -n 4096)"
+      ) from None
+    raise
 
 
 def open_file(path: str) -> IO[bytes]:
@@ -100,7 +135,7 @@ def matching(path: str, ending: str) -> list[str]:
   Args:
     path: a file, a folder (then its files whose name has `ending`), or a
       pattern with * and ?.
-    ending: of the names in a folder, or the beginning of an ending: ".tar".
+    ending: of the names in a folder; "-00003-of-00010" may follow it.
 
   Raises:
     UserError: there are none.
@@ -128,13 +163,16 @@ def _matching(path, ending):
     with plain_errors(path):
       remote = system(path)
       if remote.isdir(path):
-        path = f"{path}/*{ending}*"
-      return [f"{kind}://{each.lstrip('/')}" for each in remote.glob(path)]
+        found = remote.glob(f"{path}/*{ending}*")
+        found = [each for each in found if is_shard(each, ending)]
+      else:
+        found = remote.glob(path)
+      return [f"{kind}://{each.lstrip('/')}" for each in found]
   if os.path.isdir(path):
     return [
       os.path.join(path, name)
       for name in os.listdir(path)
-      if ending in name and not name.startswith(".")
+      if is_shard(name, ending)
     ]
   if os.path.exists(path):
     return [path]
@@ -143,6 +181,13 @@ def _matching(path, ending):
   if not any(sign in pattern for sign in "*?"):
     raise errors.UserError(f"no such file or folder: {path}")
   return [os.fspath(each) for each in pathlib.Path(folder).glob(pattern)]
+
+
+def is_shard(path: str, ending: str) -> bool:
+  """Whether a name is that of a shard: x.tar, or x.array_record-00-of-10."""
+  name = path.rpartition("/")[2]
+  numbered = re.escape(ending) + r"(-\d+-of-\d+)?"
+  return bool(re.search(f"{numbered}$", name)) and not name.startswith(".")
 
 
 def fingerprint(path: str) -> str:
@@ -204,6 +249,17 @@ def _empty(folder):
 def stamp(path: str) -> tuple[object, ...]:
   """What changes when a file does, without reading it."""
   if is_url(path):
-    return path, size(path)
+    with plain_errors(path):
+      about = system(path).info(path)
+    # What stores call that which changes with the content.
+    changing = (
+      "etag",
+      "ETag",
+      "md5Hash",
+      "generation",
+      "mtime",
+      "LastModified",
+    )
+    return path, size(path), *(str(about.get(key)) for key in changing)
   status = os.stat(path)
   return path, status.st_size, status.st_mtime_ns

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from seer_jax import errors
+from seer_jax.sources import files
 
 _FORMAT = "array_record"
 # TFDS's command imports all of these, whatever it is asked to do.
@@ -119,6 +120,8 @@ class Tfds:
       record = self._records[i]
       feature = tf_example_pb2.Example.FromString(record).features.feature
     except Exception as error:  # ArrayRecord's and protobuf's have no names.
+      shard = int(np.searchsorted(self._ends, i, side="right"))
+      files.raise_if_away(os.path.join(self._directory, self._shards[shard][0]))
       reason = next(iter(str(error).splitlines()), type(error).__name__)
       raise OSError(errno.EBADMSG, reason, self.id_of(i)) from None
     if self._label:
@@ -162,7 +165,7 @@ def _find(name, path):
       "no dataset given: name is ''; set it to one of TFDS's, for example "
       "imagenet2012 or imagenet2012:5.1.0"
     )
-  folder = _absolute(path)
+  folder = files.absolute(path)
   try:
     return tfds.core.read_only_builder.builder_from_files(
       name, data_dir=folder or None
@@ -179,11 +182,11 @@ def _find(name, path):
 def _why_not(tfds, name, folder):
   """Says why nothing is prepared under a name, and what to do."""
   base = name.partition(":")[0].partition("/")[0]
-  folder = folder or _absolute(tfds.core.constants.DATA_DIR)
+  folder = folder or files.absolute(tfds.core.constants.DATA_DIR)
   prepared = sorted(
     os.path.relpath(found, folder).replace(os.sep, "/")
-    for found, _, files in os.walk(os.path.join(folder, base))
-    if "dataset_info.json" in files
+    for found, _, names in os.walk(os.path.join(folder, base))
+    if "dataset_info.json" in names
   )
   if prepared:
     versions = (":".join(found.rsplit("/", 1)) for found in prepared)
@@ -280,22 +283,15 @@ def _prefer(name, names):
   return name if name in names else next(iter(names), None)
 
 
-def _refuse_missing(files, name):
+def _refuse_missing(paths, name):
   import tensorflow_datasets as tfds
 
-  missing = [file for file in files if not tfds.core.Path(file).exists()]
+  missing = [path for path in paths if not tfds.core.Path(path).exists()]
   if missing:
     raise errors.UserError(
-      f"{len(missing)} of {len(files)} files of {name} are missing, for example"
+      f"{len(missing)} of {len(paths)} files of {name} are missing, for example"
       f" {missing[0]}; copy them there or prepare the dataset again"
     )
-
-
-def _absolute(path):
-  """A path that holds wherever a worker is started; '' and URLs stay."""
-  if not path or "://" in path:
-    return path
-  return os.path.abspath(os.path.expanduser(path))
 
 
 def _one_line(error):
