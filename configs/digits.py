@@ -1,7 +1,7 @@
 """SwAV on 1,797 handwritten digits: the whole of SEER in two minutes.
 
 Data: embedded in scikit-learn, no network. Two CPU cores.
-Expected: kNN (k = 20) of trunk features from 0.82 untrained to 0.94 trained;
+Expected: kNN (k = 20) of trunk features from 0.82 untrained to 0.95 trained;
 loss / ln K below 0.5. Batches are small and the rate is high because the run
 is short: what counts with LARC is the number of steps times the rate.
 
@@ -43,7 +43,7 @@ def get_config():
   config.swav.epsilon = 0.03
   config.swav.freeze_steps = 20
   config.swav.queue_length = 0
-  config.optim.lr = 3.0
+  config.optim.lr = 3.5
   config.optim.warmup_fraction = 0.03
   config.eval.every = 160
   config.checkpoint.every = 200

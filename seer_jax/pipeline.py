@@ -201,8 +201,8 @@ class _Batches:
       how = f"by {signal.Signals(-code).name}" if code < 0 else f"with {code}"
       why = " (the system does that when memory is short)" * (code == -9)
       raise errors.Lost(
-        f"a data worker{self._gone(code)} was ended {how}{why}. The same command resumes;"
-        " --config.data.workers=N sets how many there are"
+        f"a data worker{self._gone(code)} was ended {how}{why}. The same"
+        " command resumes; --config.data.workers=N sets how many there are"
       ) from error
 
   def _gone(self, code):
