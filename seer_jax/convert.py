@@ -8,18 +8,18 @@ IN is anything that `seer_jax.load` takes. Prints what was mapped and what was
 left out; arrays that nothing accounts for end it with status 2.
 """
 
-import argparse
 import json
 import math
 import os
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import jax
 import numpy as np
 
 from seer_jax import (
+  arguments,
   errors,
   exports,
   family,
@@ -204,9 +204,10 @@ def _describe(network, folder):
     ) from error
 
 
-def table(opened: weights.Weights, kept) -> Iterator[str]:
-  """What the weights are, part by part, and which parts were kept."""
-  kept = set(kept)
+def table(
+  opened: weights.Weights, kept: Iterable[str] | None = None
+) -> Iterator[str]:
+  """What the weights are, part by part, and which arrays were kept, if any."""
   arch = opened.model.architecture
   yield f"{opened.origin}: {family.name_of(arch)}, {arch.features} features"
   parts: dict[str, list[str]] = {}
@@ -215,7 +216,10 @@ def table(opened: weights.Weights, kept) -> Iterator[str]:
   yield f"{'part':16} {'arrays':>8} {'numbers':>16}  "
   for part, paths in parts.items():
     count = sum(math.prod(opened.shapes[path]) for path in paths)
-    fate = "mapped" if kept.issuperset(paths) else "dropped: no place for it"
+    fate = ""
+    if kept is not None:
+      mapped = set(kept).issuperset(paths)
+      fate = "mapped" if mapped else "dropped: no place for it"
     yield f"{part:16} {len(paths):8} {count:16,}  {fate}"
   if opened.dropped:
     names = sorted({name.rsplit(".", 1)[-1] for name in opened.dropped})
@@ -230,7 +234,7 @@ def table(opened: weights.Weights, kept) -> Iterator[str]:
 
 
 def _parse(argv):
-  parser = argparse.ArgumentParser(
+  parser = arguments.Parser(
     prog="python -m seer_jax.convert", description=__doc__.splitlines()[0]
   )
   parser.add_argument("source", metavar="IN", help="a file, folder or name")
@@ -244,14 +248,14 @@ def _parse(argv):
 
 def main(argv: list[str] | None = None) -> int:
   """Converts or describes; returns the exit status."""
-  options = _parse(argv)
   # What is converted is read and written once: no accelerator is needed.
   os.environ.setdefault("JAX_PLATFORMS", "cpu")
   jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
   try:
+    options = _parse(argv)
     opened = loading.open_weights(options.source)
     if options.to is None:
-      lines = table(opened, opened.shapes)
+      lines = table(opened)
     else:
       target = pathlib.Path(options.target).expanduser()
       lines = convert(opened, target, options.to)

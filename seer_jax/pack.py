@@ -25,7 +25,15 @@ import sys
 import numpy as np
 import tqdm
 
-from seer_jax import errors, outage, privacy, processes, scan, sources
+from seer_jax import (
+  arguments,
+  errors,
+  outage,
+  privacy,
+  processes,
+  scan,
+  sources,
+)
 from seer_jax.sources import array_records, examples, files
 
 _STOPPED = 75
@@ -36,13 +44,8 @@ _SHARDS = "array_record", "tar"
 _KEYS = frozenset(sources.DEFAULTS) - {"kind", "path", "take_seed", "parts"}
 
 
-class _Parser(argparse.ArgumentParser):
-  def error(self, message):
-    raise errors.UserError(message)
-
-
 def _parse(argv):
-  parser = _Parser(
+  parser = arguments.Parser(
     prog="python -m seer_jax.pack",
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,

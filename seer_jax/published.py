@@ -5,6 +5,7 @@ timm's and Hugging Face's copies of the same weights, and other RegNets of the
 hub. SEER's weights are under a licence of their own, for research only.
 """
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -17,6 +18,7 @@ from seer_jax.preprocessing import Preprocessing
 SEER_FEATURES = Preprocessing(256, 224, "bilinear")
 FINE_TUNED = Preprocessing(384, 384, "bicubic")
 _FILES = "https://dl.fbaipublicfiles.com/vissl/model_zoo/"
+_PATIENCE = 20  # Seconds to wait for the hub's first answer.
 _WEIGHTS = ("model", "pytorch_model")
 
 
@@ -160,15 +162,14 @@ def _downloaded(it, folder):
 
 
 def _snapshot(hub, repository):
-  """Of a repository the newest, or without network what was fetched before."""
-  try:
-    there = hub.list_repo_files(repository)
-  except Exception:
+  """What was fetched before; else from the network."""
+  with contextlib.suppress(Exception):
     found = hub.snapshot_download(repository, local_files_only=True)
     there = [path.name for path in pathlib.Path(found).iterdir()]
     if any(name.startswith(_WEIGHTS) for name in there):
       return found
-    raise
+  about = hub.model_info(repository, timeout=_PATIENCE)
+  there = [each.rfilename for each in about.siblings]
   # Often there in both forms, of which one is enough.
   safe = any(name.startswith(_WEIGHTS[0]) for name in there)
   kind = "model*.safetensors*" if safe else "pytorch_model*.bin*"

@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -391,38 +392,37 @@ def test_offline_says_which_file_to_place_where(tmp_path, monkeypatch, capsys):
 class Hub:
   """Hugging Face's hub, as far as it is used."""
 
-  def __init__(self, folder, files, online=True):
-    self._folder, self._files, self._online = folder, files, online
+  def __init__(self, folder, files=(), cached=False):
+    self._folder, self._files, self._cached = folder, files, cached
     self.asked = []
 
-  def list_repo_files(self, repository):
-    if not self._online:
+  def model_info(self, repository, timeout):
+    if not self._files:
       raise ConnectionError("no network")
-    return self._files
+    siblings = [types.SimpleNamespace(rfilename=name) for name in self._files]
+    return types.SimpleNamespace(siblings=siblings)
 
   def snapshot_download(self, repository, **options):
+    if options.get("local_files_only") and not self._cached:
+      raise FileNotFoundError("not cached")
     self.asked.append((repository, options))
     return str(self._folder)
 
 
-def test_the_hub_is_asked_for_one_form_and_the_cache_without_network(
-  tmp_path, monkeypatch
-):
+def test_the_hub_is_asked_for_one_form_after_the_cache(tmp_path, monkeypatch):
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
   list(convert.convert(opened_of(), tmp_path / "hf", "huggingface"))
   both = ["model.safetensors", "pytorch_model.bin", "config.json"]
-  safe, torch_s = "model*.safetensors*", "pytorch_model*.bin*"
-  for online, files, options in (
-    (True, both, {"allow_patterns": [safe, "*.json"]}),
-    (True, both[1:], {"allow_patterns": [torch_s, "*.json"]}),
-    (False, [], {"local_files_only": True}),
+  safe, pickled = "model*.safetensors*", "pytorch_model*.bin*"
+  for hub, options in (
+    (Hub(tmp_path / "hf", both), {"allow_patterns": [safe, "*.json"]}),
+    (Hub(tmp_path / "hf", both[1:]), {"allow_patterns": [pickled, "*.json"]}),
+    (Hub(tmp_path / "hf", cached=True), {"local_files_only": True}),
   ):
-    hub = Hub(tmp_path / "hf", files, online)
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
     assert same(network_of()[1], seer_jax.load("someone/my-regnet")[1])
     assert hub.asked == [("someone/my-regnet", options)]
-  hub = Hub(tmp_path, [], online=False)
-  monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+  monkeypatch.setitem(sys.modules, "huggingface_hub", Hub(tmp_path))
   with pytest.raises(errors.UserError, match="no network"):
     seer_jax.load("someone/my-regnet")
 
@@ -433,6 +433,14 @@ def test_a_name_of_nothing_is_one_line(argument, capsys):
   line = capsys.readouterr().err
   assert line.count("\n") == 1
   assert "seer_256_in1k" in line
+
+
+@pytest.mark.parametrize(
+  "arguments", [[], ["a", "--to=vissl"], ["a", "b"], ["a", "b", "--to=x"]]
+)
+def test_a_wrong_command_line_is_one_line(arguments, capsys):
+  assert convert.main(arguments) == 2
+  assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_a_file_of_another_network_says_what_is_in_it(tmp_path):
