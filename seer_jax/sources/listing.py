@@ -34,6 +34,8 @@ class Listing:
     UserError: the list is missing, empty or of another format.
   """
 
+  entries_are_paths = True  # They may lie outside of the root.
+
   def __init__(self, path: str, labels: str = ""):
     """Opens a list.
 

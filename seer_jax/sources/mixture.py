@@ -5,7 +5,13 @@ import hashlib
 import itertools
 from collections.abc import Sequence
 
-from seer_jax.sources.source import UNLABELLED, Example, Source, check_index
+from seer_jax.sources.source import (
+  UNLABELLED,
+  Example,
+  Source,
+  check_index,
+  digest_of,
+)
 
 
 class Mixture:
@@ -44,6 +50,10 @@ class Mixture:
   def label_of(self, i: int) -> int:
     part, inner = self._place(i)
     return self._label(part, self._parts[part].label_of(inner))
+
+  def digest(self, i: int) -> bytes | None:
+    part, inner = self._place(i)
+    return digest_of(self._parts[part], inner)
 
   def _label(self, part, label):
     return label if label == UNLABELLED else self._labels[part][label]
