@@ -5,6 +5,7 @@ import hashlib
 import itertools
 from collections.abc import Sequence
 
+from seer_jax import order
 from seer_jax.sources.source import (
   UNLABELLED,
   Example,
@@ -19,10 +20,14 @@ class Mixture:
 
   How often each is drawn from says `weights`; that is up to `order.Order`.
   Labels are matched by their names. An id begins with the number of the source.
+
+  Raises:
+    UserError: a weight is far too small.
   """
 
   def __init__(self, parts: Sequence[Source], weights: Sequence[float]):
     self._parts, self.weights = tuple(parts), tuple(weights)
+    order.draws_of_each(self.weights)  # Told now, not at the first draw.
     self.sizes = tuple(map(len, self._parts))
     self._ends = tuple(itertools.accumulate(self.sizes))
     names = {name for part in self._parts for name in part.label_names}
