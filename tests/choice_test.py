@@ -117,6 +117,8 @@ def test_a_part_of_a_long_list_costs_no_memory():
   part = choice.some(Counted(10**12), 0.5)
   assert len(part) == 5 * 10**11 and len(pickle.dumps(part)) < 1000
   assert 0 <= int(part.id_of(10**11)) < 10**12
+  with pytest.raises(IndexError):
+    part.id_of(len(part))
 
 
 @pytest.mark.parametrize(("take", "each"), [(1, 10), (0.5, 5), (20, 10)])

@@ -49,7 +49,8 @@ DEFAULTS = {
   # A file that names the images to use, a line each, and no others.
   "only": "",
   # A part of one permutation of the images: so many, up to 1 as a share, after
-  # leaving out so many; if balanced, as many of each class.
+  # leaving out so many; 1 is all the rest. If balanced, as many of each class,
+  # shares being of the smallest.
   "take": 1.0,
   "skip": 0.0,
   "balanced": False,

@@ -73,6 +73,7 @@ class _Places:
     return self.end - self.begin
 
   def __getitem__(self, i: int) -> int:
+    check_index(i, len(self))  # Or iterating would not end.
     place = np.full(1, self.begin + i)
     return int(order.permuted(place, self.size, self.key)[0])
 
@@ -80,8 +81,18 @@ class _Places:
 class _Kept:
   """Indices in a file of the user's cache; found once."""
 
-  def __init__(self, find: Callable[[], np.ndarray], *about: object):
-    self._folder = files.kept("chosen", *about)
+  def __init__(
+    self, source: Source, about: object, find: Callable[[], np.ndarray]
+  ):
+    """Opens it.
+
+    Args:
+      source: of all images.
+      about: what, beside the source, they depend on.
+      find: them, if they are not kept.
+    """
+    known_by = source.fingerprint, len(source), source.label_names
+    self._folder = files.kept("chosen", known_by, about)
     indexes.open_index(
       self._folder,
       lambda folder: np.save(folder / "indices.npy", find()),
@@ -134,15 +145,13 @@ def some(
     raise errors.UserError("take is 0; it must be above 0")
   about = str(take), str(skip), bool(balanced), seed
   if balanced:
-    kept = _Kept(
-      lambda: _balanced(source, take, skip, seed), source.fingerprint, about
-    )
+    kept = _Kept(source, about, lambda: _balanced(source, take, skip, seed))
     return Subset(source, kept, about)
   begin, end = _bounds(take, skip, len(source))
   if end > len(source):
     raise errors.UserError(
-      f"skip={skip} and take={take} ask for images up to number {end} of"
-      f" {len(source)}; ask for fewer"
+      f"skip={float(skip):g} and take={float(take):g} ask for images up to"
+      f" number {end} of {len(source)}; ask for fewer"
     )
   places = _Places(begin, max(begin, end), len(source), f"subset {seed}")
   return Subset(source, places, about)
@@ -201,9 +210,9 @@ def _balanced(source, take, skip, seed) -> np.ndarray:
     if end > len(members):
       name = source.label_names[kinds[number]]
       raise errors.UserError(
-        f"balanced, skip={skip} and take={take} ask for {end} images of each of"
-        f" {len(classes)} classes, but {name!r} has {len(members)}; ask for"
-        " fewer"
+        f"balanced, skip={float(skip):g} and take={float(take):g} ask for {end}"
+        f" images of each of {len(classes)} classes, but {name!r} has"
+        f" {len(members)}; ask for fewer"
       )
     places = np.arange(begin, end)
     key = f"subset {seed} {number}"
@@ -241,9 +250,7 @@ def named(source: Source, path: str) -> Subset:
   """
   wanted = {os.fsdecode(line) for line in exclusion.read_lines(path)}
   digest = hashlib.sha256(repr(sorted(wanted)).encode()).hexdigest()
-  kept = _Kept(
-    lambda: _numbers_of(source, wanted, path), source.fingerprint, digest
-  )
+  kept = _Kept(source, digest, lambda: _numbers_of(source, wanted, path))
   return Subset(source, kept, digest)
 
 
