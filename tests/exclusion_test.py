@@ -156,6 +156,17 @@ def test_members_of_tars(tmp_path, line, before):
   assert refused(excluding([line], kind="tar", path="x.tar")) == {"x/1"}
 
 
+def test_only_takes_the_paths_of_members_too(tmp_path):
+  with tarfile.open(tmp_path / "x.tar", "w") as tar:
+    for number in range(3):
+      tar.addfile(tarfile.TarInfo(f"x/{number}.jpg"))
+  (tmp_path / "only.txt").write_text("x/2.jpg\n0.jpg")
+  source = sources.open_source(
+    {"kind": "tar", "path": "x.tar", "only": "only.txt"}
+  )
+  assert [source.id_of(i) for i in range(2)] == ["x/0", "x/2"]
+
+
 @pytest.mark.parametrize("line", ["a/0.jpg", "0/a/0.jpg"])
 @pytest.mark.parametrize("place", ["mixture", "part"])
 def test_it_holds_for_all_of_a_mixture(photos, tmp_path, line, place):
@@ -239,6 +250,11 @@ def test_lines_that_exclude_nothing_are_told(photos, tmp_path, caplog):
   (tmp_path / "link").symlink_to(photos)
   excluding([f"{tmp_path}/link/a/0.jpg"], **folder(photos))
   assert not caplog.records
+
+
+def test_a_look_up_does_not_copy_the_table():
+  """NumPy converts an array of foreign byte order at every search."""
+  assert exclusion._table([hashlib.sha256(b"a").digest()]).dtype.isnative
 
 
 def test_names_need_not_be_utf8(photos):

@@ -12,7 +12,13 @@ import numpy as np
 
 from seer_jax import errors, order
 from seer_jax.sources import exclusion, files, indexes
-from seer_jax.sources.source import Example, Source, check_index, digest_of
+from seer_jax.sources.source import (
+  Example,
+  Source,
+  check_index,
+  digest_of,
+  other_names_of,
+)
 
 
 class Subset:
@@ -257,9 +263,10 @@ def named(source: Source, path: str) -> Subset:
 def _numbers_of(source, wanted, path) -> np.ndarray:
   found, numbers = set(), array.array("q")
   for i in range(len(source)):
-    name = source.id_of(i)
-    last = name.rpartition("/")[2]
-    hit = wanted & {name, last, os.path.splitext(last)[0]}
+    hit = set()
+    for name in (source.id_of(i), *other_names_of(source, i)):
+      last = name.rpartition("/")[2]
+      hit |= wanted & {name, last, os.path.splitext(last)[0]}
     if hit:
       found |= hit
       numbers.append(i)

@@ -244,12 +244,12 @@ def _table(digests) -> np.ndarray:
   By chance one image in 10^12 is excluded beside a million listed.
   """
   first = b"".join(digest[:8] for digest in digests)
-  return np.unique(np.frombuffer(first, ">u8"))
+  return np.unique(np.frombuffer(first, np.uint64))
 
 
 def _any_in(firsts: bytes, table: np.ndarray) -> bool:
   if not len(table):
     return False
-  values = np.frombuffer(firsts, ">u8")
+  values = np.frombuffer(firsts, np.uint64)
   places = np.minimum(np.searchsorted(table, values), len(table) - 1)
   return bool((table[places] == values).any())
