@@ -27,4 +27,4 @@ class BadImage(Exception):
 
 
 class Excluded(BadImage):
-  """An image that nobody may use; see `sources.choice.Excluding`."""
+  """An image that nobody may use; see `sources.exclusion.Excluding`."""

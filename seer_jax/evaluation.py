@@ -20,11 +20,14 @@ def open_source(
 ) -> sources.Source:
   """The source of `config.data.train` or `.test`.
 
+  What either of them excludes neither hands out.
+
   Raises:
     UserError: it cannot be opened; names the key.
   """
   try:
-    return sources.open_source(config.data[which])
+    lists = map(sources.exclude_lists, (config.data.train, config.data.test))
+    return sources.open_source(config.data[which], set().union(*lists))
   except errors.UserError as error:
     raise errors.UserError(f"config.data.{which}: {error}") from error
 

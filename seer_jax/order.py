@@ -12,11 +12,15 @@ import math
 
 import numpy as np
 
+from seer_jax import errors
+
 _ROUNDS = 6
 _STEP = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio.
 # How finely shares of several sources are kept to: in every block of so many
-# draws each has its exact number.
-_BLOCK = 1000
+# draws each has its exact number; a block is longer where that takes it for so
+# many draws of the source with the least weight.
+_BLOCK, _FEWEST = 1000, 10
+_LONGEST_BLOCK = 10**9
 # Draws whose indices are computed at once.
 _AT_ONCE = 1024
 
@@ -80,8 +84,7 @@ class Order:
 
   Attributes:
     sizes: of the sources whose images lie one after the other; one as a rule.
-    weights: how often each is drawn from. In every block of 1,000 draws the
-      numbers are exact, to a whole draw.
+    weights: how often each is drawn from; see `draws_of_each`.
     seed: of everything.
 
   Of one source every image is drawn once an epoch, that is each `sizes[0]`
@@ -101,19 +104,27 @@ class Order:
     numbers_N = np.asarray(numbers_N, np.int64)
     if len(self.sizes) == 1:
       return self._within(0, numbers_N)
-    block_N, place_N = np.divmod(numbers_N, _BLOCK)
-    place_N = permuted(place_N, _BLOCK, f"mix {self.seed}", block_N)
-    counts = _counts(self.weights)
+    counts = draws_of_each(self.weights)
     ends = np.cumsum(counts)
+    block = int(ends[-1])
+    block_N, place_N = np.divmod(numbers_N, block)
+    place_N = permuted(place_N, block, f"mix {self.seed}", block_N)
     part_N = np.searchsorted(ends, place_N, side="right")
     indices_N = np.empty_like(numbers_N)
     first = np.cumsum([0, *self.sizes])
-    for part, count in enumerate(counts):
+    for part in np.unique(part_N).tolist():
+      count = counts[part]
       mine_N = part_N == part
       inner_N = place_N[mine_N] - (ends[part] - count)
       drawn_N = block_N[mine_N] * count + inner_N
       indices_N[mine_N] = first[part] + self._within(part, drawn_N)
     return indices_N
+
+  def another(self, index: int, rng: np.random.Generator) -> int:
+    """Any image of the source that an image is of: weights stay as they are."""
+    first = np.cumsum([0, *self.sizes])
+    part = int(np.searchsorted(first, index, side="right")) - 1
+    return int(first[part]) + int(rng.integers(self.sizes[part]))
 
   def _within(self, part, numbers_N):
     size = self.sizes[part]
@@ -126,10 +137,28 @@ def _block(order: Order, block: int) -> np.ndarray:
   return order.at(np.arange(block * _AT_ONCE, (block + 1) * _AT_ONCE))
 
 
-def _counts(weights):
-  """Draws of each in a block: whole numbers with the right sum."""
-  shares = np.array(weights) / sum(weights) * _BLOCK
+@functools.lru_cache(maxsize=8)
+def draws_of_each(weights: tuple[float, ...]) -> tuple[int, ...]:
+  """How often each of several sources is drawn from in every block of draws.
+
+  Whole numbers, none below ten, so that none is 5 % off; a block is of 1,000
+  draws, or of more where the least weight needs it.
+
+  Raises:
+    UserError: a weight is so small that it means nothing.
+  """
+  shares = np.array(weights, np.float64)
+  shares /= shares.sum()
+  block = max(_BLOCK, math.ceil(_FEWEST / max(shares.min(), 1e-300)))
+  if block > _LONGEST_BLOCK:
+    raise errors.UserError(
+      f"the least weight, {min(weights):g}, is one draw in"
+      f" {block / _FEWEST:.0e}: leave its source out, or give it more"
+    )
+  shares *= block
   counts = np.floor(shares).astype(int)
-  for part in np.argsort(counts - shares)[: _BLOCK - counts.sum()]:
+  for part in np.argsort(counts - shares, kind="stable")[
+    : block - counts.sum()
+  ]:
     counts[part] += 1
   return tuple(counts.tolist())

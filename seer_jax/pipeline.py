@@ -153,15 +153,16 @@ class _MultiCrop:
         if not isinstance(error, errors.Excluded):
           bad[attempt] = index
         # The stand-in is drawn from the sample's own generator: the same one
-        # in every run, wherever the bad file is met.
-        index = int(rng.integers(len(self.source)))
+        # in every run, wherever the bad file is met. Of the same part of a
+        # mixture, whose weights would not hold otherwise.
+        index = self.order.another(index, rng)
       else:
         stand_in = np.float32(attempt > 0)
         return {"crops": views, "stand_ins": stand_in, "bad": bad}
     if bad.max() < 0:
       raise errors.UserError(
-        f"{_ATTEMPTS} images drawn one after the other are on the list"
-        " config.data.train.exclude: what is left?"
+        f"{_ATTEMPTS} images drawn one after the other are on a list of images"
+        f" to exclude, the last {self.source.id_of(index)!r}: what is left?"
       )
     name, reason = describe(self.source, int(bad.max()), self.max_pixels)
     raise errors.UserError(

@@ -1,4 +1,3 @@
-import hashlib
 import itertools
 import pickle
 
@@ -7,6 +6,11 @@ import pytest
 
 from seer_jax import errors, sources
 from seer_jax.sources import choice
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -50,10 +54,92 @@ def test_balanced_parts_have_as_many_of_each_class(photos, take):
   assert not set(ids(part)) & set(ids(rest))
 
 
-@pytest.mark.parametrize(("take", "skip"), [(0, 0), (-1, 0), (1, -2)])
-def test_less_than_nothing(photos, take, skip):
-  with pytest.raises(errors.UserError, match="must be above 0"):
+@pytest.mark.parametrize(
+  ("take", "skip", "told"),
+  [
+    (0, 0, "must be above 0"),
+    (-1, 0, "take is -1"),
+    (1, -2, "skip is -2"),
+    (float("inf"), 0, "take is inf"),
+    (float("nan"), 0, "take is nan"),
+    (1.5, 0, "take is 1.5; up to 1 it is a share"),
+    (5, 2.5, "skip is 2.5; up to 1 it is a share"),
+    (1, 1, "leaves out all"),
+    (0.001, 0, "nothing is left"),
+  ],
+)
+def test_parts_that_are_none(photos, take, skip, told):
+  with pytest.raises(errors.UserError, match=told):
     opened(photos, take=take, skip=skip)
+
+
+def test_the_rest_is_what_a_share_or_a_number_leaves(photos):
+  for skip in (0.1, 3):
+    first = ids(opened(photos, take=skip))
+    rest = ids(opened(photos, skip=skip))
+    assert sorted(first + rest) == ids(opened(photos))
+
+
+class Counted:
+  """Images without bytes; the first tenth is of one class."""
+
+  label_names = ("few", "many")
+
+  def __init__(self, size):
+    self._size, self.fingerprint = size, f"counted {size}"
+
+  def __len__(self):
+    return self._size
+
+  def id_of(self, i):
+    return str(i)
+
+  def label_of(self, i):
+    return int(i >= self._size // 10)
+
+
+def numbers(part):
+  return set(map(int, ids(part)))
+
+
+@pytest.mark.parametrize("size", range(5, 60))
+def test_shares_that_follow_each_other_neither_overlap_nor_miss(size):
+  bounds = 0, 0.1, 0.3, 0.35, 0.8, 1
+  seen = []
+  for skip, end in itertools.pairwise(bounds):
+    take = 1 if end == 1 else round(end - skip, 2)
+    if round(skip * size) < round(end * size):
+      seen += numbers(choice.some(Counted(size), take, skip))
+  assert sorted(seen) == list(range(size))
+
+
+def test_a_part_of_a_long_list_costs_no_memory():
+  part = choice.some(Counted(10**12), 0.5)
+  assert len(part) == 5 * 10**11 and len(pickle.dumps(part)) < 1000
+  assert 0 <= int(part.id_of(10**11)) < 10**12
+  with pytest.raises(IndexError):
+    part.id_of(len(part))
+
+
+@pytest.mark.parametrize(("take", "each"), [(1, 10), (0.5, 5), (20, 10)])
+def test_balanced_is_balanced_where_a_class_is_short(take, each):
+  part = choice.some(Counted(100), take, balanced=True)
+  counts = np.bincount([part.label_of(i) for i in range(len(part))])
+  assert counts.tolist() == [each, each]
+  assert len(pickle.dumps(part)) < 1000
+
+
+def test_balanced_asks_no_class_for_more_than_it_has():
+  with pytest.raises(errors.UserError, match="30 images .* 'few' has 10"):
+    choice.some(Counted(100), 60, balanced=True)
+
+
+def test_a_choice_whose_file_is_damaged_is_made_again(photos, tmp_path):
+  once = ids(opened(photos, balanced=True))
+  (path,) = (tmp_path / "cache").rglob("indices.npy")
+  for damage in (lambda: path.write_bytes(b""), path.unlink):
+    damage()
+    assert ids(opened(photos, balanced=True)) == once
 
 
 def test_more_than_there_are(photos):
@@ -77,30 +163,6 @@ def test_named_images_must_be_there(photos, tmp_path):
   path.write_text("0.jpg\nno.jpg\n")
   with pytest.raises(errors.UserError, match="1 of the 2 .* 'no.jpg'"):
     opened(photos, only=str(path))
-
-
-def test_excluded_images_are_never_handed_out(photos, tmp_path):
-  path = tmp_path / "optout.txt"
-  by_hash = hashlib.sha256(b"image 5").hexdigest()
-  path.write_text(f"a/0.jpg\n{photos}/b/1.jpg\n{by_hash}\n")
-  source = pickle.loads(pickle.dumps(opened(photos, exclude=str(path))))
-  assert len(source) == 31, "numbers stay as they are"
-  refused = set()
-  for i in range(len(source)):
-    try:
-      source[i]
-    except errors.Excluded:
-      refused.add(source.id_of(i))
-  assert refused == {"a/0.jpg", "b/1.jpg", "c/5.jpg"}
-  assert source.fingerprint != opened(photos).fingerprint
-
-
-def test_a_part_cannot_get_around_an_exclusion(photos, tmp_path):
-  path = tmp_path / "optout.txt"
-  path.write_text("a/0.jpg\n")
-  source = opened(photos, exclude=str(path), only=str(path))
-  with pytest.raises(errors.Excluded):
-    source[0]
 
 
 @pytest.mark.parametrize("key", ["only", "exclude"])
@@ -135,15 +197,6 @@ def test_a_mixture_is_its_parts_one_after_the_other(photos):
   assert source.label_of(30) == sources.UNLABELLED
 
 
-def test_an_exclusion_holds_for_all_of_a_mixture(photos, tmp_path):
-  path = tmp_path / "optout.txt"
-  path.write_text("a/0.jpg\n")
-  source = mixed(photos, exclude=str(path))
-  with pytest.raises(errors.Excluded):
-    source[0]
-  assert source.weights == (3, 1)
-
-
 def test_mixtures_of_nothing_or_of_mistakes(photos):
   with pytest.raises(errors.UserError, match="nothing to mix"):
     sources.open_source({"kind": "mix"})
@@ -151,11 +204,14 @@ def test_mixtures_of_nothing_or_of_mistakes(photos):
     sources.open_source({"kind": "mix", "parts": ({"weight": -1},)})
   with pytest.raises(errors.UserError, match=r"parts\[0\]: no folder given"):
     sources.open_source({"kind": "mix", "parts": ({},)})
+  folder = {"kind": "folder", "path": str(photos)}
+  for parts, told in (
+    ([folder | {"weight": "a"}], r"parts\[0\]: weight is 'a'"),
+    (["photos"], "set it to dicts"),
+    (folder, "set it to dicts"),
+    (3, "set it to dicts"),
+  ):
+    with pytest.raises(errors.UserError, match=told):
+      sources.open_source({"kind": "mix", "parts": parts})
   with pytest.raises(errors.UserError, match="take is of single sources"):
     mixed(photos, take=0.5)
-
-
-def test_hashes_are_told_from_names():
-  table = choice._table([hashlib.sha256(b"a").digest()])
-  assert choice._in(hashlib.sha256(b"a").digest(), table)
-  assert not choice._in(hashlib.sha256(b"b").digest(), table)

@@ -82,6 +82,75 @@ def test_parquet_columns(images):
   assert [source.label_of(0), source.label_of(1)] == [0, -1]
 
 
+def test_the_first_line_may_be_without_a_label(images):
+  path = write(images / "list.txt", "1.jpg\n0.jpg\tcat\n2.jpg\tdog")
+  source = sources.Listing(path)
+  assert source.label_names == ("cat", "dog")
+  assert [source.label_of(i) for i in range(3)] == [-1, 0, 1]
+
+
+@pytest.mark.parametrize("label", ["10000000", "3000000000", "1" + 25 * "0"])
+def test_labels_that_number_no_classes_are_told(images, label):
+  path = write(images / "list.txt", f"1.jpg\t3\n0.jpg\t{label}\n")
+  with pytest.raises(errors.UserError, match="only 2 are used"):
+    sources.Listing(path)
+
+
+def of_parquet(file, **columns):
+  pyarrow = pytest.importorskip("pyarrow")
+  from pyarrow import parquet
+
+  parquet.write_table(pyarrow.table(columns), file)
+  return sources.Listing(str(file))
+
+
+def test_any_name_is_one_entry(images):
+  names = ["a\nb.jpg", "c\td.jpg", "e%0Af%.jpg"]
+  for name in names:
+    (images / name).write_bytes(name.encode())
+  found = of_parquet(
+    images / "list.parquet", path=names, label=["\n", "\t", "0"]
+  )
+  assert [each["id"] for each in everything(found)] == names
+  assert [each["image"].decode() for each in everything(found)] == names
+  assert [found.label_names[each["label"]] for each in everything(found)] == (
+    ["\n", "\t", "0"]
+  )
+  np.save(images / "list.npy", np.array(names))
+  found = sources.Listing(str(images / "list.npy"))
+  assert [each["image"].decode() for each in everything(found)] == names
+
+
+@pytest.mark.parametrize("kind", ["large_string", "string_view", "dictionary"])
+def test_all_strings_of_parquet_are_strings(images, kind):
+  pyarrow = pytest.importorskip("pyarrow")
+  column = pyarrow.array(["2.jpg", "4.jpg"])
+  if kind == "dictionary":
+    column = column.dictionary_encode()
+  else:
+    column = column.cast(getattr(pyarrow, kind)())
+  source = of_parquet(images / "list.parquet", path=column, label=column)
+  assert [each["id"] for each in everything(source)] == ["2.jpg", "4.jpg"]
+  assert source.label_names == ("2.jpg", "4.jpg")
+
+
+def test_whole_floats_of_parquet_are_numbers(images):
+  columns = {"path": ["1.jpg"] * 4, "label": [2.0, 0.0, None, float("nan")]}
+  source = of_parquet(images / "list.parquet", **columns)
+  assert source.label_names == ("0", "1", "2")
+  assert [source.label_of(i) for i in range(4)] == [2, 0, -1, -1]
+  columns["label"][0] = 0.5
+  with pytest.raises(errors.UserError, match=r"has the label 0\.5"):
+    of_parquet(images / "list.parquet", **columns)
+
+
+def test_a_parquet_without_paths_or_rows(images):
+  with pytest.raises(errors.UserError, match=r"list\.parquet has no rows"):
+    of_parquet(images / "list.parquet", path=[])
+  with pytest.raises(errors.UserError, match=r"only path \(binary\)"):
+    of_parquet(images / "list.parquet", path=[b"1.jpg"])
+
+
 def test_it_travels_to_workers_without_its_entries(images):
   path = write(images / "list.txt", "0.jpg\ta\n" * 5000)
   source = sources.Listing(path)
@@ -142,6 +211,31 @@ def test_lists_that_are_none(tmp_path, name, content, told):
 def test_a_missing_list(tmp_path):
   with pytest.raises(errors.UserError, match="cannot read the list"):
     sources.Listing(str(tmp_path / "nowhere.txt"))
+
+
+def test_a_folder_is_no_list(tmp_path):
+  with pytest.raises(errors.UserError, match="is a folder, not a list"):
+    sources.Listing(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+  "name", ["places.npy", "count.npy", "numbers", "names.json", "list.txt"]
+)
+def test_a_damaged_index_is_made_again(images, name, caplog):
+  columns = {"path": ["1.jpg", "0.jpg"], "label": [1, 0]}
+  once = everything(of_parquet(images / "list.parquet", **columns))
+  (path,) = (images / "cache").rglob(name)
+  data = path.read_bytes()
+  for damage in (
+    lambda: path.write_bytes(b""),
+    lambda: path.write_bytes(data[:-1]),
+    path.unlink,
+  ):
+    damage()
+    caplog.clear()
+    source = sources.Listing(str(images / "list.parquet"))
+    assert everything(source) == once
+    assert "is damaged; it is made again" in caplog.text
 
 
 def test_pickled_objects_are_never_loaded(tmp_path):

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from seer_jax import order
+from seer_jax import errors, order
 
 
 def draws(size, first, count, seed=0):
@@ -67,6 +67,37 @@ def test_weights_that_do_not_divide_are_kept_to_a_draw():
   mixed = order.Order((10, 10, 10), (1.0, 1.0, 1.0), 0)
   parts = mixed.at(np.arange(1000)) // 10
   assert sorted(np.bincount(parts)) == [333, 333, 334]
+
+
+@pytest.mark.parametrize(
+  ("weights", "block"),
+  [((1, 5000), 50_010), ((1,) * 3000, 30_000), ((1e-6, 1), 10_000_010)],
+)
+def test_the_lightest_of_a_mixture_has_its_share_of_every_block(weights, block):
+  counts = order.draws_of_each(weights)
+  assert sum(counts) == pytest.approx(block, abs=1)
+  np.testing.assert_allclose(
+    np.array(counts) / sum(counts), np.array(weights) / sum(weights), rtol=0.01
+  )
+
+
+def test_every_source_is_drawn_from():
+  mixed = order.Order((7,) * 3000, (1.0,) * 3000, 0)
+  parts = mixed.at(np.arange(30_000)) // 7
+  assert np.bincount(parts, minlength=3000).tolist() == [10] * 3000
+
+
+def test_a_weight_of_nothing_is_told():
+  with pytest.raises(errors.UserError, match="leave its source out"):
+    order.draws_of_each((1e-12, 1.0))
+
+
+def test_another_image_is_of_the_same_source():
+  mixed = order.Order((5, 1, 100), (1.0, 1.0, 1.0), 0)
+  rng = np.random.default_rng(0)
+  for index, part in ((0, range(5)), (5, [5]), (6, range(6, 106))):
+    drawn = {mixed.another(index, rng) for _ in range(2000)}
+    assert drawn == set(part)
 
 
 def test_a_billion_entries_cost_neither_memory_nor_time(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 
 from configs import digits
 from seer_jax import config as config_lib
-from seer_jax import errors, mesh, pipeline
+from seer_jax import errors, mesh, pipeline, sources
 
 
 class Numbers:
@@ -28,6 +28,13 @@ class Numbers:
 
   def label_of(self, i):
     return -1
+
+
+class Offset(Numbers):
+  """Of the grey values from 50 on."""
+
+  def __getitem__(self, i):
+    return super().__getitem__(50 + i)
 
 
 def settings(**changes):
@@ -93,6 +100,17 @@ def test_a_bad_image_has_the_same_stand_in_every_time(tmp_path, workers):
   assert set(np.concatenate(good)[moved, 0]) == {3, 7}
   listed = (tmp_path / "bad_images.txt").read_bytes().splitlines()
   assert sorted(listed) == [b"number 3 \xff", b"number 7 \xff"]
+
+
+def test_stand_ins_keep_to_the_weights_of_a_mixture(tmp_path):
+  """Half of the small part is bad; it is drawn as often all the same."""
+  small = Numbers(20, bad=range(0, 20, 2))
+  small.fingerprint = "small"
+  large = Offset(200)
+  large.fingerprint = "large"
+  mixed = sources.Mixture([small, large], (1, 1))
+  seen = np.concatenate(batches_of(mixed, tmp_path, count=40))[:, 0]
+  assert abs(np.mean(seen < 20) - 0.5) < 0.08
 
 
 def test_past_the_limit_the_run_stops(tmp_path):

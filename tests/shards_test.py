@@ -140,6 +140,108 @@ def test_tar_members_are_samples_as_webdataset_has_them(tmp_path):
   assert again[2] == source[2] and again.label_of(0) == 2
 
 
+def ids(source):
+  return [source[i]["id"] for i in range(len(source))]
+
+
+def test_dots_in_names_lose_no_image(tmp_path, caplog):
+  write_tar(
+    tmp_path / "x.tar",
+    [
+      ("shot 2021.01.png", b"0"),
+      ("shot 2021.02.PNG", b"1"),
+      ("shot 2021.02.cls", b"4"),
+      ("ok.jpg", b"2"),
+      ("ok.seg.png", b"a mask"),
+      ("all.left.jpg", b"3"),
+      ("all.cls", b"5"),
+      (".hidden.jpg", b"none"),
+      ("alone.txt", b"none"),
+    ],
+  )
+  source = sources.Tars(str(tmp_path))
+  found = [source[i] for i in range(len(source))]
+  assert [(each["id"], each["label"]) for each in found] == [
+    ("shot 2021.01", -1),
+    ("shot 2021.02", 4),
+    ("ok", -1),
+    ("all.left", 5),
+  ]
+  assert [each["image"] for each in found] == [b"0", b"1", b"2", b"3"]
+  (record,) = caplog.records
+  for words in ("1 other images", "1 hidden", "1 without an image"):
+    assert words in record.getMessage()
+
+
+def test_members_that_are_there_twice_are_kept_twice(tmp_path, caplog):
+  names = "a.jpg", "a.jpg", "b.jpg", "a.jpg"
+  write_tar(
+    tmp_path / "x.tar", [(name, b"%d" % i) for i, name in enumerate(names)]
+  )
+  source = sources.Tars(str(tmp_path))
+  assert ids(source) == ["a", "a", "b", "a"]
+  assert [source[i]["image"] for i in range(4)] == [b"0", b"1", b"2", b"3"]
+  assert "1 twice" in caplog.text
+
+
+@pytest.mark.parametrize("kept", [0, 512, 10240])
+def test_tars_joined_by_cat_are_read_to_the_end(tmp_path, kept):
+  for name in "ab":
+    write_tar(
+      tmp_path / f"{name}.part", [(f"{name}{i}.jpg", b"0") for i in "12"]
+    )
+  first, second = ((tmp_path / f"{name}.part").read_bytes() for name in "ab")
+  (tmp_path / "x.tar").write_bytes(first + bytes(kept) + second)
+  assert ids(sources.Tars(str(tmp_path))) == ["a1", "a2", "b1", "b2"]
+
+
+def test_what_follows_a_tar_must_be_one(tmp_path):
+  write_tar(tmp_path / "x.tar", SAMPLES)
+  with (tmp_path / "x.tar").open("ab") as file:
+    file.write(b"nonsense" * 100)
+  with pytest.raises(errors.UserError, match="nor another member follows"):
+    sources.Tars(str(tmp_path))
+
+
+def test_a_copy_into_a_preallocated_file_that_was_cut(tmp_path):
+  path = tmp_path / "x.tar"
+  write_tar(path, [(f"{i}.jpg", JPEG * 500) for i in range(50)])
+  data = path.read_bytes()
+  path.write_bytes(data[: len(data) // 3] + bytes(len(data) - len(data) // 3))
+  with pytest.raises(errors.UserError, match="bytes are zeros"):
+    sources.Tars(str(tmp_path))
+
+
+@pytest.mark.parametrize("label", [b"3000000000", b"1" + b"0" * 25, b"2000000"])
+def test_labels_of_tars_are_numbers_of_classes(tmp_path, label):
+  write_tar(tmp_path / "x.tar", [("a.jpg", b"0"), ("a.cls", label)])
+  with pytest.raises(errors.UserError, match="numbers of classes"):
+    sources.Tars(str(tmp_path))
+
+
+def test_other_members_of_one_size_have_another_fingerprint(tmp_path):
+  found = set()
+  for names in (("1", "2"), ("3", "4")):
+    write_tar(tmp_path / "x.tar", [(f"{name}.jpg", b"0") for name in names])
+    found.add(sources.Tars(str(tmp_path)).fingerprint)
+  assert len(found) == 2
+
+
+@pytest.mark.parametrize("name", ["places.npy", "paths", "about.json"])
+def test_a_damaged_index_of_tars_is_made_again(tmp_path, name):
+  write_tar(tmp_path / "x.tar", SAMPLES)
+  once = ids(sources.Tars(str(tmp_path)))
+  (path,) = (tmp_path / "cache").rglob(f"tars/*/{name}")
+  data = path.read_bytes()
+  for damage in (
+    lambda: path.write_bytes(b""),
+    lambda: path.write_bytes(data[:-5]),
+    path.unlink,
+  ):
+    damage()
+    assert ids(sources.Tars(str(tmp_path))) == once
+
+
 def test_a_tar_is_indexed_once(tmp_path, monkeypatch):
   write_tar(tmp_path / "x.tar", SAMPLES)
   first = sources.Tars(str(tmp_path))
@@ -162,8 +264,7 @@ def test_links_and_other_kinds_of_members_are_passed_over(tmp_path):
     member = tarfile.TarInfo("a.jpg")
     member.size = len(JPEG)
     tar.addfile(member, io.BytesIO(JPEG))
-  source = sources.Tars(str(tmp_path))
-  assert [source[i]["id"] for i in range(len(source))] == ["a"]
+  assert ids(sources.Tars(str(tmp_path))) == ["a"]
 
 
 @pytest.mark.parametrize("cut", [100, 600, 700, 5000, -512 * 10])

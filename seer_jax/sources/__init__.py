@@ -1,10 +1,10 @@
 """Where images come from: one protocol, and a file for each kind."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from seer_jax import errors
-from seer_jax.sources import choice
+from seer_jax.sources import choice, exclusion
 from seer_jax.sources.array_records import ArrayRecords
 from seer_jax.sources.folder import Folder
 from seer_jax.sources.listing import Listing
@@ -28,6 +28,7 @@ __all__ = [
   "Synthetic",
   "Tars",
   "Tfds",
+  "exclude_lists",
   "open_source",
 ]
 
@@ -50,28 +51,47 @@ DEFAULTS = {
   # A file that names the images to use, a line each, and no others.
   "only": "",
   # A part of one permutation of the images: so many, up to 1 as a share, after
-  # leaving out so many; if balanced, as many of each class.
+  # leaving out so many; 1 is all the rest. If balanced, as many of each class,
+  # shares being of the smallest.
   "take": 1.0,
   "skip": 0.0,
   "balanced": False,
   "take_seed": 0,  # Of the permutation.
   # A file of ids, paths or SHA-256 hashes, a line each: such images are never
-  # used, in training or in evaluations.
+  # used, in training or in evaluations, whichever of the two it is set for.
   "exclude": "",
   # Of a mix: a dict of these keys for each source, and its weight.
   "parts": (),
 }
 
 
-def open_source(options: Mapping[str, Any]) -> Source:
+def open_source(
+  options: Mapping[str, Any], exclude: Collection[str] = ()
+) -> Source:
   """Opens what a config describes.
 
   Args:
     options: some of the keys of `DEFAULTS`.
+    exclude: lists of images to leave out besides those that `options` give.
 
   Raises:
     UserError: the kind is unknown, a key is, or the source cannot be opened.
   """
+  lists = {*exclude, *exclude_lists(options)}
+  return _opened(options, exclusion.Exclusions(lists) if lists else None)
+
+
+def exclude_lists(options: Mapping[str, Any]) -> set[str]:
+  """The paths of all lists of images that options leave out.
+
+  Raises:
+    UserError: a part of a mixture is none.
+  """
+  lists = {options.get("exclude")} - {"", None}
+  return lists.union(*map(exclude_lists, _parts(options)))
+
+
+def _opened(options, exclusions, prefix=""):
   unknown = sorted(set(options) - set(DEFAULTS) - {"weight"})
   if unknown:
     raise errors.UserError(
@@ -79,16 +99,18 @@ def open_source(options: Mapping[str, Any]) -> Source:
     )
   options = DEFAULTS | dict(options)
   if options["kind"] == "mix":
-    return _mix(options)
+    return _mix(options, exclusions, prefix)
   source = _open(options)
+  if exclusions:
+    # A mixture's list has lines for other parts.
+    if options["exclude"] and not prefix:
+      exclusion.warn_of_idle_lines(source, options["exclude"])
+    source = exclusion.Excluding(source, exclusions, prefix)
   if options["only"]:
     source = choice.named(source, options["only"])
   if options["take"] != 1 or options["skip"] or options["balanced"]:
     keys = "take", "skip", "balanced", "take_seed"
     source = choice.some(source, *(options[key] for key in keys))
-  # Last, so that nothing gets around it.
-  if options["exclude"]:
-    source = choice.Excluding(source, options["exclude"])
   return source
 
 
@@ -118,11 +140,11 @@ def _open(options):
   )
 
 
-def _mix(options):
-  parts, exclude = options["parts"], options["exclude"]
+def _mix(options, exclusions, prefix):
   for key in ("only", "take", "skip", "balanced"):
     if options[key] != DEFAULTS[key]:
       raise errors.UserError(f"{key} is of single sources; set it in parts")
+  parts = _parts(options)
   if not parts:
     raise errors.UserError(
       "nothing to mix: parts is (); set it to sources, as"
@@ -131,12 +153,32 @@ def _mix(options):
   opened, weights = [], []
   for number, part in enumerate(parts):
     try:
-      weight = float(part.get("weight", 1))
-      if not 0 < weight < float("inf"):
-        raise errors.UserError(f"weight is {weight:g}; it must be positive")
-      source = open_source(part)
+      weights.append(_weight(part.get("weight", 1)))
+      opened.append(_opened(part, exclusions, f"{prefix}{number}/"))
     except errors.UserError as error:
       raise errors.UserError(f"parts[{number}]: {error}") from error
-    opened.append(choice.Excluding(source, exclude) if exclude else source)
-    weights.append(weight)
   return Mixture(opened, weights)
+
+
+def _parts(options) -> list[dict[str, Any]]:
+  """Those of a mixture, none of another source."""
+  parts = options.get("parts", ())
+  try:
+    return [dict(part) for part in parts]
+  except (TypeError, ValueError):
+    raise errors.UserError(
+      f"parts is {parts!r:.100}; set it to dicts of a source's keys, as"
+      ' ({"kind": "folder", "path": "photos", "weight": 2}, ...)'
+    ) from None
+
+
+def _weight(weight):
+  try:
+    number = float(weight)
+  except (TypeError, ValueError):
+    raise errors.UserError(
+      f"weight is {weight!r}; it must be a number"
+    ) from None
+  if not 0 < number < float("inf"):
+    raise errors.UserError(f"weight is {number:g}; it must be positive")
+  return number

@@ -7,11 +7,13 @@ import pathlib
 import numpy as np
 
 from seer_jax import errors
-from seer_jax.sources import files
+from seer_jax.sources import files, indexes
 
 # The place of one line in so many is kept: of a billion lines, 125 MB on disk.
 _STRIDE = 64
 _CHUNK = 64 * 2**20
+# Changes when an index of before is of no use any more.
+_VERSION = 2
 
 
 class Lines:
@@ -21,21 +23,25 @@ class Lines:
   second, and the places of some lines are kept in the user's cache. Empty lines
   at the end do not count.
 
+  Attributes:
+    path: of the file.
+    has_tabs: whether there is a tab anywhere in it.
+
   Raises:
     UserError: there is no line in it.
   """
 
   def __init__(self, path: str):
     self.path = path
-    self._kept = files.kept("lines", files.stamp(path))
-    if not self._kept.exists():
-      with files.keep(self._kept) as folder:
-        _index(path, folder)
-    self._open()
+    self._kept = files.kept("lines", _VERSION, files.stamp(path))
+    indexes.open_index(
+      self._kept, lambda folder: _index(path, folder), self._open
+    )
 
   def _open(self):
     self._places = np.load(self._kept / "places.npy", mmap_mode="r")
-    self._count = int(np.load(self._kept / "count.npy"))
+    self._count, tabs = np.load(self._kept / "count.npy").tolist()
+    self.has_tabs = bool(tabs)
     with open(self.path, "rb") as file:
       self._text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
@@ -65,12 +71,14 @@ def _index(path: str, folder: pathlib.Path) -> None:
   end = _end(path)
   if not end:
     raise errors.UserError(f"{path} is empty; give a list with a line for each")
-  count = 1  # Lines begun so far.
+  count, tabs = 1, False  # Lines begun so far.
   with open(path, "rb") as file, (folder / "places").open("wb") as out:
     out.write(np.int64(0).tobytes())
     at = 0
     while at < end:
-      chunk = np.frombuffer(file.read(min(_CHUNK, end - at)), np.uint8)
+      data = file.read(min(_CHUNK, end - at))
+      tabs = tabs or b"\t" in data
+      chunk = np.frombuffer(data, np.uint8)
       begun = np.flatnonzero(chunk == ord("\n")) + 1 + at
       # Of those with the numbers count, count + 1, ...
       out.write(begun[-count % _STRIDE :: _STRIDE].astype(np.int64).tobytes())
@@ -79,7 +87,7 @@ def _index(path: str, folder: pathlib.Path) -> None:
   raw = np.memmap(folder / "places", np.int64, "r")
   np.save(folder / "places.npy", raw)
   (folder / "places").unlink()
-  np.save(folder / "count.npy", np.int64(count))
+  np.save(folder / "count.npy", np.array([count, tabs], np.int64))
 
 
 def _end(path):

@@ -1,7 +1,6 @@
 """The images that a file lists, up to billions of them."""
 
 import hashlib
-import itertools
 import os
 import shutil
 from typing import Any
@@ -9,10 +8,18 @@ from typing import Any
 import numpy as np
 
 from seer_jax import errors
-from seer_jax.sources import files, lines
+from seer_jax.sources import (
+  array_records,
+  files,
+  indexes,
+  labels,
+  lines,
+  parquet,
+)
 from seer_jax.sources.source import UNLABELLED, Example, check_index
 
-_PATHS, _LABELS = ("path", "image", "file", "url"), ("label", "class")
+# Changes when a copy of before is of no use any more.
+_VERSION = 2
 
 
 class Listing:
@@ -34,13 +41,15 @@ class Listing:
     UserError: the list is missing, empty or of another format.
   """
 
-  def __init__(self, path: str, labels: str = ""):
+  entries_are_paths = True  # They may lie outside of the root.
+
+  def __init__(self, path: str, label_file: str = ""):
     """Opens a list.
 
     Args:
       path: of the list; may be a URL.
-      labels: an `.npy` file of one label an entry, numbers or strings; '' for
-        those in the list itself.
+      label_file: an `.npy` file of one label an entry, numbers or strings; ''
+        for those in the list itself.
     """
     if not path:
       raise errors.UserError("no list given: path is ''; set it to a file")
@@ -50,14 +59,19 @@ class Listing:
     self.fingerprint = files.fingerprint(local)
     if local.endswith(".npy"):
       self._entries, self._labels = _Strings(local), None
+    elif local.endswith(".parquet"):
+      self._entries, self._labels = _of_parquet(local)
     else:
-      if local.endswith(".parquet"):
-        local = _as_text(local)
-      self._entries = lines.Lines(local)
-      self._labels = _Tabbed(self._entries)
-    if labels:
-      path = _local(files.absolute(labels))
-      self._labels = _Array(path, len(self))
+      text = self._entries = _BeforeTabs(local)
+      self._labels = labels.Labels(local, lambda: labels.after_tabs(text))
+    if label_file:
+      path = _local(files.absolute(label_file))
+      array = _memory_mapped(path)
+      if len(array) != len(self):
+        raise errors.UserError(
+          f"{path} holds {len(array)} labels for a list of {len(self)} images"
+        )
+      self._labels = labels.Labels(path, lambda: labels.of_array(array))
       inner = self.fingerprint, files.fingerprint(path)
       self.fingerprint = hashlib.sha256(repr(inner).encode()).hexdigest()
     self.label_names = self._labels.names if self._labels else ()
@@ -72,11 +86,11 @@ class Listing:
 
   def id_of(self, i: int) -> str:
     check_index(i, len(self))
-    return os.fsdecode(self._entries[i].partition(b"\t")[0])
+    return os.fsdecode(self._entries[i])
 
   def label_of(self, i: int) -> int:
     check_index(i, len(self))
-    return self._labels[i] if self.label_names else UNLABELLED
+    return self._labels[i] if self._labels else UNLABELLED
 
   def __repr__(self) -> str:
     return f"Listing({self._name!r}, {len(self)} images)"
@@ -111,92 +125,18 @@ class _Strings:
     self._open()
 
 
-class _Array:
-  """Labels in an array on the disk."""
+class _BeforeTabs(lines.Lines):
+  """The entries of a text, without their labels."""
 
-  def __init__(self, path: str, size: int):
-    array = _memory_mapped(path)
-    if len(array) != size:
-      raise errors.UserError(
-        f"{path} holds {len(array)} labels for a list of {size} images"
-      )
-    self._kept = files.kept("labels", files.stamp(path))
-    if not self._kept.exists():
-      with files.keep(self._kept) as folder:
-        _number(lambda: _parts(array), folder)
-    self._open()
-
-  def _open(self):
-    names = (self._kept / "names").read_bytes()
-    self.names = tuple(map(os.fsdecode, names.split(b"\0"))) if names else ()
-    if names:  # An empty file cannot be mapped.
-      self._numbers = np.memmap(self._kept / "numbers", np.int32, "r")
-
-  def __getitem__(self, i: int) -> int:
-    return int(self._numbers[i])
-
-  def __getstate__(self):
-    return {"_kept": self._kept}
-
-  def __setstate__(self, state):
-    self.__dict__.update(state)
-    self._open()
+  def __getitem__(self, i: int) -> bytes:
+    return super().__getitem__(i).partition(b"\t")[0]
 
 
-class _Tabbed(_Array):
-  """Labels after the tabs of a text; read once through, and kept."""
+class _Escaped(lines.Lines):
+  """The entries of a text that was written from a Parquet file."""
 
-  def __init__(self, text: lines.Lines):
-    self._kept = files.kept("labels", files.stamp(text.path))
-    if not self._kept.exists():
-      with files.keep(self._kept) as folder:
-        _number(lambda: _after_tabs(text), folder)
-    self._open()
-
-
-def _parts(array, size=2**20):
-  """Lists of bytes or whole numbers."""
-  if array.dtype.kind not in "SUiu":
-    raise errors.UserError(
-      f"labels are {array.dtype}; use whole numbers or strings"
-    )
-  for start in range(0, len(array), size):
-    part = array[start : start + size].tolist()
-    yield list(map(os.fsencode, part)) if array.dtype.kind == "U" else part
-
-
-def _after_tabs(text):
-  """Lists of bytes; none where the first line has no label."""
-  if b"\t" not in text[0]:
-    return
-  with open(text.path, "rb") as file:
-    rest = itertools.islice(file, len(text))
-    for part in iter(lambda: list(itertools.islice(rest, 2**20)), []):
-      yield [line.partition(b"\t")[2].strip() for line in part]
-
-
-def _number(parts, folder):
-  """Numbers and names of labels; whole numbers below 0 and "" are none."""
-  seen = set()
-  for part in parts():
-    seen.update(part)
-  seen -= {b""}
-  if all(isinstance(label, int) or _is_number(label) for label in seen):
-    number_of = {label: max(int(label), UNLABELLED) for label in seen}
-    highest = max(number_of.values(), default=UNLABELLED)
-    names = [b"%d" % label for label in range(highest + 1)]
-  else:
-    names = sorted(seen)
-    number_of = {label: number for number, label in enumerate(names)}
-  number_of[b""] = UNLABELLED
-  with (folder / "numbers").open("wb") as file:
-    for part in parts():
-      np.array([number_of[label] for label in part], np.int32).tofile(file)
-  (folder / "names").write_bytes(b"\0".join(names))
-
-
-def _is_number(word: bytes) -> bool:
-  return word.removeprefix(b"-").isdigit()
+  def __getitem__(self, i: int) -> bytes:
+    return os.fsencode(array_records.unescaped(super().__getitem__(i)))
 
 
 def _memory_mapped(path) -> np.ndarray[Any, Any]:
@@ -219,17 +159,18 @@ def _local(path: str) -> str:
   """A list's path on this machine; of a URL, a copy in the user's cache."""
   try:
     if not files.is_url(path):
+      if os.path.isdir(path):
+        raise errors.UserError(
+          f"{path} is a folder, not a list of images; give a file, or set kind"
+          " to folder"
+        )
       files.size(path)
       return path
     kept = files.kept("lists", files.stamp(path))
     copy = kept / os.path.basename(path)
-    if not copy.exists():
-      with (
-        files.keep(kept) as folder,
-        files.open_file(path) as source,
-        (folder / copy.name).open("wb") as out,
-      ):
-        shutil.copyfileobj(source, out, 2**24)
+    indexes.open_index(
+      kept, lambda folder: _copy(path, folder / copy.name), lambda: None
+    )
     return os.fspath(copy)
   except OSError as error:
     raise errors.UserError(
@@ -237,38 +178,19 @@ def _local(path: str) -> str:
     ) from None
 
 
-def _as_text(path: str) -> str:
-  """A Parquet list as text in the user's cache: rows by number are quick."""
-  kept = files.kept("lists", files.stamp(path))
-  if not kept.exists():
-    with files.keep(kept) as folder:
-      _write_text(path, folder / "list.txt")
-  return os.fspath(kept / "list.txt")
+def _copy(path, out):
+  with files.open_file(path) as source, out.open("wb") as file:
+    shutil.copyfileobj(source, file, 2**24)
 
 
-def _write_text(path, out):
-  try:
-    import pyarrow
-    from pyarrow import parquet
-  except ImportError:
-    raise errors.UserError(
-      f"reading {path} needs a library; run: pip install pyarrow"
-    ) from None
-  try:
-    table = parquet.ParquetFile(path)
-  except (pyarrow.ArrowInvalid, OSError) as error:
-    raise errors.UserError(f"{path} is no Parquet file: {error}") from None
-  schema = table.schema_arrow
-  strings = [each.name for each in schema if pyarrow.types.is_string(each.type)]
-  named = [name for name in _PATHS if name in strings] or strings
-  if not named:
-    raise errors.UserError(
-      f"{path} has no column of paths, only {', '.join(schema.names)}; name one"
-      " path"
-    )
-  columns = [named[0], *[name for name in _LABELS if name in schema.names][:1]]
-  with out.open("w", encoding="utf-8", newline="\n") as file:
-    for batch in table.iter_batches(columns=columns):
-      for row in zip(*(each.to_pylist() for each in batch), strict=True):
-        words = ("" if value is None else str(value) for value in row)
-        file.write("\t".join(words) + "\n")
+def _of_parquet(path: str) -> tuple[_Escaped, labels.Labels | None]:
+  """Entries and labels; the entries as text in the user's cache."""
+  table = parquet.Parquet(path)
+  kept = files.kept("lists", _VERSION, files.stamp(path))
+  entries = indexes.open_index(
+    kept,
+    lambda folder: table.write_paths(folder / "list.txt"),
+    lambda: _Escaped(os.fspath(kept / "list.txt")),
+  )
+  named = labels.Labels(path, table.labels) if table.has_labels else None
+  return entries, named

@@ -5,7 +5,14 @@ import hashlib
 import itertools
 from collections.abc import Sequence
 
-from seer_jax.sources.source import UNLABELLED, Example, Source, check_index
+from seer_jax import order
+from seer_jax.sources.source import (
+  UNLABELLED,
+  Example,
+  Source,
+  check_index,
+  digest_of,
+)
 
 
 class Mixture:
@@ -13,10 +20,14 @@ class Mixture:
 
   How often each is drawn from says `weights`; that is up to `order.Order`.
   Labels are matched by their names. An id begins with the number of the source.
+
+  Raises:
+    UserError: a weight is far too small.
   """
 
   def __init__(self, parts: Sequence[Source], weights: Sequence[float]):
     self._parts, self.weights = tuple(parts), tuple(weights)
+    order.draws_of_each(self.weights)  # Told now, not at the first draw.
     self.sizes = tuple(map(len, self._parts))
     self._ends = tuple(itertools.accumulate(self.sizes))
     names = {name for part in self._parts for name in part.label_names}
@@ -44,6 +55,10 @@ class Mixture:
   def label_of(self, i: int) -> int:
     part, inner = self._place(i)
     return self._label(part, self._parts[part].label_of(inner))
+
+  def digest(self, i: int) -> bytes | None:
+    part, inner = self._place(i)
+    return digest_of(self._parts[part], inner)
 
   def _label(self, part, label):
     return label if label == UNLABELLED else self._labels[part][label]

@@ -1,12 +1,18 @@
 """What a source of images is."""
 
+from collections.abc import Collection
 from typing import Protocol, TypedDict
+
+from seer_jax import errors
 
 EXTENSIONS = (
   *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "tif", "tiff"),
   *("gif", "ppm", "pgm", "pbm", "jp2", "avif"),
 )
 UNLABELLED = -1
+# There may be so many times as many numbers of classes as classes that have an
+# image; a few more than those always.
+_SPARSEST, _ALWAYS = 10, 10**6
 
 
 class Example(TypedDict):
@@ -28,6 +34,10 @@ class Source(Protocol):
   `label_of` decode no image, and read none where the format allows it. Reading
   what cannot be read raises OSError. `fingerprint` tells two sets of images
   apart.
+
+  A source may have two methods more. `other_names_of(i)` are names beside the
+  id by which its owner may know an image. `digest(i)` is the SHA-256 of the
+  file that an image was packed from, or None.
   """
 
   label_names: tuple[str, ...]
@@ -40,6 +50,37 @@ class Source(Protocol):
   def id_of(self, i: int) -> str: ...
 
   def label_of(self, i: int) -> int: ...
+
+
+def other_names_of(source: Source, i: int) -> tuple[str, ...]:
+  """Names of an image beside its id; none where the source tells none."""
+  found = getattr(source, "other_names_of", None)
+  return found(i) if found else ()
+
+
+def digest_of(source: Source, i: int) -> bytes | None:
+  """SHA-256 of the file that an image was packed from, where it is known."""
+  found = getattr(source, "digest", None)
+  return found(i) if found else None
+
+
+def numbered_classes(labels: Collection[int], where: str) -> int:
+  """How many classes there are if labels are their numbers.
+
+  Args:
+    labels: all that there are, from 0 on.
+    where: they stand.
+
+  Raises:
+    UserError: they are no numbers of classes: far larger than they are many.
+  """
+  highest = max(labels, default=UNLABELLED)
+  if highest > _SPARSEST * len(labels) + _ALWAYS:
+    raise errors.UserError(
+      f"labels of {where} go up to {highest}, but only {len(labels)} are used:"
+      " they are numbers of classes; count these from 0, or give their names"
+    )
+  return highest + 1
 
 
 def check_index(i: int, size: int) -> None:

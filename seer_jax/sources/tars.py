@@ -1,24 +1,29 @@
 """Images in tar shards, as WebDataset lays them out."""
 
+import collections
 import hashlib
+import json
+import logging
 import multiprocessing.pool
 import os
-import posixpath
-import tarfile
-from collections.abc import Iterator
 
 import numpy as np
 
 from seer_jax import errors
-from seer_jax.sources import array_records, files, lines
+from seer_jax.sources import array_records, files, indexes, lines, members
 from seer_jax.sources.source import (
   EXTENSIONS,
   UNLABELLED,
   Example,
   check_index,
+  numbered_classes,
 )
 
+_log = logging.getLogger(__name__)
+
 _THREADS = 8
+# Changes when an index of before is of no use any more.
+_VERSION = 2
 
 
 class Tars:
@@ -27,7 +32,9 @@ class Tars:
   Members that share their path up to the first dot of the name are a sample:
   its image has one of `EXTENSIONS` (the first of them, if there are several),
   its label is in `.cls`, as a whole number. The id is the path up to that dot.
-  (https://github.com/webdataset/webdataset.)
+  (https://github.com/webdataset/webdataset.) Where there is no image under
+  such a name, dots are part of names: of `shot 2021.01.png` the id is
+  `shot 2021.01`. A sample that is there twice stays there twice.
 
   Opened for the first time, all headers are read once, and the places of the
   images are kept in the user's cache; after that any image is one read.
@@ -45,39 +52,43 @@ class Tars:
       raise errors.UserError(
         f"cannot read {error.filename}: {error.strerror}"
       ) from None
-    self._kept = files.kept("tars", stamps)
-    if not self._kept.exists():
-      with files.keep(self._kept) as folder:
-        _index(self._paths, folder)
-    contents = [(posixpath.basename(stamp[0]), stamp[1]) for stamp in stamps]
-    self.fingerprint = hashlib.sha256(repr(contents).encode()).hexdigest()
-    self._open()
-    names = range(int(np.max(self._places[:, 3], initial=UNLABELLED)) + 1)
-    self.label_names = tuple(map(str, names))
+    self._kept = files.kept("tars", _VERSION, stamps)
+    indexes.open_index(
+      self._kept, lambda folder: _index(self._paths, folder), self._open
+    )
+    about = json.loads((self._kept / "about.json").read_text())
+    self.fingerprint = about["fingerprint"]
+    self.label_names = tuple(map(str, range(about["classes"])))
 
   def _open(self):
     self._places = np.load(self._kept / "places.npy", mmap_mode="r")
-    self._ids = lines.Lines(os.fspath(self._kept / "ids"))
+    self._paths_inside = lines.Lines(os.fspath(self._kept / "paths"))
 
   def __len__(self) -> int:
     return len(self._places)
 
   def __getitem__(self, i: int) -> Example:
     name = self.id_of(i)
-    shard, start, size, label = self._places[i].tolist()
+    shard, start, size, label, _ = self._places[i].tolist()
     image = files.read(self._paths[shard], start, size)
     return Example(image=image, label=label, id=name)
 
   def id_of(self, i: int) -> str:
-    check_index(i, len(self))
-    return array_records.unescaped(self._ids[i])
+    return self._path_inside(i)[: self._places[i, 4]]
+
+  def other_names_of(self, i: int) -> tuple[str, ...]:
+    return (self._path_inside(i),)
 
   def label_of(self, i: int) -> int:
     check_index(i, len(self))
     return int(self._places[i, 3])
 
+  def _path_inside(self, i):
+    check_index(i, len(self))
+    return array_records.unescaped(self._paths_inside[i])
+
   def __getstate__(self):
-    return self.__dict__ | {"_places": None, "_ids": None}
+    return self.__dict__ | {"_places": None, "_paths_inside": None}
 
   def __setstate__(self, state):
     self.__dict__.update(state)
@@ -88,95 +99,46 @@ class Tars:
 
 
 def _index(paths, folder):
-  """Places (shard, start, size, label) and ids of all images."""
-  total = 0
+  """Places (shard, start, size, label, length of the id) and paths."""
+  digest, labels, total = hashlib.sha256(), set(), 0
+  passed_over = collections.Counter()
   with (
     (folder / "places").open("wb") as places,
-    (folder / "ids").open("wb") as ids,
+    (folder / "paths").open("wb") as names,
     multiprocessing.pool.ThreadPool(_THREADS) as threads,
   ):
-    for shard, samples in enumerate(threads.imap(_samples_of, paths)):
-      for name, start, size, label in samples:
-        np.array([shard, start, size, label], np.int64).tofile(places)
-        ids.write(array_records.escaped(name) + b"\n")
-      total += len(samples)
+    for shard, found in enumerate(threads.imap(members.read, paths)):
+      for image in found.images:
+        place = image.start, image.size, image.label, image.id_length
+        name = array_records.escaped(image.path) + b"\n"
+        np.array([shard, *place], np.int64).tofile(places)
+        names.write(name)
+        digest.update(repr((shard, *place)).encode() + name)
+        labels.add(image.label)
+      total += len(found.images)
+      passed_over.update(found.passed_over)
   if not total:
     raise errors.UserError(
       f"no images in {len(paths)} tar shards, for example {paths[0]};"
       f" recognised extensions are {' '.join(EXTENSIONS)}"
     )
-  raw = np.memmap(folder / "places", np.int64, "r").reshape(-1, 4)
+  _tell(paths, total, passed_over)
+  classes = numbered_classes(labels - {UNLABELLED}, paths[0])
+  about = {"fingerprint": digest.hexdigest(), "classes": classes}
+  (folder / "about.json").write_text(json.dumps(about))
+  raw = np.memmap(folder / "places", np.int64, "r").reshape(-1, 5)
   np.save(folder / "places.npy", raw)
   (folder / "places").unlink()
 
 
-def _samples_of(path: str) -> list[tuple[str, int, int, int]]:
-  try:
-    with files.open_file(path) as file:
-      return list(_samples(path, file))
-  except (tarfile.TarError, EOFError) as error:
-    raise errors.UserError(
-      f"{path} is no whole tar file ({error}); it may have been cut short, or"
-      " be compressed, which has no random access: copy or unpack it again"
-    ) from None
-  except OSError as error:
-    raise errors.UserError(
-      f"cannot read {path}: {error.strerror or error}"
-    ) from None
-
-
-def _samples(path: str, file) -> Iterator[tuple[str, int, int, int]]:
-  """(id, where the image starts, its size, label) of each sample."""
-  key, images, label = None, {}, UNLABELLED
-  total = files.size(path)
-  with tarfile.open(fileobj=file, mode="r:") as tar:
-    for member in tar:
-      if not member.isreg():
-        continue
-      _refuse_outside(member.name, path)
-      start = member.offset_data
-      if start + member.size > total:
-        raise tarfile.ReadError(f"{member.name} ends after the file")
-      folder, name = posixpath.split(member.name)
-      stem, _, extension = name.partition(".")
-      if not stem:
-        continue  # A hidden file.
-      here = posixpath.join(folder, stem)
-      if here != key:
-        yield from _sample(key, images, label)
-        key, images, label = here, {}, UNLABELLED
-      extension = extension.lower()
-      if extension in EXTENSIONS:
-        images[extension] = start, member.size
-      elif extension == "cls":
-        label = _label(tar.extractfile(member).read(32))
-    if tar.offset and not _ends(path, tar.offset, total):
-      raise tarfile.ReadError("its end is missing")
-    yield from _sample(key, images, label)
-
-
-def _sample(key, images, label):
-  if images:
-    extension = min(images, key=EXTENSIONS.index)
-    yield key, *images[extension], label
-
-
-def _ends(path, offset, total):
-  """Whether the block of zeros that ends an archive is there."""
-  return offset < total and not any(files.read(path, offset, 512))
-
-
-def _label(text: bytes) -> int:
-  try:
-    return max(int(text), UNLABELLED)
-  except ValueError:
-    return UNLABELLED
-
-
-def _refuse_outside(name, path):
-  # Nothing is ever unpacked; but who writes such names is up to something.
-  if name.startswith("/") or ".." in name.split("/"):
-    raise errors.UserError(
-      f"{path} holds the path {name!r}, which leads outside; do not trust this"
-      " file"
+def _tell(paths, total, passed_over):
+  passed_over = +passed_over  # None of nothing.
+  if passed_over:
+    reasons = (f"{n:,} {why}" for why, n in passed_over.most_common())
+    _log.warning(
+      "%d tar shards, for example %s: %s images; members besides: %s",
+      len(paths),
+      paths[0],
+      f"{total:,}",
+      ", ".join(reasons),
     )
