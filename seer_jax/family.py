@@ -15,6 +15,9 @@ from collections.abc import Mapping
 import numpy as np
 
 
+_DEEPEST = 1000
+
+
 @dataclasses.dataclass(frozen=True)
 class Architecture:
   """The shape of a trunk, stage by stage.
@@ -58,8 +61,11 @@ class Architecture:
         raise ValueError(
           f"a stage of {width} channels has no whole groups of {group}"
         )
-    if min(self.depths) < 1:
-      raise ValueError(f"depths={self.depths}: a stage has at least one block")
+    if min(self.depths) < 1 or sum(self.depths) > _DEEPEST:
+      raise ValueError(
+        f"depths={self.depths}: a stage has at least one block, all have at most"
+        f" {_DEEPEST}"
+      )
 
   @property
   def inner(self) -> tuple[int, ...]:
@@ -113,10 +119,10 @@ def from_numbers(
       stages than `strides` has entries.
   """
   whole = isinstance(depth, int) and isinstance(group_width, int)
-  if not whole or not 0 < depth <= 1000 or not 0 < group_width <= 2**16:
+  if not whole or not 0 < depth <= _DEEPEST or not 0 < group_width <= 2**16:
     raise ValueError(
-      "a RegNet needs whole numbers, a depth from 1 to 1000 and a group width"
-      f" from 1 to {2**16}; got depth={depth}, group width={group_width}"
+      f"a RegNet needs whole numbers, a depth from 1 to {_DEEPEST} and a group"
+      f" width from 1 to {2**16}; got depth={depth}, group width={group_width}"
     )
   if w_a < 0 or not 0 < w_0 <= 2**16 or w_m <= 1 or w_0 % 8:
     raise ValueError(
