@@ -83,5 +83,7 @@ def _another_answers(source, i):
     except OSError as error:
       if error.errno in _PERHAPS_AWAY:
         continue
+    except errors.Excluded:  # By its name: nothing was read.
+      continue
     return True
   return count == 1

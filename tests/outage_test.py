@@ -51,6 +51,17 @@ def test_where_others_can_be_read_it_is_the_image():
     outage.read(Away({1}, 10**9, errno.EIO), 1)
 
 
+def test_an_excluded_image_answers_for_no_server():
+  class Excluding(Away):
+    def __getitem__(self, i):
+      if i != 1:
+        raise errors.Excluded(self.id_of(i))
+      return super().__getitem__(i)
+
+  with pytest.raises(errors.Lost, match="the same command resumes"):
+    outage.read(Excluding({1}, 10**9, errno.ESTALE), 1)
+
+
 def test_what_no_server_causes_is_not_waited_for():
   source = Away({0, 1, 2}, 2, errno.ENOENT)
   with pytest.raises(OSError, match="went wrong"):
