@@ -14,7 +14,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-
 _DEEPEST = 1000
 
 

@@ -60,7 +60,10 @@ class ArrayRecords:
       (os.path.basename(each), count, files.size(each))
       for each, count in zip(self._paths, counts, strict=True)
     ]
-    self.fingerprint = hashlib.sha256(repr(contents).encode()).hexdigest()
+    # Two packs of equal sizes may hold other images.
+    beside = [files.fingerprint(os.path.join(folder, n)) for n in _said(about)]
+    known_by = repr((contents, beside)).encode()
+    self.fingerprint = hashlib.sha256(known_by).hexdigest()
     self._open()
 
   def _open(self):
@@ -142,6 +145,10 @@ def _reader(path):
   from array_record.python import array_record_module
 
   return array_record_module.ArrayRecordReader(path)
+
+
+def _said(about):
+  return (IDS, LABELS, ORIGINALS) if about else ()
 
 
 def _names(path):
