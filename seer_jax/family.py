@@ -62,8 +62,8 @@ class Architecture:
         )
     if min(self.depths) < 1 or sum(self.depths) > _DEEPEST:
       raise ValueError(
-        f"depths={self.depths}: a stage has at least one block, all have at most"
-        f" {_DEEPEST}"
+        f"depths={self.depths}: a stage has at least one block, all together"
+        f" at most {_DEEPEST}"
       )
 
   @property

@@ -28,7 +28,9 @@ def timm():
 
 
 def transformers():
-  """Hugging Face's package."""
+  """Hugging Face's package; it imports torchvision where that is installed."""
+  if importlib.util.find_spec("torchvision") is not None:
+    torchvision()
   return pytest.importorskip(
     "transformers", reason="transformers is not installed"
   )

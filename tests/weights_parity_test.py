@@ -36,6 +36,20 @@ def agree(path, theirs, features_of, sides):
   return network
 
 
+def the_same(again, theirs):
+  """Every tensor bit for bit; what is made of an image, as near as threads."""
+  ours, wanted = again.state_dict(), theirs.state_dict()
+  assert ours.keys() == wanted.keys()
+  assert all(torch.equal(ours[name], wanted[name]) for name in wanted)
+  images = torch.tensor(peers.images(64))
+  with torch.no_grad():
+    found, expected = again.eval()(images), theirs(images)
+  for key in ("logits", "pooler_output"):
+    found = getattr(found, key, found)
+    expected = getattr(expected, key, expected)
+  torch.testing.assert_close(found, expected)
+
+
 def written(path, out, to):
   lines = list(convert.convert(loading.open_weights(path), out, to))
   assert "left over: nothing" in lines
@@ -78,9 +92,7 @@ def test_timm(tmp_path, name, sides):
   again = timm.create_model(name, num_classes=10).eval()
   load_file = pytest.importorskip("safetensors.torch").load_file
   again.load_state_dict(load_file(back), strict=True)
-  images = torch.tensor(peers.images(64))
-  with torch.no_grad():
-    assert torch.equal(again(images), theirs(images))
+  the_same(again, theirs)
 
 
 @pytest.mark.parametrize(
@@ -101,9 +113,7 @@ def test_torchvision(tmp_path, name, sides):
   written(path, back, "torchvision")
   again = getattr(models, name)(num_classes=10).eval()
   again.load_state_dict(torch.load(back, weights_only=True), strict=True)
-  images = torch.tensor(peers.images(64))
-  with torch.no_grad():
-    assert torch.equal(again(images), theirs(images))
+  the_same(again, theirs)
 
 
 @pytest.mark.parametrize("kind", ["x", "y"])
@@ -133,11 +143,7 @@ def test_hugging_face(tmp_path, kind, classes):
   written(tmp_path / "a", tmp_path / "b", "huggingface")
   again, told = of.from_pretrained(tmp_path / "b", output_loading_info=True)
   assert not any(told.values()), told
-  images = torch.tensor(peers.images(64))
-  with torch.no_grad():
-    ours, wanted = again.eval()(images), theirs(images)
-  key = "logits" if classes else "pooler_output"
-  assert torch.equal(ours[key], wanted[key])
+  the_same(again, theirs)
 
 
 def vissl_trunk(theirs):
