@@ -296,9 +296,13 @@ def _begin(target, plan):
     ) from None
   for key, ours in plan.items():
     if theirs.get(key) != ours:
+      was = (
+        "its images, their labels or what is excluded were others"
+        if key == "source"
+        else f"{key} was {theirs.get(key)!r}, is {ours!r}"
+      )
       raise errors.UserError(
-        f"{target} holds a pack of other images or settings: {key} was"
-        f" {theirs.get(key)!r}, is {ours!r}; give a new folder"
+        f"{target} holds a pack of something else: {was}; give a new folder"
       )
   if about.exists():
     return f"{json.loads(about.read_text())['images']} images"

@@ -64,7 +64,8 @@ def each(
       while True:
         # Billions of images are too many parts to have them all in a queue.
         for number in waiting:
-          under_way.add(pool.submit(_work, number))
+          with signals.held_back():  # Workers are started by this.
+            under_way.add(pool.submit(_work, number))
           if len(under_way) >= 2 * workers:
             break
         if not under_way:

@@ -84,6 +84,9 @@ def report(
     source: of the images.
     max_pixels: as for `crops.decode`.
     workers: how many processes look.
+
+  Raises:
+    UserError: no image is usable; after the lines that say why.
   """
   scan, bad, excluded, size = _Scan(source, max_pixels), [], 0, 0
   shorter, longer, labels = (collections.Counter() for _ in range(3))
@@ -115,7 +118,7 @@ def report(
     if unusable > _SHOWN:
       yield f"  and {unusable - _SHOWN} more"
     if not usable:
-      return
+      raise errors.UserError("there is not one image to train on")
     for words, sides in (("shorter", shorter), ("longer", longer)):
       low, middle, high = _shares(sides, (0.05, 0.5, 0.95))
       yield (

@@ -6,8 +6,12 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Iterator
 
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2).
+
+
+_NOTICES = signal.SIGTERM, signal.SIGUSR1, signal.SIGINT
 
 
 class Signals:
@@ -26,7 +30,7 @@ class Signals:
     # nothing is caught.
     self._before = {}
     if threading.current_thread() is threading.main_thread():
-      for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+      for number in _NOTICES:
         self._before[number] = signal.signal(number, self._note)
     return self
 
@@ -50,8 +54,22 @@ class Signals:
 
 def leave_to_the_parent() -> None:
   """For a worker process: signals sent to the whole group are not for it."""
-  for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+  for number in _NOTICES:
     signal.signal(number, signal.SIG_IGN)
+  signal.pthread_sigmask(signal.SIG_UNBLOCK, _NOTICES)
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+  """Notices wait, also for processes that are started meanwhile.
+
+  One that dies of Ctrl-C while it starts leaves its parent waiting for ever.
+  """
+  before = signal.pthread_sigmask(signal.SIG_BLOCK, _NOTICES)
+  try:
+    yield
+  finally:
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def end_with_the_parent() -> None:

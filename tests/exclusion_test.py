@@ -244,12 +244,27 @@ def test_lines_that_exclude_nothing_are_told(photos, tmp_path, caplog):
   lines = f"{photos}/a/0.jpg", "/elsewhere/1.jpg", "/elsewhere/2.jpg", "x.jpg"
   excluding(lines, **folder(photos))
   (record,) = caplog.records
-  assert "2 of the 4 lines" in record.getMessage()
+  assert "3 of the 4 names" in record.getMessage()
   assert "'/elsewhere/1.jpg'" in record.getMessage()
+  caplog.clear()
+  excluding(["a", "a/0.jpg", "0" * 64], **folder(photos))
+  (record,) = caplog.records
+  assert "1 of the 2 names" in record.getMessage()
+  assert "for example 'a'" in record.getMessage()
   caplog.clear()
   (tmp_path / "link").symlink_to(photos)
   excluding([f"{tmp_path}/link/a/0.jpg"], **folder(photos))
   assert not caplog.records
+
+
+def test_of_many_images_paths_outside_are_told(photos, caplog, monkeypatch):
+  monkeypatch.setattr(exclusion, "_LOOKED_THROUGH", 1)
+  caplog.set_level(logging.WARNING)
+  lines = f"{photos}/a/0.jpg", "/elsewhere/1.jpg", "/elsewhere/2.jpg", "x.jpg"
+  excluding(lines, **folder(photos))
+  (record,) = caplog.records
+  assert "2 of the 4 names" in record.getMessage()
+  assert "outside of" in record.getMessage()
 
 
 def test_a_look_up_does_not_copy_the_table():

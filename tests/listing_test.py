@@ -198,6 +198,7 @@ def test_what_a_url_needs_is_told():
   [
     ("list.txt", b"", "is empty"),
     ("list.txt", b"\n\n", "is empty"),
+    ("list.txt", b"PK\x03\x04\0\0", "is no text"),
     ("list.npy", b"\x93NUMPY nonsense", "cannot be read as an array"),
     ("list.parquet", b"nonsense", "is no Parquet file"),
   ],

@@ -1,3 +1,4 @@
+import contextlib
 import hashlib
 import json
 import os
@@ -116,6 +117,28 @@ def test_a_signal_stops_it_to_go_on(photos, tmp_path):
   assert ended.returncode == 0 and "418 images" in ended.stdout, ended.stderr
 
 
+def test_ctrl_c_while_workers_start_ends_it(photos, tmp_path):
+  """It goes to all processes of a terminal, which may know no handler yet."""
+  command = [sys.executable, "-m", "seer_jax.pack", str(photos)]
+  command += [str(tmp_path / "out"), "--shard=1", "--workers=4"]
+  with subprocess.Popen(
+    command,
+    stderr=subprocess.PIPE,
+    text=True,
+    start_new_session=True,
+  ) as process:
+    children = f"/proc/{process.pid}/task/{process.pid}/children"
+    while process.poll() is None:
+      with contextlib.suppress(OSError), open(children) as file:
+        if len(file.read().split()) > 2:
+          break
+    time.sleep(0.05)  # They are starting.
+    os.killpg(process.pid, signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+  assert process.returncode == 75, told
+  assert "Traceback" not in told
+
+
 def test_excluded_images_are_not_packed(photos, tmp_path, capsys):
   (tmp_path / "optout").write_text("a/04.jpg\nb/01.jpg\n")
   run(photos, tmp_path / "out", f"--exclude={tmp_path / 'optout'}")
@@ -159,7 +182,16 @@ def test_mistakes_are_told_in_one_line(photos, tmp_path, capsys):
   run(photos, out)
   assert "shard was 4096, is 5" in told(capsys, photos, out, "--shard=5")
   (photos / "new.jpg").write_bytes(encode(".jpg", scene(30, 40)))
-  assert "other images" in told(capsys, photos, out)
+  assert "its images" in told(capsys, photos, out)
+
+
+def test_nothing_usable_is_a_mistake(tmp_path, capsys):
+  (tmp_path / "photos").mkdir()
+  (tmp_path / "photos" / "a.jpg").write_bytes(b"nonsense")
+  assert run("--check", tmp_path / "photos") == 2
+  out, told = capsys.readouterr()
+  assert "a.jpg: not an image" in out
+  assert "not one image" in told
 
 
 def test_nothing_but_unusable_images(tmp_path, capsys):

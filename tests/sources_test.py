@@ -67,7 +67,15 @@ def test_every_extension_counts_in_either_case(tmp_path):
 
 def test_hidden_files_and_folders_are_skipped(tmp_path):
   plant(tmp_path, ".thumb/a.jpg", "x/.b.jpg", "._c.jpg", "d.jpg")
-  assert ids(sources.Folder(tmp_path)) == ["d.jpg"]
+  plant(tmp_path, "@eaDir/d.jpg/small.jpg", "x/@eaDir/e.jpg")
+  source = sources.Folder(tmp_path)
+  assert ids(source) == ["d.jpg"] and not source.label_names
+
+
+def test_what_is_passed_over_is_told(tmp_path):
+  plant(tmp_path, "a.jpg", "b.HEIC", "c.heic", "d.mov")
+  told = repr(sources.Folder(tmp_path))
+  assert "1 images; 3 other files (2 heic, 1 mov)" in told
 
 
 def test_links_are_followed_and_cycles_end(tmp_path):

@@ -102,10 +102,10 @@ def _opened(options, exclusions, prefix=""):
     return _mix(options, exclusions, prefix)
   source = _open(options)
   if exclusions:
+    source = exclusion.Excluding(source, exclusions, prefix)
     # A mixture's list has lines for other parts.
     if options["exclude"] and not prefix:
       exclusion.warn_of_idle_lines(source, options["exclude"])
-    source = exclusion.Excluding(source, exclusions, prefix)
   if options["only"]:
     source = choice.named(source, options["only"])
   if options["take"] != 1 or options["skip"] or options["balanced"]:

@@ -86,6 +86,10 @@ class ArrayRecords:
   def _known(self, label):
     return label if label < len(self.label_names) else UNLABELLED
 
+  @property
+  def names_are_known(self) -> bool:
+    return self._ids is not None
+
   def digest(self, i: int) -> bytes | None:
     """SHA-256 of the file that was packed; None where nobody wrote it down."""
     check_index(i, len(self))

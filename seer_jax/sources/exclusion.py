@@ -5,6 +5,7 @@ import hashlib
 import logging
 import os
 import re
+import sys
 from collections.abc import Collection, Iterator
 
 import numpy as np
@@ -19,6 +20,10 @@ from seer_jax.sources.source import (
 )
 
 _log = logging.getLogger(__name__)
+
+# Images whose names are compared with a list's when a source is opened, in at
+# most two seconds.
+_LOOKED_THROUGH = 200_000
 
 # A hash alone, as sha256sum and shasum write it beside a path, and as
 # registries do. The backslash is sha256sum's, of a path with an end of line.
@@ -51,11 +56,15 @@ class Exclusions:
 
   def has_name(self, names: Collection[str]) -> bool:
     """Whether one of the names of an image is listed."""
-    return _any_in(b"".join(_first(name) for name in names), self._names)
+    return bool(len(self.found(names)))
+
+  def found(self, names: Collection[str]) -> np.ndarray:
+    """Those of the names that are listed, as `first_of` gives them."""
+    return _found_in(b"".join(map(first_of, names)), self._names)
 
   def has_hash(self, digest: bytes) -> bool:
     """Whether the SHA-256 of a file is listed."""
-    return _any_in(digest[:8], self.hashes)
+    return bool(len(_found_in(digest[:8], self.hashes)))
 
 
 class Excluding:
@@ -82,6 +91,8 @@ class Excluding:
     """
     self._source, self._exclusions = source, exclusions
     self._prefix = prefix
+    self.names_are_known = getattr(source, "names_are_known", False)
+    self.may_lie_anywhere = getattr(source, "entries_are_paths", False)
     self._roots = roots_of(source)
     self.label_names = source.label_names
     inner = source.fingerprint, exclusions.fingerprint
@@ -106,6 +117,14 @@ class Excluding:
       raise errors.Excluded(own)
     return example
 
+  def names_found(self) -> set[bytes]:
+    """What is listed of the names of all images, as `first_of` gives it."""
+    found = set()
+    for i in range(len(self)):
+      names = {self.id_of(i), *other_names_of(self._source, i)}
+      found.update(self._exclusions.found(self._all_forms(names)).tolist())
+    return {number.to_bytes(8, sys.byteorder) for number in found}
+
   def id_of(self, i: int) -> str:
     return self._source.id_of(i)
 
@@ -118,11 +137,17 @@ class Excluding:
   def other_names_of(self, i: int) -> tuple[str, ...]:
     return other_names_of(self._source, i)
 
+  @property
+  def inner(self) -> Source:
+    """The source of all images."""
+    return self._source
+
   def _refuse_names(self, names, own):
-    if self._exclusions.has_name(
-      {form for name in names for form in self._forms(name)}
-    ):
+    if self._exclusions.has_name(self._all_forms(names)):
       raise errors.Excluded(own)
+
+  def _all_forms(self, names):
+    return {form for name in names for form in self._forms(name)}
 
   def _forms(self, name) -> Iterator[str]:
     """All that a list may call an image."""
@@ -138,32 +163,44 @@ class Excluding:
         yield "/".join(parts[start:])
 
   def __repr__(self) -> str:
-    return f"{self._source!r} but for {self._exclusions.count} listed"
+    return (
+      f"{self._source!r} without what {self._exclusions.count} lines exclude"
+    )
 
 
-def warn_of_idle_lines(source: Source, path: str) -> None:
-  """Says how many paths of a list lie where the source has no image.
+def warn_of_idle_lines(source: Excluding, path: str) -> None:
+  """Says how many names of a list are those of no image.
 
-  Of lists of images that cannot be told without reading them.
+  Of many images, or of images whose names are known only when they are read,
+  absolute paths alone can be told: those outside of the source's root.
   """
-  if getattr(source, "entries_are_paths", False):
+  names = {
+    os.fsdecode(line) for line in read_lines(path) if not _HASH.fullmatch(line)
+  }
+  if source.names_are_known and len(source) <= _LOOKED_THROUGH:
+    found = source.names_found()
+    idle = [
+      name for name in names if found.isdisjoint(map(first_of, _forms(name)))
+    ]
+    why = f"no image of {source.inner!r} has such a name"
+  elif source.may_lie_anywhere:
     return
-  names = [os.fsdecode(line) for line in read_lines(path)]
-  absolute = [name for name in names if _is_absolute(name)]
-  roots = tuple(f"{root.rstrip('/')}/" for root in roots_of(source))
-  idle = [
-    name
-    for name in absolute
-    if not any(form.startswith(roots) for form in _forms(name))
-  ]
+  else:
+    roots = tuple(f"{root.rstrip('/')}/" for root in roots_of(source.inner))
+    idle = [
+      name
+      for name in filter(_is_absolute, names)
+      if not any(form.startswith(roots) for form in _forms(name))
+    ]
+    where = roots[0] if roots else f"{source.inner!r}, which has no paths"
+    why = f"they are paths outside of {where}"
   if idle:
     _log.warning(
-      "%d of the %d lines of %s exclude nothing: they are paths outside of %s,"
-      " for example %r",
+      "%d of the %d names in %s exclude nothing: %s, for example %r",
       len(idle),
       len(names),
       path,
-      roots[0] if roots else "the source, whose images have no paths",
+      why,
       min(idle),
     )
 
@@ -234,7 +271,8 @@ def _digest(data: bytes) -> bytes:
   return hashlib.sha256(data).digest()
 
 
-def _first(name):
+def first_of(name: str) -> bytes:
+  """What is kept of a name."""
   return _digest(os.fsencode(name))[:8]
 
 
@@ -247,9 +285,9 @@ def _table(digests) -> np.ndarray:
   return np.unique(np.frombuffer(first, np.uint64))
 
 
-def _any_in(firsts: bytes, table: np.ndarray) -> bool:
-  if not len(table):
-    return False
+def _found_in(firsts: bytes, table: np.ndarray) -> np.ndarray:
   values = np.frombuffer(firsts, np.uint64)
+  if not len(table):
+    return values[:0]
   places = np.minimum(np.searchsorted(table, values), len(table) - 1)
-  return bool((table[places] == values).any())
+  return values[table[places] == values]

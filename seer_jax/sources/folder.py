@@ -16,13 +16,17 @@ from seer_jax.sources.source import (
   check_index,
 )
 
+# Folders of thumbnails, waste and attributes that storage systems make.
+_NOT_THE_USERS = b"@eaDir", b"__MACOSX", b"#recycle", b"$RECYCLE.BIN"
+
 
 class Folder:
   """The image files under a folder, at any depth, sorted by relative path.
 
   The folder may be a URL (`gs://`, `s3://`) where fsspec can read it. Files are
   recognised by extension (`EXTENSIONS`, in either case); hidden files and
-  folders are skipped, links to folders are followed. The label is the
+  folders, and those that storage systems make, are skipped, links to folders
+  are followed. The label is the
   first-level sub-folder an image lies in, numbered by sorted name; images
   directly in `path` have none. The id is the relative path, with `/`.
 
@@ -32,9 +36,13 @@ class Folder:
     UserError: `path` is missing, not a folder, unreadable or without images.
   """
 
+  names_are_known = True
+
   def __init__(self, path: str | os.PathLike[str]):
     self.root = files.absolute(os.fspath(path))
-    paths = _find_images(self.root)
+    paths, others = _find_images(self.root)
+    # Photographs of unknown formats must not be missed silently.
+    self._others = f"; {_count_files(others)}" if others else ""
 
     # One blob and two arrays: a million str objects would cost each worker
     # process seconds of unpickling and some 100 MB.
@@ -65,11 +73,15 @@ class Folder:
     return self._paths[self._offsets[i] : self._offsets[i + 1]]
 
   def __repr__(self) -> str:
-    return f"Folder({self.root!r}, {len(self)} images)"
+    return f"Folder({self.root!r}, {len(self)} images{self._others})"
 
 
-def _find_images(root: str) -> list[bytes]:
-  """Relative paths of the images under `root`, sorted; at least one."""
+def _find_images(root: str) -> tuple[list[bytes], collections.Counter[str]]:
+  """Relative paths of the images under `root`, sorted, and what else is there.
+
+  Raises:
+    UserError: there is no image.
+  """
   found = _walk_url(root) if files.is_url(root) else _walk_folder(root)
   images = []
   others = collections.Counter()
@@ -85,7 +97,7 @@ def _find_images(root: str) -> list[bytes]:
       f"recognised extensions are {' '.join(EXTENSIONS)}"
     )
   # Directory order is the file system's whim. Bytes sort alike in all locales.
-  return sorted(images)
+  return sorted(images), others
 
 
 def _walk_url(root: str) -> Iterator[bytes]:
@@ -101,7 +113,7 @@ def _walk_url(root: str) -> Iterator[bytes]:
     ) from None
   for path in found:
     relative = path[above:]
-    if not any(part.startswith(".") for part in relative.split("/")):
+    if not any(_is_hidden(os.fsencode(p)) for p in relative.split("/")):
       yield os.fsencode(relative)
 
 
@@ -136,13 +148,17 @@ def _walk(
   if identity in parents:
     return
   for entry in entries:
-    if entry.name.startswith(b"."):
+    if _is_hidden(entry.name):
       continue
     relative = folder + entry.name
     if _is_folder(entry):
       yield from _walk(root, relative + b"/", (*parents, identity))
     else:
       yield relative
+
+
+def _is_hidden(name: bytes) -> bool:
+  return name.startswith(b".") or name in _NOT_THE_USERS
 
 
 def _is_folder(entry: os.DirEntry[bytes]) -> bool:

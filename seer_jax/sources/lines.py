@@ -28,7 +28,7 @@ class Lines:
     has_tabs: whether there is a tab anywhere in it.
 
   Raises:
-    UserError: there is no line in it.
+    UserError: there is no line in it, or it is no text.
   """
 
   def __init__(self, path: str):
@@ -77,6 +77,11 @@ def _index(path: str, folder: pathlib.Path) -> None:
     at = 0
     while at < end:
       data = file.read(min(_CHUNK, end - at))
+      if b"\0" in data:
+        raise errors.UserError(
+          f"{path} is no text: it holds a byte of 0; give a text with a path a"
+          " line, or its real ending (.npy, .parquet)"
+        )
       tabs = tabs or b"\t" in data
       chunk = np.frombuffer(data, np.uint8)
       begun = np.flatnonzero(chunk == ord("\n")) + 1 + at

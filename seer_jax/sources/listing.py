@@ -41,6 +41,7 @@ class Listing:
     UserError: the list is missing, empty or of another format.
   """
 
+  names_are_known = True
   entries_are_paths = True  # They may lie outside of the root.
 
   def __init__(self, path: str, label_file: str = ""):

@@ -37,7 +37,8 @@ class Source(Protocol):
 
   A source may have two methods more. `other_names_of(i)` are names beside the
   id by which its owner may know an image. `digest(i)` is the SHA-256 of the
-  file that an image was packed from, or None.
+  file that an image was packed from, or None. `names_are_known`, if it is set,
+  says that `id_of` gives the ids that examples have, and reads nothing for it.
   """
 
   label_names: tuple[str, ...]

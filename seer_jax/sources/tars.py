@@ -44,6 +44,8 @@ class Tars:
       or holds a path that leads outside.
   """
 
+  names_are_known = True
+
   def __init__(self, path: str):
     self._paths = files.matching(path, ".tar")
     try:
