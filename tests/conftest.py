@@ -1,13 +1,16 @@
-"""Eight devices on any machine, and caches that make reruns quick."""
+"""Eight devices on any machine; what makes tests and reruns quick."""
 
+import fcntl
 import importlib.util
 import os
 import pathlib
 
+import quick_xla
+
 # Both are read when JAX wakes up: before the first import of it.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
-  os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+  f"{quick_xla.FLAGS} --xla_force_host_platform_device_count=8"
 )
 
 import jax
@@ -17,6 +20,72 @@ _HOME = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
 _CACHE = pathlib.Path(_HOME) / "seer_jax" / "xla-tests"
 jax.config.update("jax_compilation_cache_dir", str(_CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory, worker_id):
+  """Workdirs of runs that nothing happened to: `undisturbed(name, *args)`.
+
+  A run of a name is made once, whichever test of whichever worker asks first.
+  It may be read and copied, not changed.
+  """
+  import runs
+
+  base = tmp_path_factory.getbasetemp()
+  # Workers of pytest-xdist have folders of their own below a common one.
+  folder = (base if worker_id == "master" else base.parent) / "undisturbed"
+  folder.mkdir(exist_ok=True)
+
+  def workdir_of(name, *args, **how):
+    workdir, told = folder / name, folder / f"{name}.out"
+    with (folder / f"{name}.lock").open("w") as lock:
+      fcntl.flock(lock, fcntl.LOCK_EX)
+      if not told.exists():
+        code, out, err = runs.run(*args, f"--workdir={workdir}", **how)
+        assert code == 0, err
+        told.write_text(out)
+    return workdir
+
+  return workdir_of
+
+
+# What a step is made of; the rest of a config says what is done with it.
+_OF_NO_STEP = ("data", "eval", "checkpoint", "rollback", "watchdog")
+
+
+@pytest.fixture(scope="session")
+def _steps():
+  return {}
+
+
+@pytest.fixture
+def shared_steps(_steps, monkeypatch):
+  """Runs of this process that make the same step trace and compile it once.
+
+  For tests of what surrounds the step: data, evaluations, checkpoints.
+  """
+  from seer_jax import config as config_lib
+  from seer_jax import step, tasks
+
+  build = step.build
+
+  def build_once(task, tx, config, mesh):
+    key = (
+      *(
+        each
+        for each in config_lib.flatten(config)
+        if each[0].split(".")[0] not in _OF_NO_STEP
+      ),
+      mesh,
+      # What tests change.
+      step.gradient,
+      tasks.SwAV.view,
+    )
+    if key not in _steps:
+      _steps[key] = build(task, tx, config, mesh)
+    return _steps[key]
+
+  monkeypatch.setattr(step, "build", build_once)
 
 
 @pytest.fixture(scope="session")

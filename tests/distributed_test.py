@@ -11,6 +11,7 @@ import pytest
 from runs import (
   STEPS,
   TINY,
+  Gate,
   assert_same_run,
   finish,
   lines_of,
@@ -18,7 +19,6 @@ from runs import (
   run,
   start,
   state_of,
-  wait_for_step,
 )
 
 from seer_jax import distributed, errors
@@ -30,7 +30,7 @@ def free_port():
     return some.getsockname()[1]
 
 
-def start_two(workdir, *changes):
+def start_two(workdir, *changes, code=""):
   """Two processes of one device; `changes` may be a pair, one for each."""
   port = free_port()
   both = []
@@ -44,6 +44,7 @@ def start_two(workdir, *changes):
         "--processes=2",
         f"--process={process}",
         *own,
+        code=code,
       )
     )
   return both
@@ -94,19 +95,21 @@ def test_only_the_first_process_writes_and_tells(two):
 def test_a_signal_to_one_stops_both_at_one_step_to_go_on_exactly(
   two, tmp_path, number, told
 ):
-  both = start_two(tmp_path)
-  wait_for_step(tmp_path, 4)
+  workdir, gate = tmp_path / "run", Gate(tmp_path / "gate", 5)
+  both = start_two(workdir, code=gate.code)
+  gate.wait(both[told])
   both[told].send_signal(number)
+  gate.open()
   ended = finish_both(both)
   assert [code for code, _, _ in ended] == [75, 75], ended
   words = {
     err.strip().splitlines()[-1].rsplit(" at ", 1)[1] for *_, err in ended
   }
   assert len(words) == 1
-  assert lines_of(tmp_path)[-1:] != lines_of(two[0])[-1:]
-  ended = finish_both(start_two(tmp_path))
+  assert lines_of(workdir)[-1:] != lines_of(two[0])[-1:]
+  ended = finish_both(start_two(workdir))
   assert [code for code, _, _ in ended] == [0, 0], ended
-  assert_same_run(tmp_path, two[0])
+  assert_same_run(workdir, two[0])
 
 
 def test_processes_of_different_configs_end_in_one_line(tmp_path):

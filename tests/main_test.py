@@ -1,33 +1,34 @@
 """The command as a user runs it: to the end, killed, stopped, mistaken."""
 
+import shutil
 import signal
 
 import pytest
 from runs import (
   STEPS,
   TINY,
+  Gate,
   assert_same_run,
   finish,
   lines_of,
   metrics_of,
   run,
   start,
-  wait_for_step,
 )
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-  workdir = tmp_path_factory.mktemp("undisturbed")
-  code, out, err = run(*TINY, f"--workdir={workdir}")
-  assert code == 0, err
-  return workdir, out
+def tiny(undisturbed):
+  return undisturbed("tiny", *TINY)
 
 
 def test_a_run_ends_with_knn_and_loss_of_the_untrained_and_the_trained(
-  undisturbed,
+  tmp_path,
 ):
-  workdir, out = undisturbed
+  """From nothing, as users start it; other tests fork (fork_server.py)."""
+  workdir = tmp_path
+  code, out, err = run(*TINY, f"--workdir={workdir}", fresh=True)
+  assert code == 0, err
   assert "knn/k=20 top-1: untrained 0." in out
   assert "loss / ln K: first" in out
   steps = [line["step"] for line in metrics_of(workdir)]
@@ -37,57 +38,64 @@ def test_a_run_ends_with_knn_and_loss_of_the_untrained_and_the_trained(
 
 # Killed before anything is saved, the run starts over.
 @pytest.mark.parametrize(("at", "every"), [(4, 1000), (12, 5)])
-def test_killed_in_the_middle_it_goes_on_bit_for_bit(
-  undisturbed, tmp_path, at, every
-):
+def test_killed_in_the_middle_it_goes_on_bit_for_bit(tiny, tmp_path, at, every):
+  workdir, gate = tmp_path / "run", Gate(tmp_path / "gate", at)
   process = start(
-    *TINY, f"--workdir={tmp_path}", f"--config.checkpoint.every={every}"
+    *TINY,
+    f"--workdir={workdir}",
+    f"--config.checkpoint.every={every}",
+    code=gate.code,
   )
-  wait_for_step(tmp_path, at)
-  process.send_signal(signal.SIGKILL)
+  gate.wait(process)
+  process.kill()
   assert finish(process)[0] == -signal.SIGKILL
-  code, out, err = run(*TINY, f"--workdir={tmp_path}")
+  code, out, err = run(*TINY, f"--workdir={workdir}")
   assert code == 0, err
   assert ("resumed at step" in err) == (every < at)
-  assert out == undisturbed[1]
-  assert_same_run(tmp_path, undisturbed[0])
+  assert out == tiny.with_suffix(".out").read_text()
+  assert_same_run(workdir, tiny)
 
 
 def test_stopped_by_a_signal_it_saves_exits_75_and_goes_on_bit_for_bit(
-  undisturbed, tmp_path
+  tiny, tmp_path
 ):
-  process = start(*TINY, f"--workdir={tmp_path}")
-  wait_for_step(tmp_path, 12)
-  process.send_signal(signal.SIGTERM)
+  workdir, gate = tmp_path / "run", Gate(tmp_path / "gate", 12)
+  process = start(*TINY, f"--workdir={workdir}", code=gate.code)
+  gate.wait(process)
+  process.terminate()
+  gate.open()
   code, _, err = finish(process)
   assert code == 75, err
-  assert "stopped by SIGTERM at step" in err
-  code, _, err = run(*TINY, f"--workdir={tmp_path}")
+  assert "stopped by SIGTERM at step 13, all saved" in err
+  code, _, err = run(*TINY, f"--workdir={workdir}")
   assert code == 0, err
-  assert_same_run(tmp_path, undisturbed[0])
+  assert "resumed at step 13" in err
+  assert_same_run(workdir, tiny)
 
 
-def test_a_finished_run_started_again_only_tells_its_result(undisturbed):
-  workdir, out = undisturbed
+def test_a_finished_run_started_again_only_tells_its_result(tiny, tmp_path):
+  workdir = shutil.copytree(tiny, tmp_path / "run")
   before = lines_of(workdir)
   code, again, _ = run(*TINY, f"--workdir={workdir}")
-  assert (code, again, lines_of(workdir)) == (0, out, before)
+  assert code == 0
+  assert again == tiny.with_suffix(".out").read_text()
+  assert lines_of(workdir) == before
 
 
 @pytest.mark.slow
-def test_eight_devices_learn_what_one_does(undisturbed, tmp_path):
+def test_eight_devices_learn_what_one_does(tiny, tmp_path):
   code, _, err = run(*TINY, f"--workdir={tmp_path}", devices=8)
   assert code == 0, err
   for one, eight in zip(
-    metrics_of(undisturbed[0])[1:6], metrics_of(tmp_path)[1:6], strict=True
+    metrics_of(tiny)[1:6], metrics_of(tmp_path)[1:6], strict=True
   ):
     assert eight["loss"] == pytest.approx(one["loss"], rel=1e-4)
 
 
 def test_a_workdir_of_another_config_is_refused_with_the_difference(
-  undisturbed,
+  tiny, tmp_path
 ):
-  workdir, _ = undisturbed
+  workdir = shutil.copytree(tiny, tmp_path / "run")
   before = lines_of(workdir)
   code, _, err = run(
     *TINY, f"--workdir={workdir}", "--config.swav.epsilon=0.04"
@@ -113,7 +121,8 @@ def test_mistakes_on_the_command_line_exit_2_with_one_line(
   args, words, tmp_path
 ):
   del tmp_path
-  code, out, err = run(*args)
+  # One of them in a process that is not forked.
+  code, out, err = run(*args, fresh=not args)
   assert code == 2, err
   assert out == ""
   assert words in err

@@ -12,6 +12,8 @@ import seer_jax
 from configs import digits, folder
 from seer_jax import checkpoint, convert, errors, train
 
+pytestmark = pytest.mark.usefixtures("shared_steps")
+
 
 def plant(path: pathlib.Path, count: int, side: int = 24):
   """A folder of `count` small real-looking JPEGs in two sub-folders."""
@@ -28,12 +30,12 @@ def plant(path: pathlib.Path, count: int, side: int = 24):
 def tiny(path: pathlib.Path, **changes):
   config = folder.get_config()
   config.data.train.path = str(path)
-  config.steps = 4
+  config.steps = 16
   config.batch_size = 8
   config.crops.counts = (2,)
   config.crops.scales = ((0.4, 1.0),)
-  config.model.numbers = (2, 16, 16.0, 2.0, 16)
-  config.model.strides = (2, 2)
+  config.model.numbers = (1, 16, 16.0, 2.0, 8)
+  config.model.strides = (2,)
   config.model.head.hidden = (8,)
   config.model.prototypes = (4,)
   config.log.every = 2
@@ -64,8 +66,7 @@ def test_bad_images_get_stand_ins_and_are_listed_once(tmp_path):
   (photos / "cats" / "001.jpg").write_bytes(b"")
   whole = (photos / "dogs" / "002.jpg").read_bytes()
   (photos / "dogs" / "002.jpg").write_bytes(whole[: len(whole) // 2])
-  config = tiny(photos, steps=20)
-  train.run(config, tmp_path / "run")
+  train.run(tiny(photos), tmp_path / "run")
   listed = (tmp_path / "run" / "bad_images.txt").read_text().splitlines()
   assert sorted(listed) == ["cats/001.jpg", "dogs/002.jpg"]
   lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
@@ -90,22 +91,23 @@ def corrupted(whole):
   }
 
 
-def test_one_in_a_hundred_files_harmed_in_ten_ways(tmp_path):
-  photos = plant(tmp_path / "photos", 1000)
+def test_one_file_in_ten_harmed_in_ten_ways(tmp_path):
+  photos = plant(tmp_path / "photos", 120)
   images = sorted(photos.glob("*/*.jpg"))
   harmed = set()
   for image, data in zip(
-    images[::100], corrupted(images[0].read_bytes()).values(), strict=True
+    images[::12], corrupted(images[0].read_bytes()).values(), strict=True
   ):
     image.write_bytes(data)
     harmed.add(image.relative_to(photos).as_posix())
-  config = tiny(photos, steps=125)  # Every image once.
+  config = tiny(photos, data__max_bad=0.2)
+  assert config.steps * config.batch_size >= 120  # Every image.
   train.run(config, tmp_path / "run")
   listed = (tmp_path / "run" / "bad_images.txt").read_text().splitlines()
   assert len(listed) == 10 and set(listed) == harmed
   lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
   stand_ins = [json.loads(line).get("stand_ins", 0) for line in lines]
-  assert sum(stand_ins) == 10
+  assert sum(stand_ins) >= 10
 
 
 def test_too_many_bad_images_stop_the_run(tmp_path):
@@ -113,7 +115,7 @@ def test_too_many_bad_images_stop_the_run(tmp_path):
   for image in sorted(photos.glob("cats/*.jpg"))[:10]:
     image.write_bytes(b"no image")
   with pytest.raises(errors.UserError, match=r"unusable.*max_bad"):
-    train.run(tiny(photos, steps=20), tmp_path / "run")
+    train.run(tiny(photos), tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -172,7 +174,7 @@ def test_a_workdir_that_is_a_file_is_a_user_error(tmp_path):
 
 
 def test_a_diverging_run_stops_before_it_saves(tmp_path):
-  config = tiny(plant(tmp_path / "photos", 40), steps=20)
+  config = tiny(plant(tmp_path / "photos", 40))
   config.optim.name, config.optim.lr = "sgd", 1e30
   config.checkpoint.every = 3
   with pytest.raises(errors.UserError, match="diverged"):
@@ -223,6 +225,7 @@ def test_a_trunk_from_lists_is_trained_loaded_and_taken_elsewhere(tmp_path):
     model__depths=(1, 1),
     model__widths=(16, 32),
     model__group_widths=(8, 16),
+    model__strides=(2, 2),
     model__stem_stride=2,
     steps=2,
   )
@@ -259,6 +262,7 @@ def test_a_trunk_from_lists_is_trained_loaded_and_taken_elsewhere(tmp_path):
   ],
 )
 def test_a_trunk_that_is_none_is_refused(tmp_path, changes):
+  changes = {"model__strides": (2, 2)} | changes
   config = tiny(plant(tmp_path / "photos", 40), **changes)
   with pytest.raises(errors.UserError, match=r"config\.model"):
     train.run(config, tmp_path / "run")

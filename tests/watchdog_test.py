@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import sys
-import time
 
 import pytest
 import runs
@@ -14,8 +13,8 @@ import campaign
 
 # Stops in the middle of training: a batch that never comes.
 STUCK = """
-import sys, time
-from seer_jax import main, pipeline
+import time
+from seer_jax import pipeline
 batches = pipeline._Batches.__next__
 count = 0
 def stuck(self):
@@ -25,7 +24,6 @@ def stuck(self):
     time.sleep(1000)
   return batches(self)
 pipeline._Batches.__next__ = stuck
-main.cli()
 """
 
 
@@ -35,7 +33,7 @@ def test_a_run_that_is_stuck_leaves_its_stacks_and_ends(tmp_path):
     f"--workdir={tmp_path}",
     "--config.watchdog=8",
     "--config.data.workers=1",
-    program=("-c", STUCK),
+    code=STUCK,
   )
   code, _, err = runs.finish(process)
   assert code == 70, err
@@ -48,68 +46,71 @@ def test_a_run_that_is_stuck_leaves_its_stacks_and_ends(tmp_path):
   assert "most recent call first" in err
 
 
-def test_a_killed_worker_is_named_and_the_run_goes_on_exactly(tmp_path):
-  options = (*runs.TINY, "--config.data.workers=2", "--config.steps=400")
-  process = runs.start(*options, f"--workdir={tmp_path}")
-  runs.wait_for_step(tmp_path, 20)
+def test_a_killed_worker_is_named_and_the_run_goes_on_exactly(
+  undisturbed, tmp_path
+):
+  options = (*runs.TINY, "--config.data.workers=2")
+  workdir, gate = tmp_path / "run", runs.Gate(tmp_path / "gate", 20)
+  process = runs.start(*options, f"--workdir={workdir}", code=gate.code)
+  gate.wait(process)
   workers = [
     child for child in campaign.children(process.pid) if is_worker(child)
   ]
   assert len(workers) == 2
-  signal_to(workers[0], signal.SIGKILL)
+  os.kill(int(workers[0]), signal.SIGKILL)
+  gate.open()
   code, _, err = runs.finish(process)
   assert code == 70, err
   named = rf"data worker \(.*process {workers[0]}\) was ended by SIGKILL"
   assert re.search(named, err), err
   assert "Traceback" not in err
-  code, _, err = runs.run(*options, f"--workdir={tmp_path}")
+  code, _, err = runs.run(*options, f"--workdir={workdir}")
   assert code == 0, err
   assert "resumed at step" in err
-  steps = [line["step"] for line in runs.metrics_of(tmp_path)]
-  assert steps == [0, *range(2, 401, 2), 400]
+  # Workers change nothing of what is learned.
+  runs.assert_same_run(undisturbed("tiny", *runs.TINY), workdir)
+
+
+# Evaluations after the first that do not end by themselves.
+ENDLESS = """
+import sys, time
+from seer_jax import features
+of = features.Extractor.of
+def endlessly(self, *args):
+  between = self.between
+  def wait():
+    print("evaluating", file=sys.stderr, flush=True)
+    while True:
+      time.sleep(0.1)
+      between()
+  if endlessly.calls > 1: self.between = wait
+  endlessly.calls += 1
+  return of(self, *args)
+endlessly.calls = 0
+features.Extractor.of = endlessly
+"""
 
 
 @pytest.mark.parametrize(
   "number",
   [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)],
 )
-def test_a_signal_in_an_evaluation_is_obeyed_at_once(tmp_path, number):
-  slow = """
-import sys, time
-from seer_jax import features, main
-of = features.Extractor.of
-def slowly(self, *args):
-  between = self.between
-  def wait():
-    print("evaluating", file=sys.stderr, flush=True)
-    for _ in range(100):
-      time.sleep(0.1)
-      between()
-  if slowly.calls > 1: self.between = wait
-  slowly.calls += 1
-  return of(self, *args)
-slowly.calls = 0
-features.Extractor.of = slowly
-main.cli()
-"""
+def test_a_signal_in_an_evaluation_is_obeyed_at_once(
+  undisturbed, tmp_path, number
+):
   options = (*runs.TINY, "--config.eval.every=10")
-  process = runs.start(
-    *options, f"--workdir={tmp_path / 'one'}", program=("-c", slow)
-  )
-  for line in process.stderr:
-    if "evaluating" in line:
-      break
-  began = time.monotonic()
+  workdir, log = tmp_path / "run", tmp_path / "log"
+  with log.open("w") as output:
+    process = runs.start(
+      *options, f"--workdir={workdir}", output=output, code=ENDLESS
+    )
+  runs.wait_until(lambda: "evaluating" in log.read_text(), process)
   process.send_signal(number)
-  code, _, err = runs.finish(process)
-  assert code == 75, err
-  assert time.monotonic() - began < 9
-  assert "at step 10, all saved" in err
-  code, _, err = runs.run(*options, f"--workdir={tmp_path / 'one'}")
+  assert process.wait() == 75, log.read_text()
+  assert "at step 10, all saved" in log.read_text()
+  code, _, err = runs.run(*options, f"--workdir={workdir}")
   assert code == 0, err
-  code, _, err = runs.run(*options, f"--workdir={tmp_path / 'other'}")
-  assert code == 0, err
-  runs.assert_same_run(tmp_path / "one", tmp_path / "other")
+  runs.assert_same_run(undisturbed("evaluated", *options), workdir)
 
 
 def test_a_disk_that_is_stuck_as_well_does_not_hold_it_up(tmp_path):
@@ -122,7 +123,7 @@ dog = watchdog.Watchdog(pathlib.Path({str(tmp_path)!r}), 0.5)
 dog.at("nothing")
 time.sleep(60)
 """
-  code, _, err = runs.finish(runs.start(program=("-c", program)))
+  code, _, err = runs.run(code=program)
   assert code == 70, err
   assert "the disk is stuck as well" in err
 
@@ -130,7 +131,3 @@ time.sleep(60)
 def is_worker(pid):
   with open(f"/proc/{pid}/cmdline") as file:
     return "spawn_main" in file.read()
-
-
-def signal_to(pid, number):
-  os.kill(int(pid), number)

@@ -34,6 +34,7 @@ OPTIONS = (
   "--config.steps=240",
   "--config.log.every=1",
   "--config.eval.every=60",
+  "--config.checkpoint.keep=2",
   f"--config.checkpoint.every={EVERY}",
   "--patience=60",
 )

@@ -2,18 +2,18 @@
 
 import contextlib
 import re
-import signal
 import subprocess
-import time
 
 import pytest
 import runs
 
+STEPS = 60
 OPTIONS = (
   *runs.TINY,
-  "--config.steps=2000",
-  "--config.optim.warmup_fraction=0.5",
-  "--config.checkpoint.every=20",
+  f"--config.steps={STEPS}",
+  "--config.checkpoint.every=10",
+  "--config.checkpoint.keep=2",
+  "--config.log.every=1",
 )
 
 
@@ -33,20 +33,11 @@ def steps_saved(workdir):
   return sorted(int(name) for name in names if name.isdigit())
 
 
-def wait_for_words(log, words):
-  deadline = time.monotonic() + 200
-  while time.monotonic() < deadline:
-    if words in log.read_text():
-      return
-    time.sleep(0.05)
-  raise AssertionError(log.read_text()[-3000:])
-
-
 @contextlib.contextmanager
-def running(workdir, log, *options):
+def running(workdir, log, *options, code=""):
   with log.open("w") as output:
     process = runs.start(
-      *OPTIONS, f"--workdir={workdir}", *options, output=output
+      *OPTIONS, f"--workdir={workdir}", *options, output=output, code=code
     )
     try:
       yield process
@@ -64,69 +55,74 @@ def fill(disk):
 
 
 def test_a_full_disk_costs_nothing_once_there_is_room_again(
-  small_disk, tmp_path
+  undisturbed, small_disk, tmp_path
 ):
   workdir, log = small_disk / "run", tmp_path / "log"
-  undisturbed = tmp_path / "undisturbed"
-  code, _, err = runs.run(
-    *OPTIONS, f"--workdir={undisturbed}", "--config.steps=400"
-  )
-  assert code == 0, err
+  full = runs.Gate(tmp_path / "full", 25)
+  room = runs.Gate(tmp_path / "room", 45)
   with running(
-    workdir,
-    log,
-    "--config.steps=400",
-    "--config.checkpoint.risk=1000",
+    workdir, log, "--config.checkpoint.risk=1000", code=full.code + room.code
   ) as process:
-    runs.wait_for_step(workdir, 50)
+    full.wait(process)
     fill(small_disk)
-    wait_for_words(log, "could not save: No space left on device")
+    full.open()
+    room.wait(process)
     there = steps_saved(workdir)
     (small_disk / "filler").unlink()
-    assert process.wait(timeout=200) == 0, log.read_text()
+    room.open()
+    assert process.wait() == 0, log.read_text()
   said = log.read_text()
+  assert "could not save: No space left on device" in said
   assert "Traceback" not in said
   saved = re.search(r"at risk, the checkpoint of step (\d+) is whole", said)
   assert int(saved[1]) in there
-  runs.assert_same_run(undisturbed, workdir)
+  runs.assert_same_run(undisturbed("sixty steps", *OPTIONS), workdir)
 
 
 @pytest.mark.slow
 def test_past_the_risk_the_run_ends_and_what_was_saved_is_whole(
-  small_disk, tmp_path
+  undisturbed, small_disk, tmp_path
 ):
   workdir, log = small_disk / "run", tmp_path / "log"
-  with running(workdir, log, "--config.checkpoint.risk=3") as process:
-    runs.wait_for_step(workdir, 50)
+  gate = runs.Gate(tmp_path / "gate", 15)
+  with running(
+    workdir, log, "--config.checkpoint.risk=3", code=gate.code
+  ) as process:
+    gate.wait(process)
+    runs.wait_until(lambda: steps_saved(workdir), process)
     fill(small_disk)
-    assert process.wait(timeout=200) == 70, log.read_text()[-2000:]
+    gate.open()
+    assert process.wait() == 70, log.read_text()[-2000:]
   said = log.read_text()
   assert "Traceback" not in said
   last = said.strip().splitlines()[-1]
   assert "nothing could be saved since step" in last
   (small_disk / "filler").unlink()
-  resumed_run_is_whole(workdir, tmp_path)
+  resumed_run_is_whole(undisturbed, workdir)
 
 
-def test_a_disk_that_becomes_read_only(small_disk, tmp_path):
+def test_a_disk_that_becomes_read_only(undisturbed, small_disk, tmp_path):
   workdir, log = small_disk / "run", tmp_path / "log"
   kept = workdir / "checkpoints"
-  with running(workdir, log, "--config.checkpoint.risk=3") as process:
-    runs.wait_for_step(workdir, 50)
+  gate = runs.Gate(tmp_path / "gate", 15)
+  with running(
+    workdir, log, "--config.checkpoint.risk=3", code=gate.code
+  ) as process:
+    gate.wait(process)
+    runs.wait_until(lambda: steps_saved(workdir), process)
     mount("--bind", kept, kept)
     try:
       # Refused while a file is being written.
-      deadline = time.monotonic() + 60
-      while mount("-o", "remount,bind,ro", kept):
-        assert time.monotonic() < deadline
-      code = process.wait(timeout=200)
+      runs.wait_until(lambda: not mount("-o", "remount,bind,ro", kept), process)
+      gate.open()
+      code = process.wait()
     finally:
       subprocess.run(["umount", "-l", str(kept)], check=True)
   said = log.read_text()
   assert "Traceback" not in said, said
   assert code == 70, said[-2000:]
   assert "could not save: Read-only file system" in said
-  resumed_run_is_whole(workdir, tmp_path)
+  resumed_run_is_whole(undisturbed, workdir)
 
 
 def mount(*args):
@@ -144,25 +140,28 @@ def test_a_full_disk_at_the_start_is_told_in_one_line(small_disk):
   assert "Traceback" not in err
 
 
-def resumed_run_is_whole(workdir, tmp_path):
+def resumed_run_is_whole(undisturbed, workdir):
   newest = steps_saved(workdir)[-1]
-  log = tmp_path / "again"
-  with running(workdir, log) as process:
-    wait_for_words(log, f"resumed at step {newest} ")
-    wait_for_words(log, f"step {newest + 30}/")
-    process.terminate()
-    assert process.wait(timeout=60) == 75
-  assert "damaged" not in log.read_text()
+  code, _, err = runs.run(*OPTIONS, f"--workdir={workdir}")
+  assert code == 0, err
+  assert f"resumed at step {newest} " in err
+  assert "damaged" not in err
+  runs.assert_same_run(undisturbed("sixty steps", *OPTIONS), workdir)
 
 
 def test_where_nothing_can_be_told_the_exit_status_is_the_same(tmp_path):
   """As with a log on a full disk, or `|& tee` and Ctrl-C."""
-  workdir = tmp_path / "run"
+  workdir, gate = tmp_path / "run", runs.Gate(tmp_path / "gate", 12)
   with open("/dev/full", "w") as full:
-    process = runs.start(*runs.TINY, f"--workdir={workdir}", output=full)
-    runs.wait_for_step(workdir, 12)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(120) == 75
+    process = runs.start(
+      *runs.TINY, f"--workdir={workdir}", output=full, code=gate.code
+    )
+    gate.wait(process)
+    process.terminate()
+    gate.open()
+    assert process.wait() == 75
     assert (workdir / "checkpoints").exists()
-    process = runs.start(*runs.TINY, "--config.steps=-1", output=full)
-    assert process.wait(120) == 2
+    process = runs.start(
+      *runs.TINY, "--config.steps=-1", output=full, fresh=True
+    )
+    assert process.wait() == 2

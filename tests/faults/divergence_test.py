@@ -1,5 +1,6 @@
 """What is not finite in data, gradients or scale; going back; replaying."""
 
+import copy
 import json
 import signal
 
@@ -15,6 +16,9 @@ from seer_jax import step as step_lib
 
 POISON = np.array([255, 0, 255], np.uint8)
 
+pytestmark = pytest.mark.usefixtures("shared_steps")
+view, gradient = tasks.SwAV.view, step_lib.gradient
+
 
 @pytest.fixture
 def photos(tmp_path):
@@ -22,18 +26,27 @@ def photos(tmp_path):
 
 
 def settings(photos, **changes):
-  config = train_test.tiny(photos, steps=16, **changes)
+  config = train_test.tiny(photos, **changes)
   config.log.every = changes.get("log__every", 1)
   config.checkpoint.every = 3
   config.rollback.after = changes.get("rollback__after", 2)
   return config
 
 
+def poisoned_view(self, batch):
+  return [
+    jnp.where(
+      jnp.all(crops == POISON, axis=(2, 3, 4), keepdims=True), jnp.nan, x
+    )
+    for crops, x in zip(batch["crops"], view(self, batch), strict=True)
+  ]
+
+
 @pytest.fixture
 def poisoned(monkeypatch):
   """Lets images of one colour be NaN, and samples of some numbers be those."""
   numbers = set()
-  crop, view = pipeline._MultiCrop.__call__, tasks.SwAV.view
+  crop = pipeline._MultiCrop.__call__
 
   def poison(self, number):
     found = crop(self, number)
@@ -42,30 +55,21 @@ def poisoned(monkeypatch):
       found = found | {"crops": views}
     return found
 
-  def poisoned_view(self, batch):
-    return [
-      jnp.where(
-        jnp.all(crops == POISON, axis=(2, 3, 4), keepdims=True), jnp.nan, x
-      )
-      for crops, x in zip(batch["crops"], view(self, batch), strict=True)
-    ]
-
   monkeypatch.setattr(pipeline._MultiCrop, "__call__", poison)
   monkeypatch.setattr(tasks.SwAV, "view", poisoned_view)
   return numbers
 
 
+def spoiled_gradient(task, config, now, batch):
+  grads, aux = gradient(task, config, now, batch)
+  factor = jnp.where(now.step >= 6, jnp.nan, 1.0)
+  return jax.tree.map(lambda g: g * factor, grads), aux
+
+
 @pytest.fixture
 def bad_gradients(monkeypatch):
   """Makes the gradients of all steps from the seventh on NaN."""
-  gradient = step_lib.gradient
-
-  def spoiled(task, config, now, batch):
-    grads, aux = gradient(task, config, now, batch)
-    factor = jnp.where(now.step >= 6, jnp.nan, 1.0)
-    return jax.tree.map(lambda g: g * factor, grads), aux
-
-  monkeypatch.setattr(step_lib, "gradient", spoiled)
+  monkeypatch.setattr(step_lib, "gradient", spoiled_gradient)
 
 
 def place_of(workdir, step=16):
@@ -154,11 +158,15 @@ def test_data_that_stays_bad_ends_the_run_and_is_replayed(
 ):
   # Two images of every batch.
   poisoned.update(n for n in range(48, 4000) if n % 8 in (2, 5))
+  # XLA:CPU (jax 0.10) loses NaN in the last mean of smaller networks.
+  config = settings(
+    photos, model__numbers=(2, 16, 16.0, 2.0, 16), model__strides=(2, 2)
+  )
   with pytest.raises(errors.UserError, match="--mode=replay") as caught:
-    train.run(settings(photos), tmp_path / "run")
+    train.run(copy.deepcopy(config), tmp_path / "run")
   assert "\n" not in str(caught.value)
   (step,) = (path.name for path in (tmp_path / "run" / "divergence").iterdir())
-  found = list(train.replay(settings(photos), tmp_path / "run"))
+  found = list(train.replay(copy.deepcopy(config), tmp_path / "run"))
   assert f"step {int(step) + 1} repeated: the same, not finite" in found
   kept = json.loads(
     (tmp_path / "run" / "divergence" / step / "place.json").read_text()
@@ -169,7 +177,7 @@ def test_data_that_stays_bad_ends_the_run_and_is_replayed(
     assert kept["ids"][row] in blamed
   # Once mended, it says so.
   poisoned.clear()
-  found = list(train.replay(settings(photos), tmp_path / "run"))
+  found = list(train.replay(config, tmp_path / "run"))
   assert f"step {int(step) + 1} repeated: it is finite here" in found
 
 
@@ -201,12 +209,12 @@ def test_without_rollback_it_ends_at_once(photos, tmp_path, bad_gradients):
 def test_an_overflowing_loss_scale_finds_its_size_without_a_rollback(
   photos, tmp_path, caplog
 ):
-  config = settings(photos, precision="fp16", loss_scale__first=2.0**30)
+  config = settings(photos, precision="fp16", loss_scale__first=2.0**24)
   train.run(config, tmp_path / "run")
   lines = [x for x in runs.metrics_of(tmp_path / "run") if "skipped" in x]
   assert lines[0]["skipped"] == 1
   assert lines[-1]["skipped"] == 0
-  assert lines[-1]["loss_scale"] < 2.0**30
+  assert lines[-1]["loss_scale"] < 2.0**24
   assert "diverged" not in caplog.text
   assert finite(tmp_path / "run")
 

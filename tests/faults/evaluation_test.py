@@ -10,6 +10,8 @@ import train_test
 
 from seer_jax import errors, evaluation, loop, metrics, train
 
+pytestmark = pytest.mark.usefixtures("shared_steps")
+
 
 @pytest.fixture
 def photos(tmp_path):
@@ -17,7 +19,7 @@ def photos(tmp_path):
 
 
 def settings(photos, **changes):
-  config = train_test.tiny(photos, steps=8, **changes)
+  config = train_test.tiny(photos, **changes)
   config.eval.every = 4
   config.checkpoint.every = 4
   return config
