@@ -1,4 +1,4 @@
-"""The notebooks run, on the digits and with few steps."""
+"""The notebooks run: few steps of a small network on the digits."""
 
 import json
 import pathlib
@@ -19,3 +19,7 @@ def test_every_notebook_runs_and_holds_no_outputs(path, tmp_path):
     exec(compile(text, path.name, "exec"), namespace)
     if "workdir" in text and "steps = 0" in text:
       namespace |= {"steps": 2, "workdir": str(tmp_path)}
+    if "get_config" in text:
+      config = namespace["config"]
+      config.model.numbers, config.model.strides = (1, 16, 16.0, 2.0, 8), (2,)
+      config.eval.max_images = 100

@@ -43,6 +43,7 @@ def test_every_config_resolves_and_its_step_keeps_the_shapes(name):
   recipe.complete(config, here)
   checks.check_each(config)
   checks.check_together(config)
+  config.model.scan = True  # Equal blocks are traced once.
   task = tasks.SwAV(config, jnp.float32)
   tx, _ = optim.make(config.optim, config.steps, config.batch_size)
   before = jax.eval_shape(lambda: step_lib.init(task, tx, config))

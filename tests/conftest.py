@@ -22,6 +22,19 @@ jax.config.update("jax_compilation_cache_dir", str(_CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
+def pytest_xdist_auto_num_workers(config):
+  """A process for each of up to four cores; none for single files and tests."""
+  whole = config.args_source != pytest.Config.ArgsSource.ARGS
+  return min(os.cpu_count(), 4) if whole else 0
+
+
+def pytest_collection_modifyitems(items):
+  """Marks the tests that skip without an extra, for .ci/run to select."""
+  for item in items:
+    if {"reference", "torch", "transforms"} & set(item.fixturenames):
+      item.add_marker("extras")
+
+
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory, worker_id):
   """Workdirs of runs that nothing happened to: `undisturbed(name, *args)`.

@@ -2,13 +2,12 @@
 
 import itertools
 import json
-import signal
 
 import cv2
 import numpy as np
 import pytest
 from distributed_test import free_port
-from runs import TINY, finish, start, wait_for_step
+from runs import TINY, Gate, finish, start
 
 from seer_jax import config as config_lib
 from seer_jax import order, pipeline
@@ -21,7 +20,6 @@ OPTIONS = (
   "--config.data.test.kind=",
   f"--config.steps={STEPS}",
   f"--config.batch_size={BATCH}",
-  "--config.data.workers=2",
   "--config.log.every=1",
   "--patience=60",
 )
@@ -45,7 +43,7 @@ step.build = watched
 """
 
 
-def begin(photos, workdir, seen, processes):
+def begin(photos, workdir, seen, processes, workers, gate):
   """Starts a run that leaves what it saw in `seen`.0, .1, ..."""
   port = free_port()
   started = []
@@ -55,11 +53,12 @@ def begin(photos, workdir, seen, processes):
       f"--processes={processes}",
       f"--process={process}",
     )
-    code = f"SEEN = {f'{seen}.{process}'!r}\n" + WATCHED
+    code = f"SEEN = {f'{seen}.{process}'!r}\n" + WATCHED + gate.code
     started.append(
       start(
         *OPTIONS,
         f"--config.data.train.path={photos}",
+        f"--config.data.workers={workers}",
         f"--workdir={workdir}",
         *(place if processes > 1 else ()),
         code=code,
@@ -79,23 +78,25 @@ def seen_by(seen, processes):
   return found
 
 
-@pytest.mark.slow
-def test_killed_and_continued_by_more_and_fewer_processes(tmp_path):
+@pytest.mark.parametrize(
+  "workers", [0, pytest.param(2, marks=pytest.mark.slow)]
+)
+def test_killed_and_continued_by_more_and_fewer_processes(tmp_path, workers):
   photos = tmp_path / "photos"
   photos.mkdir()
   for number in range(IMAGES):
     image = np.full((24, 24, 3), 5 * number, np.uint8)
     cv2.imwrite(str(photos / f"{number:02}.png"), image)
   workdir, taken = tmp_path / "run", {}
-  for name, processes, until in (("a", 1, 8), ("b", 2, 16), ("c", 1, None)):
-    seen = tmp_path / name
-    started = begin(photos, workdir, seen, processes)
-    if until:
-      wait_for_step(workdir, until)
+  for name, processes, until in (("a", 1, 8), ("b", 2, 16), ("c", 1, STEPS)):
+    seen, gate = tmp_path / name, Gate(tmp_path / f"{name} gate", until)
+    started = begin(photos, workdir, seen, processes, workers, gate)
+    if until < STEPS:
+      gate.wait(started[0])
       for each in started:
-        each.send_signal(signal.SIGKILL)
+        each.kill()
     ended = [finish(each) for each in started]
-    if not until:
+    if until == STEPS:
       assert [code for code, _, _ in ended] == [0], ended
     for step, parts in seen_by(seen, processes).items():
       # The last step before a kill may be known of one process alone.

@@ -23,10 +23,14 @@ from seer_jax import (
 )
 from seer_jax import mesh as mesh_lib
 
-needs_gpu_compiler = pytest.mark.skipif(
-  importlib.util.find_spec("jax_cuda12_plugin") is None,
-  reason="needs the compiler for GPUs: pip install -e '.[plan-gpu]'",
-)
+
+def needs_gpu_compiler(test):
+  missing = pytest.mark.skipif(
+    importlib.util.find_spec("jax_cuda12_plugin") is None,
+    reason="needs the compiler for GPUs: pip install -e '.[plan-gpu]'",
+  )
+  return pytest.mark.extras(missing(test))
+
 
 # Multiply-adds at 224 pixels, in billions (Radosavovic et al. 2020; for SEER's
 # own, computed from their published shapes).

@@ -46,7 +46,7 @@ class Ready(tasks.SwAV):
   """SwAV on crops that are augmented already."""
 
   def view(self, batch):
-    return batch["crops"]
+    return [crops.astype(self.dtype) for crops in batch["crops"]]
 
 
 def make_config(case: str, rate: float = RATE) -> config_lib.ConfigDict:

@@ -243,6 +243,7 @@ def test_any_damage_is_told_in_one_line_or_harmless(tmp_path, seed):
   assert convert.main([str(path)]) == 2
 
 
+@pytest.mark.extras
 def test_safetensors_are_what_the_library_writes(tmp_path):
   library = pytest.importorskip("safetensors.numpy", reason="no safetensors")
   arrays = {

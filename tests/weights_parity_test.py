@@ -9,6 +9,7 @@ from seer_jax import convert, family, layouts, loading, weights
 from seer_jax import model as model_lib
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+pytestmark = pytest.mark.extras
 import peers  # noqa: E402  It needs PyTorch.
 
 _BOUND = 1e-4  # Relative error of features and logits, in float32.

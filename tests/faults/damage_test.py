@@ -8,7 +8,7 @@ import pytest
 import runs
 import ten_steps
 
-from seer_jax import checkpoint, config, errors
+from seer_jax import checkpoint, config, errors, seal
 from seer_jax import mesh as mesh_lib
 
 
@@ -66,22 +66,31 @@ def harms(path):
   return [h for h in HARMS if path.stat().st_size or h is remove]
 
 
-def test_each_file_harmed_in_each_way_falls_back(kept, programs, tmp_path):
-  whole, count = tmp_path / "whole", 0
-  folder = tmp_path / "checkpoints"
-  shutil.copytree(folder, whole)
-  assert restored(kept, programs) == 2
-  for path in files_of(folder / "2"):
-    for harm in harms(whole / path.relative_to(folder)):
-      shutil.rmtree(folder)
-      shutil.copytree(whole, folder)
-      harm(path)
-      assert restored(kept, programs) == 1, (harm, path)
-      assert (folder / "2.damaged").is_dir()
-      assert not (folder / "2").exists()
+def test_each_file_harmed_in_each_way_is_noticed(kept, tmp_path):
+  whole, harmed = tmp_path / "checkpoints" / "2", tmp_path / "harmed"
+  assert seal.complaints(whole) == []
+  count = 0
+  for path in files_of(whole):
+    for harm in harms(path):
+      shutil.copytree(whole, harmed)
+      harm(harmed / path.relative_to(whole))
+      assert seal.complaints(harmed), (harm, path)
+      shutil.rmtree(harmed)
       count += 1
-  print(f"{count} harms, as many fallbacks")
+  print(f"{count} harms, all noticed")
   assert count > 20
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_harmed_checkpoint_is_set_aside_for_the_one_before(
+  kept, programs, tmp_path, harm
+):
+  folder = tmp_path / "checkpoints"
+  assert restored(kept, programs) == 2
+  harm(files_of(folder / "2" / "state" / "d")[0])
+  assert restored(kept, programs) == 1
+  assert (folder / "2.damaged").is_dir()
+  assert not (folder / "2").exists()
 
 
 def test_what_is_wrong_is_told(kept, programs, tmp_path, caplog):

@@ -115,6 +115,20 @@ def test_one_bad_step_is_left_out_and_told(photos, tmp_path, poisoned, caplog):
   assert skipped == [7]
 
 
+def stop_at(step, config, workdir, monkeypatch):
+  """A run up to a signal at this step."""
+  news = loop.Loop._news
+
+  def stopping(self):
+    _, *others = news(self)
+    return signal.SIGTERM if self._step == step else 0, *others
+
+  with monkeypatch.context() as patch:
+    patch.setattr(loop.Loop, "_news", stopping)
+    with pytest.raises(loop.Stopped):
+      train.run(config, workdir)
+
+
 def test_a_signal_changes_nothing_of_a_later_rollback(
   photos, tmp_path, poisoned, monkeypatch
 ):
@@ -123,16 +137,7 @@ def test_a_signal_changes_nothing_of_a_later_rollback(
   train.run(settings(photos), tmp_path / "undisturbed")
   (jump,) = place_of(tmp_path / "undisturbed")["jumps"]
   assert jump["from"] == 6
-  news = loop.Loop._news
-
-  def stop_at_7(self):
-    _, *others = news(self)
-    return signal.SIGTERM if self._step == 7 else 0, *others
-
-  with monkeypatch.context() as patch:
-    patch.setattr(loop.Loop, "_news", stop_at_7)
-    with pytest.raises(loop.Stopped):
-      train.run(settings(photos), tmp_path / "run")
+  stop_at(7, settings(photos), tmp_path / "run", monkeypatch)
   assert place_of(tmp_path / "run", 7)["jumps"] == []
   train.run(settings(photos), tmp_path / "run")
   runs.assert_same_run(tmp_path / "run", tmp_path / "undisturbed")
@@ -206,17 +211,29 @@ def test_without_rollback_it_ends_at_once(photos, tmp_path, bad_gradients):
     train.run(config, tmp_path / "run")
 
 
+def fp16(photos):
+  return settings(photos, precision="fp16", loss_scale__first=2.0**24)
+
+
 def test_an_overflowing_loss_scale_finds_its_size_without_a_rollback(
   photos, tmp_path, caplog
 ):
-  config = settings(photos, precision="fp16", loss_scale__first=2.0**24)
-  train.run(config, tmp_path / "run")
+  train.run(fp16(photos), tmp_path / "run")
   lines = [x for x in runs.metrics_of(tmp_path / "run") if "skipped" in x]
   assert lines[0]["skipped"] == 1
   assert lines[-1]["skipped"] == 0
   assert lines[-1]["loss_scale"] < 2.0**24
   assert "diverged" not in caplog.text
   assert finite(tmp_path / "run")
+
+
+def test_a_resumed_run_goes_on_with_its_loss_scale(
+  photos, tmp_path, monkeypatch
+):
+  train.run(fp16(photos), tmp_path / "undisturbed")
+  stop_at(12, fp16(photos), tmp_path / "run", monkeypatch)
+  train.run(fp16(photos), tmp_path / "run")
+  runs.assert_same_run(tmp_path / "run", tmp_path / "undisturbed")
 
 
 @pytest.mark.slow
