@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from configs import hardware
-from seer_jax import checks, errors, optim, recipe, tasks
+from seer_jax import checks, errors, model, optim, recipe, tasks
 from seer_jax import config as config_lib
 from seer_jax import step as step_lib
 
@@ -43,7 +43,14 @@ def test_every_config_resolves_and_its_step_keeps_the_shapes(name):
   recipe.complete(config, here)
   checks.check_each(config)
   checks.check_together(config)
-  config.model.scan = True  # Equal blocks are traced once.
+  # Of equal blocks one is traced.
+  arch = model.architecture(config.model)
+  config.model.depths, config.model.widths = (
+    (1,) * len(arch.depths),
+    arch.widths,
+  )
+  config.model.group_widths = arch.group_widths
+  config.model.strides = arch.strides
   task = tasks.SwAV(config, jnp.float32)
   tx, _ = optim.make(config.optim, config.steps, config.batch_size)
   before = jax.eval_shape(lambda: step_lib.init(task, tx, config))
