@@ -30,7 +30,7 @@ LIKE_RG256 = ("seer_rg64", "seer_rg128")
     for name in CONFIGS
   ],
 )
-def test_every_config_resolves_and_its_step_keeps_the_shapes(name):
+def test_every_config_resolves_and_its_step_keeps_the_shapes(name, native_conv):
   config = importlib.import_module(f"configs.{name}").get_config()
   here = recipe.Situation(
     images=50_000,
@@ -45,10 +45,8 @@ def test_every_config_resolves_and_its_step_keeps_the_shapes(name):
   checks.check_together(config)
   # Of equal blocks one is traced.
   arch = model.architecture(config.model)
-  config.model.depths, config.model.widths = (
-    (1,) * len(arch.depths),
-    arch.widths,
-  )
+  config.model.depths = (1,) * len(arch.depths)
+  config.model.widths = arch.widths
   config.model.group_widths = arch.group_widths
   config.model.strides = arch.strides
   task = tasks.SwAV(config, jnp.float32)

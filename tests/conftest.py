@@ -1,6 +1,7 @@
 """Eight devices on any machine; what makes tests and reruns quick."""
 
 import fcntl
+import gc
 import importlib.util
 import os
 import pathlib
@@ -15,6 +16,10 @@ os.environ["XLA_FLAGS"] = (
 
 import jax
 import pytest
+
+# Tracing makes millions of objects that need no collector, which takes a sixth
+# of the time for looking through them.
+gc.set_threshold(100_000, 20, 20)
 
 _HOME = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
 _CACHE = pathlib.Path(_HOME) / "seer_jax" / "xla-tests"
@@ -60,6 +65,17 @@ def undisturbed(tmp_path_factory, worker_id):
     return workdir
 
   return workdir_of
+
+
+@pytest.fixture
+def native_conv(monkeypatch):
+  """Leaves the CPU's form of grouped convolutions out, which is long to trace.
+
+  For tests that trace large trunks for shapes and costs.
+  """
+  from seer_jax import conv
+
+  monkeypatch.setattr(conv, "_merged", conv._native)
 
 
 # What a step is made of; the rest of a config says what is done with it.

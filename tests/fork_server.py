@@ -15,6 +15,7 @@ request that comes over the Unix socket whose file descriptor is LISTENER:
 so that the server never waits for anyone.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -80,6 +81,7 @@ if __name__ == "__main__":
   sys.path.insert(0, os.getcwd())
   for name in PRELOADED:
     importlib.import_module(name)
+  gc.freeze()  # What is here stays: no run has to look through it.
   with warnings.catch_warnings():
     # JAX warns of forks, for threads of its backends; there is none here.
     warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called")

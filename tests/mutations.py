@@ -67,7 +67,7 @@ MUTATIONS = (
     "    first = max(1, param.shape[-1] // shards)\n"
     "    norm_p = jnp.linalg.norm(param[..., :first])\n"
     "    norm_g = jnp.linalg.norm(grad[..., :first])",
-    "scale_test.py::test_ten_steps_are_the_same_on_every_mesh[1-8]",
+    "scale_test.py::test_ten_steps_are_the_same_on_every_mesh[1-2-trunk1]",
   ),
   Mutation(
     "gradients summed instead of averaged",

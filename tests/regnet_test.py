@@ -97,24 +97,26 @@ def test_running_variance_is_the_unbiased_one():
   ],
 )
 def test_how_blocks_are_run_changes_nothing(how):
-  # Stages of 1 and 4 blocks.
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, 0, 5e-5 * np.abs(b).max()),
+    gradients(regnet.Execution(**how)),
+    gradients(regnet.Execution()),
+  )
+
+
+@functools.cache
+def gradients(execution):
+  """Of stages of 1 and 4 blocks, and the statistics they leave."""
   arch = family.Architecture((1, 4), (16, 32), (8, 8), strides=(2, 1))
   x = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
-  variables = regnet.RegNet(arch).init(jax.random.key(0), x, train=True)
+  trunk = regnet.RegNet(arch, execution=execution)
+  init = functools.partial(regnet.RegNet(arch).init, train=True)
+  variables = jax.jit(init)(jax.random.key(0), x)
 
-  @functools.partial(jax.jit, static_argnums=0)
-  def gradient(execution, params):
-    def loss(params):
-      taps, changed = regnet.RegNet(arch, execution=execution).apply(
-        variables | {"params": params}, x, train=True, mutable=["batch_stats"]
-      )
-      return jnp.sum(jnp.square(taps["avgpool"])), changed
+  def loss(params):
+    taps, changed = trunk.apply(
+      variables | {"params": params}, x, train=True, mutable=["batch_stats"]
+    )
+    return jnp.sum(jnp.square(taps["avgpool"])), changed
 
-    return jax.grad(loss, has_aux=True)(params)
-
-  plain = gradient(regnet.Execution(), variables["params"])
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4),
-    gradient(regnet.Execution(**how), variables["params"]),
-    plain,
-  )
+  return jax.jit(jax.grad(loss, has_aux=True))(variables["params"])

@@ -39,7 +39,7 @@ TINY = (
   "--config.swav.queue_start=3",
   "--config.checkpoint.every=5",
   "--config.checkpoint.keep=9",
-  "--config.eval.every=0",
+  "--config.eval.every=20",
   "--config.eval.max_images=100",
   "--config.log.every=2",
 )

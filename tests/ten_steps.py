@@ -28,6 +28,8 @@ CASES = {
   # As SEER's largest: no BatchNorm in the head, no queue.
   "no-queue": ((12,), False, 0, (1,)),
 }
+# A trunk of one block, for what does not depend on the trunk.
+SMALL = {"model.numbers": (1, 16, 16.0, 2.0, 8), "model.strides": (2,)}
 
 
 class Run(NamedTuple):
@@ -49,14 +51,16 @@ class Ready(tasks.SwAV):
     return [crops.astype(self.dtype) for crops in batch["crops"]]
 
 
-def make_config(case: str, rate: float = RATE) -> config_lib.ConfigDict:
+def make_config(
+  case: str, rate: float = RATE, **changes
+) -> config_lib.ConfigDict:
   prototypes, batch_norm, queue_length, assign_crops = CASES[case]
   config = config_lib.base()
   config.steps, config.batch_size = STEPS, BATCH
   config.crops.counts, config.crops.sizes = (2, 2), (16, 8)
-  # Stages of 1, 1 and 2 blocks: the last one's shortcut is the identity.
-  config.model.numbers = (4, 16, 16.0, 2.0, 8)
-  config.model.stem_stride, config.model.strides = 1, (2, 2, 2)
+  # Stages of 1 and 2 blocks: the last one's shortcut is the identity.
+  config.model.numbers = (3, 16, 16.0, 2.5, 8)
+  config.model.stem_stride, config.model.strides = 2, (2, 2)
   config.model.head.hidden, config.model.head.out = (32,), 16
   config.model.head.batch_norm = batch_norm
   config.model.prototypes = prototypes
@@ -69,6 +73,7 @@ def make_config(case: str, rate: float = RATE) -> config_lib.ConfigDict:
   # would make a step of. More decay than noise, and the step is determined.
   config.optim.weight_decay = 1e-3
   config.log.every = 1
+  config.update_from_flattened_dict(changes)
   here = recipe.Situation(
     images=80,
     side=16,
@@ -138,6 +143,12 @@ def to_device(crops, mesh):
 
 
 @functools.cache
+def _first(case, **changes):
+  """The first state, on the host; neither mesh nor rate change it."""
+  return jax.device_get(born(make_config(case, **changes), mesh_lib.make(1)))
+
+
+@functools.cache
 def run(
   case: str,
   data: int,
@@ -147,9 +158,15 @@ def run(
   **changes,
 ) -> Run:
   """Ten steps on a mesh (or fewer), from a state born on one device."""
-  config = make_config(case, rate)
-  config.update_from_flattened_dict(dict(changes))
-  now = born(config, mesh_lib.make(1))
+  config = make_config(case, rate, **changes)
+  now = _first(
+    case,
+    **{
+      key: value
+      for key, value in changes.items()
+      if key.startswith(("model.", "precision", "loss_scale."))
+    },
+  )
   mesh = mesh_lib.make(data, fsdp)
   task, programs = build(config, mesh)
   first = by_path(now)

@@ -40,6 +40,7 @@ def tiny(path: pathlib.Path, **changes):
   config.model.prototypes = (4,)
   config.log.every = 2
   config.eval.batch_size = 8
+  config.mesh.data = 2
   for key, value in changes.items():
     config.update_from_flattened_dict({key.replace("__", "."): value})
   return config
@@ -122,7 +123,7 @@ def test_too_many_bad_images_stop_the_run(tmp_path):
   ("changes", "words"),
   [
     ({"batch_size": 64}, r"batch_size is 64, but there are only 40"),
-    ({"batch_size": 12}, r"8 devices cannot share"),
+    ({"batch_size": 12, "mesh__data": 8}, r"8 devices cannot share"),
     ({"mesh__data": 99}, r"mesh.fsdp is 99 x 1, but JAX sees 8"),
     ({"swav__queue_length": 12}, r"queue_length is 12.*multiple"),
     ({"swav__assign_crops": (0, 2)}, r"assign_crops is \(0, 2\)"),

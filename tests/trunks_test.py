@@ -1,4 +1,4 @@
-"""Every trunk by its name: parameters, operations, shapes as others have them."""
+"""Every trunk by its name: parameters, operations, what others call it."""
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from seer_jax import costs, family, layouts, mesh, recognition, regnet
+
+pytestmark = pytest.mark.usefixtures("native_conv")
 
 # Parameters of the trunk without classifier, as VISSL's and timm's code count;
 # torchvision publishes them with one of 1,000 classes.

@@ -98,19 +98,18 @@ features.Extractor.of = endlessly
 def test_a_signal_in_an_evaluation_is_obeyed_at_once(
   undisturbed, tmp_path, number
 ):
-  options = (*runs.TINY, "--config.eval.every=10")
   workdir, log = tmp_path / "run", tmp_path / "log"
   with log.open("w") as output:
     process = runs.start(
-      *options, f"--workdir={workdir}", output=output, code=ENDLESS
+      *runs.TINY, f"--workdir={workdir}", output=output, code=ENDLESS
     )
   runs.wait_until(lambda: "evaluating" in log.read_text(), process)
   process.send_signal(number)
   assert process.wait() == 75, log.read_text()
-  assert "at step 10, all saved" in log.read_text()
-  code, _, err = runs.run(*options, f"--workdir={workdir}")
+  assert "at step 20, all saved" in log.read_text()
+  code, _, err = runs.run(*runs.TINY, f"--workdir={workdir}")
   assert code == 0, err
-  runs.assert_same_run(undisturbed("evaluated", *options), workdir)
+  runs.assert_same_run(undisturbed("tiny", *runs.TINY), workdir)
 
 
 def test_a_disk_that_is_stuck_as_well_does_not_hold_it_up(tmp_path):

@@ -37,7 +37,8 @@ HARMS = (truncate, empty, flip, remove)
 def programs():
   mesh = mesh_lib.make(1)
   with jax.set_mesh(mesh):
-    yield ten_steps.build(ten_steps.make_config("one-head"), mesh)[1]
+    config = ten_steps.make_config("one-head", **ten_steps.SMALL)
+    yield ten_steps.build(config, mesh)[1]
 
 
 @pytest.fixture

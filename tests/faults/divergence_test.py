@@ -29,6 +29,7 @@ def settings(photos, **changes):
   config = train_test.tiny(photos, **changes)
   config.log.every = changes.get("log__every", 1)
   config.checkpoint.every = 3
+  config.mesh.data = 2
   config.rollback.after = changes.get("rollback__after", 2)
   return config
 
@@ -167,6 +168,7 @@ def test_data_that_stays_bad_ends_the_run_and_is_replayed(
   config = settings(
     photos, model__numbers=(2, 16, 16.0, 2.0, 16), model__strides=(2, 2)
   )
+  config.mesh.data = 8
   with pytest.raises(errors.UserError, match="--mode=replay") as caught:
     train.run(copy.deepcopy(config), tmp_path / "run")
   assert "\n" not in str(caught.value)

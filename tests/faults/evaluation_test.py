@@ -22,6 +22,7 @@ def settings(photos, **changes):
   config = train_test.tiny(photos, **changes)
   config.eval.every = 4
   config.checkpoint.every = 4
+  config.mesh.data = 2
   return config
 
 

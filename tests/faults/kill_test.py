@@ -1,5 +1,7 @@
 """A short campaign; the long one is a command (campaign.py)."""
 
+import dataclasses
+
 import campaign
 import pytest
 
@@ -10,6 +12,8 @@ import pytest
 )
 def test_killed_at_random_moments_a_run_ends_as_the_undisturbed_one(name):
   case = next(each for each in campaign.CASES if each.name == name)
+  short = "--config.steps=100", "--config.eval.every=25"
+  case = dataclasses.replace(case, options=(*case.options, *short))
   report = campaign.Report()
   campaign.attack(case, 2, 0, report)
   assert not report.complaints, report
