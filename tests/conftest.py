@@ -41,30 +41,42 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory, worker_id):
-  """Workdirs of runs that nothing happened to: `undisturbed(name, *args)`.
+def once(tmp_path_factory, worker_id):
+  """`once(name, make)`: a folder, by `make(folder)` of whoever asks first.
 
-  A run of a name is made once, whichever test of whichever worker asks first.
-  It may be read and copied, not changed.
+  Of all tests of all workers; it may be read and copied, not changed.
+  """
+  base = tmp_path_factory.getbasetemp()
+  # Workers of pytest-xdist have folders of their own below a common one.
+  common = (base if worker_id == "master" else base.parent) / "once"
+  common.mkdir(exist_ok=True)
+
+  def made(name, make):
+    folder, done = common / name, common / f"{name}.done"
+    with (common / f"{name}.lock").open("w") as lock:
+      fcntl.flock(lock, fcntl.LOCK_EX)
+      if not done.exists():
+        make(folder)
+        done.touch()
+    return folder
+
+  return made
+
+
+@pytest.fixture(scope="session")
+def tiny(once):
+  """A run of `runs.TINY` that nothing happened to, started as users do.
+
+  What it printed is beside its workdir, with the ending `.out`.
   """
   import runs
 
-  base = tmp_path_factory.getbasetemp()
-  # Workers of pytest-xdist have folders of their own below a common one.
-  folder = (base if worker_id == "master" else base.parent) / "undisturbed"
-  folder.mkdir(exist_ok=True)
+  def make(workdir):
+    code, out, err = runs.run(*runs.TINY, f"--workdir={workdir}", fresh=True)
+    assert code == 0, err
+    workdir.with_suffix(".out").write_text(out)
 
-  def workdir_of(name, *args, **how):
-    workdir, told = folder / name, folder / f"{name}.out"
-    with (folder / f"{name}.lock").open("w") as lock:
-      fcntl.flock(lock, fcntl.LOCK_EX)
-      if not told.exists():
-        code, out, err = runs.run(*args, f"--workdir={workdir}", **how)
-        assert code == 0, err
-        told.write_text(out)
-    return workdir
-
-  return workdir_of
+  return once("tiny", make)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Several processes as one run: on loopback, on CPUs, for real."""
 
 import contextlib
+import json
 import signal
 import socket
 import time
@@ -9,8 +10,8 @@ import jax
 import numpy as np
 import pytest
 from runs import (
-  STEPS,
   TINY,
+  TINY_STEPS,
   Gate,
   assert_same_run,
   finish,
@@ -55,11 +56,16 @@ def finish_both(both):
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
-  workdir = tmp_path_factory.mktemp("two")
-  ended = finish_both(start_two(workdir))
-  assert [code for code, _, _ in ended] == [0, 0], ended
-  return workdir, ended
+def two(once):
+  """A run of two processes, and how both ended."""
+
+  def make(workdir):
+    ended = finish_both(start_two(workdir))
+    assert [code for code, _, _ in ended] == [0, 0], ended
+    workdir.with_suffix(".json").write_text(json.dumps(ended))
+
+  workdir = once("two", make)
+  return workdir, json.loads(workdir.with_suffix(".json").read_text())
 
 
 def test_two_processes_equal_one(two, tmp_path):
@@ -82,7 +88,7 @@ def test_only_the_first_process_writes_and_tells(two):
   assert "knn" not in silent
   assert "step" not in err
   steps = [line["step"] for line in metrics_of(workdir)]
-  assert steps == sorted([0, *range(2, STEPS + 1, 2), 20, STEPS])
+  assert steps == TINY_STEPS
 
 
 @pytest.mark.parametrize(
@@ -136,7 +142,7 @@ def test_a_coordinator_that_is_not_there_is_told_in_one_line(tmp_path):
   assert code == 70, err
   assert "process 1 cannot reach the coordinator at localhost:" in err
   assert len(err.strip().splitlines()) == 1
-  assert time.monotonic() - began < 60
+  assert time.monotonic() - began < 150  # By default, 300 s.
 
 
 SLURM = {

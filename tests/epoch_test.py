@@ -21,6 +21,7 @@ OPTIONS = (
   f"--config.steps={STEPS}",
   f"--config.batch_size={BATCH}",
   "--config.log.every=1",
+  "--config.checkpoint.every=5",
   "--patience=60",
 )
 # Steps that write down which images they were given, by their grey.

@@ -51,7 +51,7 @@ def test_an_owner_that_was_killed_here_is_followed_at_once(tmp_path, caplog):
     owner.kill()
   began = time.monotonic()
   with lock.Lock(tmp_path):
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < lock.SILENCE / 2
   assert "which is gone" in caplog.text
 
 
@@ -126,7 +126,7 @@ def test_a_run_that_was_taken_over_meanwhile_ends(tmp_path):
   ) as owner:
     owner.stdout.readline()
     write(tmp_path, host="elsewhere")
-    _, err = owner.communicate(timeout=30)
+    _, err = owner.communicate(timeout=300)
   assert owner.returncode == errors.Lost.STATUS
   assert "was taken over by process" in err and "on elsewhere" in err
   assert (tmp_path / "lock.json").exists()

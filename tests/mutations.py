@@ -34,14 +34,14 @@ MUTATIONS = (
     '{"state": now})\n    except',
     '{"state": now.replace(extra=jax.tree.map(jnp.zeros_like, now.extra))})\n'
     "    except",
-    "main_test.py::test_killed_in_the_middle_it_goes_on_bit_for_bit[12-5]",
+    "main_test.py::test_killed_in_the_middle_it_goes_on_bit_for_bit[12-10]",
   ),
   Mutation(
     "sample position not restored",
     "loop.py",
     "self._now, self._place = found\n",
     'self._now, self._place = found[0], found[1] | {"samples": 0}\n',
-    "main_test.py::test_killed_in_the_middle_it_goes_on_bit_for_bit[12-5]",
+    "main_test.py::test_killed_in_the_middle_it_goes_on_bit_for_bit[12-10]",
   ),
   Mutation(
     "checksum skipped",

@@ -37,12 +37,13 @@ TINY = (
   "--config.swav.freeze_steps=4",
   "--config.swav.queue_length=32",
   "--config.swav.queue_start=3",
-  "--config.checkpoint.every=5",
+  "--config.checkpoint.every=10",
   "--config.checkpoint.keep=9",
   "--config.eval.every=20",
   "--config.eval.max_images=100",
-  "--config.log.every=2",
+  "--config.log.every=5",
 )
+TINY_STEPS = [0, 5, 10, 15, 20, 20, 25, 30, 35, 40, 40]  # In its metrics.
 CLOCKED = ("images_per_second", "data_wait", "eval_seconds", "seconds")
 # A machine that is busy is slow; one that hangs has to be noticed at all.
 # Seconds.

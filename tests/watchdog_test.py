@@ -46,9 +46,7 @@ def test_a_run_that_is_stuck_leaves_its_stacks_and_ends(tmp_path):
   assert "most recent call first" in err
 
 
-def test_a_killed_worker_is_named_and_the_run_goes_on_exactly(
-  undisturbed, tmp_path
-):
+def test_a_killed_worker_is_named_and_the_run_goes_on_exactly(tiny, tmp_path):
   options = (*runs.TINY, "--config.data.workers=2")
   workdir, gate = tmp_path / "run", runs.Gate(tmp_path / "gate", 20)
   process = runs.start(*options, f"--workdir={workdir}", code=gate.code)
@@ -68,7 +66,7 @@ def test_a_killed_worker_is_named_and_the_run_goes_on_exactly(
   assert code == 0, err
   assert "resumed at step" in err
   # Workers change nothing of what is learned.
-  runs.assert_same_run(undisturbed("tiny", *runs.TINY), workdir)
+  runs.assert_same_run(tiny, workdir)
 
 
 # Evaluations after the first that do not end by themselves.
@@ -95,9 +93,7 @@ features.Extractor.of = endlessly
   "number",
   [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)],
 )
-def test_a_signal_in_an_evaluation_is_obeyed_at_once(
-  undisturbed, tmp_path, number
-):
+def test_a_signal_in_an_evaluation_is_obeyed_at_once(tiny, tmp_path, number):
   workdir, log = tmp_path / "run", tmp_path / "log"
   with log.open("w") as output:
     process = runs.start(
@@ -109,7 +105,7 @@ def test_a_signal_in_an_evaluation_is_obeyed_at_once(
   assert "at step 20, all saved" in log.read_text()
   code, _, err = runs.run(*runs.TINY, f"--workdir={workdir}")
   assert code == 0, err
-  runs.assert_same_run(undisturbed("tiny", *runs.TINY), workdir)
+  runs.assert_same_run(tiny, workdir)
 
 
 def test_a_disk_that_is_stuck_as_well_does_not_hold_it_up(tmp_path):

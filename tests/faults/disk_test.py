@@ -7,15 +7,6 @@ import subprocess
 import pytest
 import runs
 
-STEPS = 60
-OPTIONS = (
-  *runs.TINY,
-  f"--config.steps={STEPS}",
-  "--config.checkpoint.every=10",
-  "--config.checkpoint.keep=2",
-  "--config.log.every=1",
-)
-
 
 @pytest.fixture
 def small_disk(tmp_path):
@@ -37,7 +28,7 @@ def steps_saved(workdir):
 def running(workdir, log, *options, code=""):
   with log.open("w") as output:
     process = runs.start(
-      *OPTIONS, f"--workdir={workdir}", *options, output=output, code=code
+      *runs.TINY, f"--workdir={workdir}", *options, output=output, code=code
     )
     try:
       yield process
@@ -55,15 +46,16 @@ def fill(disk):
 
 
 def test_a_full_disk_costs_nothing_once_there_is_room_again(
-  undisturbed, small_disk, tmp_path
+  tiny, small_disk, tmp_path
 ):
   workdir, log = small_disk / "run", tmp_path / "log"
-  full = runs.Gate(tmp_path / "full", 25)
-  room = runs.Gate(tmp_path / "room", 45)
+  full = runs.Gate(tmp_path / "full", 15)
+  room = runs.Gate(tmp_path / "room", 35)
   with running(
     workdir, log, "--config.checkpoint.risk=1000", code=full.code + room.code
   ) as process:
     full.wait(process)
+    runs.wait_until(lambda: steps_saved(workdir), process)
     fill(small_disk)
     full.open()
     room.wait(process)
@@ -76,17 +68,17 @@ def test_a_full_disk_costs_nothing_once_there_is_room_again(
   assert "Traceback" not in said
   saved = re.search(r"at risk, the checkpoint of step (\d+) is whole", said)
   assert int(saved[1]) in there
-  runs.assert_same_run(undisturbed("sixty steps", *OPTIONS), workdir)
+  runs.assert_same_run(tiny, workdir)
 
 
 @pytest.mark.slow
 def test_past_the_risk_the_run_ends_and_what_was_saved_is_whole(
-  undisturbed, small_disk, tmp_path
+  tiny, small_disk, tmp_path
 ):
   workdir, log = small_disk / "run", tmp_path / "log"
   gate = runs.Gate(tmp_path / "gate", 15)
   with running(
-    workdir, log, "--config.checkpoint.risk=3", code=gate.code
+    workdir, log, "--config.checkpoint.risk=1", code=gate.code
   ) as process:
     gate.wait(process)
     runs.wait_until(lambda: steps_saved(workdir), process)
@@ -98,15 +90,15 @@ def test_past_the_risk_the_run_ends_and_what_was_saved_is_whole(
   last = said.strip().splitlines()[-1]
   assert "nothing could be saved since step" in last
   (small_disk / "filler").unlink()
-  resumed_run_is_whole(undisturbed, workdir)
+  resumed_run_is_whole(tiny, workdir)
 
 
-def test_a_disk_that_becomes_read_only(undisturbed, small_disk, tmp_path):
+def test_a_disk_that_becomes_read_only(tiny, small_disk, tmp_path):
   workdir, log = small_disk / "run", tmp_path / "log"
   kept = workdir / "checkpoints"
   gate = runs.Gate(tmp_path / "gate", 15)
   with running(
-    workdir, log, "--config.checkpoint.risk=3", code=gate.code
+    workdir, log, "--config.checkpoint.risk=1", code=gate.code
   ) as process:
     gate.wait(process)
     runs.wait_until(lambda: steps_saved(workdir), process)
@@ -122,7 +114,7 @@ def test_a_disk_that_becomes_read_only(undisturbed, small_disk, tmp_path):
   assert "Traceback" not in said, said
   assert code == 70, said[-2000:]
   assert "could not save: Read-only file system" in said
-  resumed_run_is_whole(undisturbed, workdir)
+  resumed_run_is_whole(tiny, workdir)
 
 
 def mount(*args):
@@ -132,7 +124,7 @@ def mount(*args):
 
 def test_a_full_disk_at_the_start_is_told_in_one_line(small_disk):
   fill(small_disk)
-  code, _, err = runs.run(*OPTIONS, f"--workdir={small_disk / 'run'}")
+  code, _, err = runs.run(*runs.TINY, f"--workdir={small_disk / 'run'}")
   assert code == 2
   last = err.strip().splitlines()[-1]
   assert "cannot write to --workdir" in last
@@ -140,13 +132,13 @@ def test_a_full_disk_at_the_start_is_told_in_one_line(small_disk):
   assert "Traceback" not in err
 
 
-def resumed_run_is_whole(undisturbed, workdir):
+def resumed_run_is_whole(tiny, workdir):
   newest = steps_saved(workdir)[-1]
-  code, _, err = runs.run(*OPTIONS, f"--workdir={workdir}")
+  code, _, err = runs.run(*runs.TINY, f"--workdir={workdir}")
   assert code == 0, err
   assert f"resumed at step {newest} " in err
   assert "damaged" not in err
-  runs.assert_same_run(undisturbed("sixty steps", *OPTIONS), workdir)
+  runs.assert_same_run(tiny, workdir)
 
 
 def test_where_nothing_can_be_told_the_exit_status_is_the_same(tmp_path):
@@ -161,7 +153,5 @@ def test_where_nothing_can_be_told_the_exit_status_is_the_same(tmp_path):
     gate.open()
     assert process.wait() == 75
     assert (workdir / "checkpoints").exists()
-    process = runs.start(
-      *runs.TINY, "--config.steps=-1", output=full, fresh=True
-    )
+    process = runs.start(*runs.TINY, "--config.steps=-1", output=full)
     assert process.wait() == 2

@@ -12,7 +12,9 @@ import pytest
 )
 def test_killed_at_random_moments_a_run_ends_as_the_undisturbed_one(name):
   case = next(each for each in campaign.CASES if each.name == name)
-  short = "--config.steps=100", "--config.eval.every=25"
+  short = ["--config.steps=100", "--config.eval.every=25"]
+  if case.options:
+    short.append("--config.data.workers=1")
   case = dataclasses.replace(case, options=(*case.options, *short))
   report = campaign.Report()
   campaign.attack(case, 2, 0, report)
