@@ -11,6 +11,7 @@ from ten_steps import (
   BATCH,
   CASES,
   LOW_RATE,
+  SMALL,
   STEPS,
   Run,
   batches,
@@ -113,7 +114,7 @@ def test_prototypes_rest_for_the_frozen_steps_alone(case):
 
 
 def test_a_state_is_born_the_same_on_one_device_and_on_eight():
-  config = make_config("one-head")
+  config = make_config("one-head", **SMALL)
   one, eight = (
     by_path(born(config, mesh_lib.make(devices))) for devices in (1, 8)
   )
@@ -158,14 +159,15 @@ def test_a_gather_is_found_in_the_text_of_a_program():
 @pytest.mark.parametrize("path", ["_merged", "_native"])
 def test_eight_devices_exchange_no_activations(monkeypatch, path):
   monkeypatch.setattr(conv, "_merged", getattr(conv, path))
-  config, mesh = make_config("one-head", LOW_RATE), mesh_lib.make(8)
+  config = make_config("one-head", LOW_RATE, **SMALL)
+  mesh = mesh_lib.make(8)
   task, programs = build(config, mesh)
   with jax.set_mesh(mesh):
     batch = to_device(batches()[0], mesh)
     text = programs.step.lower(programs.abstract, batch).compile().as_text()
-  # The trunk's smallest map is that of the small crops' last stage, 1 x 1. The
-  # largest is 51 times that; scores and the queue are smaller than either.
-  smallest = BATCH * 2 * task.model.architecture.features
+  # The trunk's smallest map is that of the small crops' last stage, 2 x 2. The
+  # largest is 32 times that; scores and the queue are smaller than either.
+  smallest = BATCH * 2 * 2 * 2 * task.model.architecture.features
   found = exchanged(text, 8)
   assert found
   assert not {line: by for line, by in found.items() if by >= smallest}

@@ -21,7 +21,8 @@ FREEZE = 3
 RATE = 0.5
 LOW_RATE = 0.2
 
-# Prototypes, BatchNorm in the head, queue, assigning crops.
+# Prototypes, BatchNorm in the head, queue, assigning crops. The first has the
+# deepest trunk, of a block that changes its shape and one that does not.
 CASES = {
   "one-head": ((12,), True, 16, (0, 1)),
   "two-heads": ((12, 20), True, 16, (0, 1)),
@@ -73,6 +74,8 @@ def make_config(
   # would make a step of. More decay than noise, and the step is determined.
   config.optim.weight_decay = 1e-3
   config.log.every = 1
+  if case != "one-head":
+    changes = SMALL | changes
   config.update_from_flattened_dict(changes)
   here = recipe.Situation(
     images=80,

@@ -223,20 +223,19 @@ def test_a_trunk_from_lists_is_trained_loaded_and_taken_elsewhere(tmp_path):
   config = tiny(
     plant(tmp_path / "photos", 40),
     model__numbers=(),
-    model__depths=(1, 1),
-    model__widths=(16, 32),
-    model__group_widths=(8, 16),
-    model__strides=(2, 2),
+    model__depths=(1,),
+    model__widths=(24,),
+    model__group_widths=(8,),
     model__stem_stride=2,
     steps=2,
   )
   train.run(config, tmp_path / "run")
   network, variables = seer_jax.load(tmp_path / "run")
-  assert network.architecture.widths == (16, 32)
+  assert network.architecture.widths == (24,)
   assert (network.hidden, network.out) == ((8,), 128)
   images = sorted((tmp_path / "photos" / "cats").iterdir())[:2]
   found = network.apply(variables, network.preprocessing(images))
-  assert found["avgpool"].shape == (2, 32)
+  assert found["avgpool"].shape == (2, 24)
   assert found["projection"].shape == (2, 128)
   saved = checkpoint.Checkpoints(tmp_path / "run" / "checkpoints").read()
   same = jax.tree.map(np.array_equal, variables["params"], saved["params"])
