@@ -93,16 +93,18 @@ MUTATIONS = (
   Mutation(
     "key mapping of VISSL swapped",
     "layouts.py",
-    '"bn_a": "f.a.1",\n    "b": "f.b.0",\n    "bn_b": "f.b.1",',
-    '"bn_a": "f.b.1",\n    "b": "f.b.0",\n    "bn_b": "f.a.1",',
-    "weights_test.py",
+    '"bn_a": "f.a.1",\n    "b": "f.b.0",\n    "bn_b": "f.b.1",\n'
+    '    "se/reduce": "f.se.excitation.0",',
+    '"bn_a": "f.b.1",\n    "b": "f.b.0",\n    "bn_b": "f.a.1",\n'
+    '    "se/reduce": "f.se.excitation.0",',
+    "weights_test.py::test_arrays_of_a_block_have_the_names_of_released_files",
   ),
   Mutation(
     "stride bounds of a hostile tensor ignored",
     "tensors.py",
     "if too_much or start + _span(shape, strides) > count:",
     "if too_much:",
-    "torch_files_test.py",
+    "torch_files_test.py::test_a_header_that_lies_is_refused",
   ),
 )
 

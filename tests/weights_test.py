@@ -546,6 +546,29 @@ def test_images_in_any_form_are_prepared_alike(tmp_path):
     prepare(tmp_path / "b.png")
 
 
+def test_arrays_of_a_block_have_the_names_of_released_files():
+  """Written out: two tables that agree with each other may both be wrong."""
+  names = {
+    "a/kernel": "f.a.0.weight",
+    "bn_a/scale": "f.a.1.weight",
+    "b/kernel": "f.b.0.weight",
+    "bn_b/scale": "f.b.1.weight",
+    "se/reduce/kernel": "f.se.excitation.0.weight",
+    "se/expand/kernel": "f.se.excitation.2.weight",
+    "c/kernel": "f.c.weight",
+    "bn_c/scale": "f.final_bn.weight",
+    "shortcut/kernel": "proj.weight",
+    "bn_shortcut/scale": "bn.weight",
+  }
+  found = {
+    pair.ours: pair.theirs
+    for pair in layouts.pairs(layouts.target("vissl", _SMALL))
+  }
+  for ours, theirs in names.items():
+    name = found[f"params/trunk/stage1_block0/{ours}"]
+    assert name.endswith(f"_feature_blocks.res2.block1-0.{theirs}")
+
+
 @pytest.mark.parametrize(
   ("theirs", "ours"),
   [
