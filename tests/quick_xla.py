@@ -18,11 +18,12 @@ def _flags() -> str:
   if LEVEL in given:
     return given
   quick = f"{given} {LEVEL}=0"
-  # Later versions refuse to start with the first.
+  # With YNN's fusions (jax 0.10 to 0.12) the mean of a ReLU is finite where the
+  # ReLU got NaN, and --mode=replay finds no image to blame.
+  quick += " --xla_cpu_experimental_ynn_fusion_type="
+  # Later versions refuse to start with this one.
   if metadata.version("jaxlib").startswith("0.10."):
     quick += " --xla_cpu_use_fusion_emitters=false"
-    # Otherwise the mean of a ReLU is finite where the ReLU got NaN.
-    quick += " --xla_cpu_experimental_ynn_fusion_type="
   return quick
 
 
