@@ -232,13 +232,6 @@ def lines_of(workdir):
   return path.read_text().splitlines() if path.exists() else []
 
 
-def wait_for_step(workdir, step, process=None):
-  def logged():
-    return any(f'"step": {step},' in line for line in lines_of(workdir))
-
-  wait_until(logged, process)
-
-
 def state_of(workdir):
   return checkpoint.Checkpoints(workdir / "checkpoints").read()
 
