@@ -105,10 +105,12 @@ def ours(datas: list[bytes]):
   import jax.numpy as jnp
   import numpy as np
 
-  from seer_jax import augment, config, crops
+  from seer_jax.config import keys
+  from seer_jax.data import crops
+  from seer_jax.tasks import augment
 
   groups = tuple(map(crops.CropGroup, COUNTS, SIZES, SCALES))
-  options = config.base().augment
+  options = keys.base().augment
   count = len(datas)
 
   def cut(number):

@@ -1,6 +1,6 @@
 """SwAV's input as VISSL's transforms made it: PIL and torchvision, on the host.
 
-What `seer_jax` is measured against, here and in `tests/augment_parity_test.py`.
+What `seer_jax` is measured against, here and in augment_parity_test.py.
 """
 
 import io

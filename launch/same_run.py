@@ -11,8 +11,8 @@ import sys
 import jax
 import numpy as np
 
-from seer_jax import checkpoint
-from seer_jax import mesh as mesh_lib
+from seer_jax.runtime import mesh as mesh_lib
+from seer_jax.weights import checkpoint
 
 _CLOCKED = ("images_per_second", "data_wait", "eval_seconds", "seconds")
 

@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str):
   # Lazily: workers of the input import this package, and must not import JAX.
   if name == "load":
-    from seer_jax import loading
+    from seer_jax.weights import load
 
-    return loading.load
+    return load.load
   raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

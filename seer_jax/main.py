@@ -31,17 +31,10 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from seer_jax import (
-  alarm,
-  distributed,
-  errors,
-  loop,
-  machine,
-  plan,
-  plan_report,
-  train,
-)
-from seer_jax import config as config_lib
+from seer_jax.config import keys
+from seer_jax.planning import plan, plan_report
+from seer_jax.runtime import abort, distributed, errors, host
+from seer_jax.training import loop, run
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "The experiment, a file of configs/."
@@ -85,10 +78,10 @@ def main(argv: list[str]) -> None:
     _tell_less()
   workdir = pathlib.Path(_WORKDIR.value).expanduser()
   if _MODE.value == "replay":
-    for line in train.replay(_CONFIG.value, workdir):
+    for line in run.replay(_CONFIG.value, workdir):
       print(line)
     return
-  train.run(_CONFIG.value, workdir)
+  run.run(_CONFIG.value, workdir)
 
 
 def _plan():
@@ -106,14 +99,14 @@ def cli() -> None:
   try:
     app.run(main, flags_parser=_parse)
   except errors.UserError as error:
-    alarm.fail(2, str(error))
+    abort.fail(2, str(error))
   except errors.Lost as error:
-    alarm.fail(errors.Lost.STATUS, str(error))
+    abort.fail(errors.Lost.STATUS, str(error))
   except loop.Stopped as stop:
-    alarm.last_words(str(stop))
+    abort.last_words(str(stop))
     sys.exit(_STOPPED)
   except (Exception, KeyboardInterrupt) as error:
-    alarm.crash(error)
+    abort.crash(error)
     raise
 
 
@@ -159,10 +152,10 @@ def _unknown_key(argv, error):
     for arg in argv
     if re.match(r"--?config\.", arg)
   ]
-  known = {name for name, _ in config_lib.flatten(config_lib.base())}
+  known = {name for name, _ in keys.flatten(keys.base())}
   for key in given:
     if key not in known:
-      nearest = config_lib.nearest_key(config_lib.base(), key)
+      nearest = keys.nearest_key(keys.base(), key)
       hint = f"; did you mean config.{nearest}?" if nearest else ""
       return f"there is no key config.{key}{hint}"
   return " ".join(str(error).split())
@@ -189,7 +182,7 @@ def _tell_less():
 
 def _keep_compiled():
   """Compiled programs survive the process, in the user's cache folder."""
-  jax.config.update("jax_compilation_cache_dir", str(machine.cache_folder()))
+  jax.config.update("jax_compilation_cache_dir", str(host.cache_folder()))
 
 
 if __name__ == "__main__":

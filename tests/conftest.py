@@ -85,9 +85,9 @@ def native_conv(monkeypatch):
 
   For tests that trace large trunks for shapes and costs.
   """
-  from seer_jax import conv
+  from seer_jax.models import grouped_conv
 
-  monkeypatch.setattr(conv, "_merged", conv._native)
+  monkeypatch.setattr(grouped_conv, "_merged", grouped_conv._native)
 
 
 # What a step is made of; the rest of a config says what is done with it.
@@ -105,8 +105,9 @@ def shared_steps(_steps, monkeypatch):
 
   For tests of what surrounds the step: data, evaluations, checkpoints.
   """
-  from seer_jax import config as config_lib
-  from seer_jax import step, tasks
+  from seer_jax.config import keys
+  from seer_jax.tasks import swav
+  from seer_jax.training import step
 
   build = step.build
 
@@ -114,13 +115,13 @@ def shared_steps(_steps, monkeypatch):
     key = (
       *(
         each
-        for each in config_lib.flatten(config)
+        for each in keys.flatten(config)
         if each[0].split(".")[0] not in _OF_NO_STEP
       ),
       mesh,
       # What tests change.
       step.gradient,
-      tasks.SwAV.view,
+      swav.SwAV.view,
     )
     if key not in _steps:
       _steps[key] = build(task, tx, config, mesh)

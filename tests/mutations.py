@@ -30,7 +30,7 @@ class Mutation(NamedTuple):
 MUTATIONS = (
   Mutation(
     "queue not saved",
-    "checkpoint.py",
+    "weights/checkpoint.py",
     '{"state": now})\n    except',
     '{"state": now.replace(extra=jax.tree.map(jnp.zeros_like, now.extra))})\n'
     "    except",
@@ -38,21 +38,21 @@ MUTATIONS = (
   ),
   Mutation(
     "sample position not restored",
-    "loop.py",
+    "training/loop.py",
     "self._now, self._place = found\n",
     'self._now, self._place = found[0], found[1] | {"samples": 0}\n',
     "main_test.py::test_killed_in_the_middle_it_goes_on_bit_for_bit[12-10]",
   ),
   Mutation(
     "checksum skipped",
-    "seal.py",
+    "runtime/checksums.py",
     "differs = _hash(folder / name) != expected[name]",
     "differs = not (folder / name).exists()",
     "faults/damage_test.py::test_each_file_harmed_in_each_way_is_noticed",
   ),
   Mutation(
     "loss scale not restored",
-    "loop.py",
+    "training/loop.py",
     "self._now, self._place = found\n",
     "self._now, self._place = found\n"
     "      fresh = self._programs.init().loss_scale\n"
@@ -61,50 +61,50 @@ MUTATIONS = (
   ),
   Mutation(
     "LARC norm per shard",
-    "optim.py",
+    "training/optim.py",
     "norm_p, norm_g = jnp.linalg.norm(param), jnp.linalg.norm(grad)",
     'shards = dict(jax.sharding.get_abstract_mesh().shape).get("fsdp", 1)\n'
     "    first = max(1, param.shape[-1] // shards)\n"
     "    norm_p = jnp.linalg.norm(param[..., :first])\n"
     "    norm_g = jnp.linalg.norm(grad[..., :first])",
-    "scale_test.py::test_ten_steps_are_the_same_on_every_mesh[1-2-trunk1]",
+    "training/scale_test.py::test_ten_steps_are_the_same_on_every_mesh[1-2-trunk1]",
   ),
   Mutation(
     "gradients summed instead of averaged",
-    "step.py",
+    "training/step.py",
     "lambda s, x: s + x / parts, sums, one",
     "lambda s, x: s + x, sums, one",
-    "scale_test.py::test_four_parts_of_a_batch_equal_the_whole[two-heads-1]",
+    "training/scale_test.py::test_four_parts_of_a_batch_equal_the_whole[two-heads-1]",
   ),
   Mutation(
     "shard_map removed",
-    "conv.py",
+    "models/grouped_conv.py",
     "  if not axes:\n    return fn(x, kernel, *cotangent, axes=())",
     "  if True:\n    return fn(x, kernel, *cotangent, axes=())",
-    "parity_test.py::test_eight_devices_exchange_no_activations[_native]",
+    "training/step_parity_test.py::test_eight_devices_exchange_no_activations[_native]",
   ),
   Mutation(
     "codes per part",
-    "step.py",
+    "training/step.py",
     "now.params, crops, targets._replace(codes_BxAxK=codes_BxAxK)",
     "now.params, crops, None",
-    "scale_test.py::test_four_parts_of_a_batch_equal_the_whole[two-heads-1]",
+    "training/scale_test.py::test_four_parts_of_a_batch_equal_the_whole[two-heads-1]",
   ),
   Mutation(
     "key mapping of VISSL swapped",
-    "layouts.py",
+    "weights/name_maps.py",
     '"bn_a": "f.a.1",\n    "b": "f.b.0",\n    "bn_b": "f.b.1",\n'
     '    "se/reduce": "f.se.excitation.0",',
     '"bn_a": "f.b.1",\n    "b": "f.b.0",\n    "bn_b": "f.a.1",\n'
     '    "se/reduce": "f.se.excitation.0",',
-    "weights_test.py::test_arrays_of_a_block_have_the_names_of_released_files",
+    "weights/weights_test.py::test_arrays_of_a_block_have_the_names_of_released_files",
   ),
   Mutation(
     "stride bounds of a hostile tensor ignored",
-    "tensors.py",
+    "weights/formats/lazy_tensors.py",
     "if too_much or start + _span(shape, strides) > count:",
     "if too_much:",
-    "torch_files_test.py::test_a_header_that_lies_is_refused",
+    "weights/torch_file_test.py::test_a_header_that_lies_is_refused",
   ),
 )
 

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 import quick_xla
 
-from seer_jax import checkpoint
+from seer_jax.weights import checkpoint
 
 ROOT = pathlib.Path(__file__).parents[1]
 STEPS = 40
@@ -191,7 +191,7 @@ class Gate:
   _CODE = """
 def gate(folder, step):
   import pathlib, time
-  from seer_jax import loop
+  from seer_jax.training import loop
   advance, folder = loop.Loop._advance, pathlib.Path(folder)
   def gated(self, batches):
     if self._step == step:
@@ -247,3 +247,9 @@ def metrics_of(workdir):
 def assert_same_run(one, other):
   jax.tree.map(np.testing.assert_array_equal, state_of(one), state_of(other))
   assert metrics_of(one) == metrics_of(other)
+
+
+def free_port():
+  with contextlib.closing(socket.socket()) as some:
+    some.bind(("localhost", 0))
+    return some.getsockname()[1]

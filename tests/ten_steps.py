@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seer_jax import checks, optim, recipe, tasks
-from seer_jax import config as config_lib
-from seer_jax import mesh as mesh_lib
-from seer_jax import step as step_lib
+from seer_jax.config import auto, keys, validate
+from seer_jax.runtime import mesh as mesh_lib
+from seer_jax.tasks import swav
+from seer_jax.training import optim
+from seer_jax.training import step as step_lib
 
 STEPS = 10
 BATCH = 8
@@ -36,7 +37,7 @@ SMALL = {"model.numbers": (1, 16, 16.0, 2.0, 8), "model.strides": (2,)}
 class Run(NamedTuple):
   """Ten steps; leaves are numpy arrays by their paths."""
 
-  config: config_lib.ConfigDict
+  config: keys.ConfigDict
   model: object
   first: dict[str, np.ndarray]
   last: dict[str, np.ndarray]
@@ -45,18 +46,16 @@ class Run(NamedTuple):
   queue: np.ndarray | None
 
 
-class Ready(tasks.SwAV):
+class Ready(swav.SwAV):
   """SwAV on crops that are augmented already."""
 
   def view(self, batch):
     return [crops.astype(self.dtype) for crops in batch["crops"]]
 
 
-def make_config(
-  case: str, rate: float = RATE, **changes
-) -> config_lib.ConfigDict:
+def make_config(case: str, rate: float = RATE, **changes) -> keys.ConfigDict:
   prototypes, batch_norm, queue_length, assign_crops = CASES[case]
-  config = config_lib.base()
+  config = keys.base()
   config.steps, config.batch_size = STEPS, BATCH
   config.crops.counts, config.crops.sizes = (2, 2), (16, 8)
   # Stages of 1 and 2 blocks: the last one's shortcut is the identity.
@@ -77,7 +76,7 @@ def make_config(
   if case != "one-head":
     changes = SMALL | changes
   config.update_from_flattened_dict(changes)
-  here = recipe.Situation(
+  here = auto.Situation(
     images=80,
     side=16,
     devices=1,
@@ -85,9 +84,9 @@ def make_config(
     precision=("fp32", "a test"),
     cores=2,
   )
-  recipe.complete(config, here)
-  checks.check_each(config)
-  checks.check_together(config)
+  auto.complete(config, here)
+  validate.check_each(config)
+  validate.check_together(config)
   return config
 
 
@@ -111,7 +110,7 @@ def by_path(state) -> dict[str, np.ndarray]:
 
 
 def build(config, mesh):
-  """The task and its programs, as `train.run` makes them."""
+  """The task and its programs, as `run.run` makes them."""
   dtype = {"fp32": jnp.float32, "fp16": jnp.float16}[config.precision]
   task = Ready(config, jnp.dtype(dtype))
   tx, _ = optim.make(config.optim, config.steps, config.batch_size)

@@ -166,7 +166,7 @@ class Block(nn.Module):
 
 
 class RegNet(nn.Module):
-  """N x 3 x H x W images to N x D features, from a `family.Architecture`."""
+  """N x 3 x H x W images to N x D features, from an `Architecture`."""
 
   def __init__(self, arch):
     super().__init__()

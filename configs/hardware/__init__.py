@@ -7,7 +7,7 @@ recipe is as published. None of it changes what is computed, but for rounding.
 import importlib
 import pathlib
 
-from seer_jax import errors
+from seer_jax.runtime import errors
 
 NAMES = sorted(
   path.stem

@@ -1,1 +1,1 @@
-"""Evaluators: each file offers one, `run(state)` yields (name, value)."""
+"""What a representation is worth; an evaluator yields (name, value)."""

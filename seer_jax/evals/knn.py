@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seer_jax import features, state
+from seer_jax.evals import features
+from seer_jax.tasks import state
 
 _CHUNK = 256
 

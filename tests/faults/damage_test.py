@@ -8,8 +8,10 @@ import pytest
 import runs
 import ten_steps
 
-from seer_jax import checkpoint, config, errors, seal
-from seer_jax import mesh as mesh_lib
+from seer_jax.config import keys
+from seer_jax.runtime import checksums, errors
+from seer_jax.runtime import mesh as mesh_lib
+from seer_jax.weights import checkpoint
 
 
 def truncate(path):
@@ -69,13 +71,13 @@ def harms(path):
 
 def test_each_file_harmed_in_each_way_is_noticed(kept, tmp_path):
   whole, harmed = tmp_path / "checkpoints" / "2", tmp_path / "harmed"
-  assert seal.complaints(whole) == []
+  assert checksums.complaints(whole) == []
   count = 0
   for path in files_of(whole):
     for harm in harms(path):
       shutil.copytree(whole, harmed)
       harm(harmed / path.relative_to(whole))
-      assert seal.complaints(harmed), (harm, path)
+      assert checksums.complaints(harmed), (harm, path)
       shutil.rmtree(harmed)
       count += 1
   print(f"{count} harms, all noticed")
@@ -141,7 +143,7 @@ def test_what_was_being_written_or_deleted_is_tidied_away(
   ],
 )
 def test_what_is_kept(programs, tmp_path, changes, kept_steps):
-  options = config.base().checkpoint
+  options = keys.base().checkpoint
   options.update(changes)
   kept = checkpoint.Checkpoints(tmp_path / "some", options)
   scores = {1: 0.9, 2: 0.1, 3: 0.8, 5: 0.2}

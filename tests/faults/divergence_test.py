@@ -8,24 +8,27 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import runs
-import train_test
+from photos import plant, tiny
 
-from seer_jax import errors, loop, pipeline, tasks, train
-from seer_jax import step as step_lib
+from seer_jax.data import pipeline
+from seer_jax.runtime import errors
+from seer_jax.tasks import swav
+from seer_jax.training import loop, run
+from seer_jax.training import step as step_lib
 
 POISON = np.array([255, 0, 255], np.uint8)
 
 pytestmark = pytest.mark.usefixtures("shared_steps")
-view, gradient = tasks.SwAV.view, step_lib.gradient
+view, gradient = swav.SwAV.view, step_lib.gradient
 
 
 @pytest.fixture
 def photos(tmp_path):
-  return train_test.plant(tmp_path / "photos", 40)
+  return plant(tmp_path / "photos", 40)
 
 
 def settings(photos, **changes):
-  config = train_test.tiny(photos, **changes)
+  config = tiny(photos, **changes)
   config.log.every = changes.get("log__every", 1)
   config.checkpoint.every = 3
   config.mesh.data = 2
@@ -56,7 +59,7 @@ def poisoned(monkeypatch):
     return found
 
   monkeypatch.setattr(pipeline._MultiCrop, "__call__", poison)
-  monkeypatch.setattr(tasks.SwAV, "view", poisoned_view)
+  monkeypatch.setattr(swav.SwAV, "view", poisoned_view)
   return numbers
 
 
@@ -88,7 +91,7 @@ def test_nan_in_data_sends_the_run_back_and_past_it(
 ):
   poisoned.update(range(6 * 8 + 3, 9 * 8))
   for name in ("one", "again"):
-    train.run(settings(photos), tmp_path / name)
+    run.run(settings(photos), tmp_path / name)
   assert "Back to step 6, leaving out the" in caplog.text
   place = place_of(tmp_path / "one")
   (jump,) = place["jumps"]
@@ -104,7 +107,7 @@ def test_nan_in_data_sends_the_run_back_and_past_it(
 
 def test_one_bad_step_is_left_out_and_told(photos, tmp_path, poisoned, caplog):
   poisoned.update(range(6 * 8, 7 * 8))
-  train.run(settings(photos), tmp_path / "run")
+  run.run(settings(photos), tmp_path / "run")
   assert "not finite; they were not applied" in caplog.text
   assert place_of(tmp_path / "run")["jumps"] == []
   skipped = [
@@ -126,7 +129,7 @@ def stop_at(step, config, workdir, monkeypatch):
   with monkeypatch.context() as patch:
     patch.setattr(loop.Loop, "_news", stopping)
     with pytest.raises(loop.Stopped):
-      train.run(config, workdir)
+      run.run(config, workdir)
 
 
 def test_a_signal_changes_nothing_of_a_later_rollback(
@@ -134,12 +137,12 @@ def test_a_signal_changes_nothing_of_a_later_rollback(
 ):
   """Its checkpoint, of no regular step, is not what the run goes back to."""
   poisoned.update(range(8 * 8, 10 * 8))
-  train.run(settings(photos), tmp_path / "undisturbed")
+  run.run(settings(photos), tmp_path / "undisturbed")
   (jump,) = place_of(tmp_path / "undisturbed")["jumps"]
   assert jump["from"] == 6
   stop_at(7, settings(photos), tmp_path / "run", monkeypatch)
   assert place_of(tmp_path / "run", 7)["jumps"] == []
-  train.run(settings(photos), tmp_path / "run")
+  run.run(settings(photos), tmp_path / "run")
   runs.assert_same_run(tmp_path / "run", tmp_path / "undisturbed")
 
 
@@ -149,12 +152,12 @@ def test_without_rollback_a_single_bad_step_between_logs_ends_it(
   poisoned.update(range(6 * 8, 7 * 8))
   config = settings(photos, rollback__after=0, log__every=5)
   with pytest.raises(errors.UserError, match="diverged at step 7"):
-    train.run(config, tmp_path / "run")
+    run.run(config, tmp_path / "run")
 
 
 def test_a_bad_step_between_logs_is_told(photos, tmp_path, poisoned, caplog):
   poisoned.update(range(6 * 8, 7 * 8))
-  train.run(settings(photos, log__every=5), tmp_path / "run")
+  run.run(settings(photos, log__every=5), tmp_path / "run")
   assert "1 of the last steps up to 10 had a loss" in caplog.text
 
 
@@ -164,10 +167,10 @@ def test_data_that_stays_bad_ends_the_run_and_is_replayed(
   # Two images of every batch.
   poisoned.update(n for n in range(48, 4000) if n % 8 in (2, 5))
   with pytest.raises(errors.UserError, match="--mode=replay") as caught:
-    train.run(settings(photos), tmp_path / "run")
+    run.run(settings(photos), tmp_path / "run")
   assert "\n" not in str(caught.value)
   (step,) = (path.name for path in (tmp_path / "run" / "divergence").iterdir())
-  found = list(train.replay(settings(photos), tmp_path / "run"))
+  found = list(run.replay(settings(photos), tmp_path / "run"))
   assert f"step {int(step) + 1} repeated: the same, not finite" in found
   kept = json.loads(
     (tmp_path / "run" / "divergence" / step / "place.json").read_text()
@@ -178,7 +181,7 @@ def test_data_that_stays_bad_ends_the_run_and_is_replayed(
     assert kept["ids"][row] in blamed
   # Once mended, it says so.
   poisoned.clear()
-  found = list(train.replay(settings(photos), tmp_path / "run"))
+  found = list(run.replay(settings(photos), tmp_path / "run"))
   assert f"step {int(step) + 1} repeated: it is finite here" in found
 
 
@@ -187,9 +190,9 @@ def test_nan_in_gradients_ends_the_run_at_the_second_time(
   photos, tmp_path, bad_gradients, caplog
 ):
   with pytest.raises(errors.UserError, match="diverged at step 7"):
-    train.run(settings(photos), tmp_path / "run")
+    run.run(settings(photos), tmp_path / "run")
   assert caplog.text.count("Back to step 6") == 1
-  found = list(train.replay(settings(photos), tmp_path / "run"))
+  found = list(run.replay(settings(photos), tmp_path / "run"))
   assert any("the same, not finite" in line for line in found)
   assert any("projection is not finite: 0 of 8" in line for line in found)
   gradients = next(line for line in found if line.startswith("gradients"))
@@ -197,14 +200,14 @@ def test_nan_in_gradients_ends_the_run_at_the_second_time(
   # What was saved is untouched, and the same command meets the same end.
   assert finite(tmp_path / "run")
   with pytest.raises(errors.UserError, match="diverged at step 7"):
-    train.run(settings(photos), tmp_path / "run")
+    run.run(settings(photos), tmp_path / "run")
 
 
 @pytest.mark.slow
 def test_without_rollback_it_ends_at_once(photos, tmp_path, bad_gradients):
   config = settings(photos, rollback__after=0)
   with pytest.raises(errors.UserError, match="diverged at step 7"):
-    train.run(config, tmp_path / "run")
+    run.run(config, tmp_path / "run")
 
 
 def fp16(photos):
@@ -214,7 +217,7 @@ def fp16(photos):
 def test_an_overflowing_loss_scale_finds_its_size_without_a_rollback(
   photos, tmp_path, caplog
 ):
-  train.run(fp16(photos), tmp_path / "run")
+  run.run(fp16(photos), tmp_path / "run")
   lines = [x for x in runs.metrics_of(tmp_path / "run") if "skipped" in x]
   assert lines[0]["skipped"] == 1
   assert lines[-1]["skipped"] == 0
@@ -226,9 +229,9 @@ def test_an_overflowing_loss_scale_finds_its_size_without_a_rollback(
 def test_a_resumed_run_goes_on_with_its_loss_scale(
   photos, tmp_path, monkeypatch
 ):
-  train.run(fp16(photos), tmp_path / "undisturbed")
+  run.run(fp16(photos), tmp_path / "undisturbed")
   stop_at(12, fp16(photos), tmp_path / "run", monkeypatch)
-  train.run(fp16(photos), tmp_path / "run")
+  run.run(fp16(photos), tmp_path / "run")
   runs.assert_same_run(tmp_path / "run", tmp_path / "undisturbed")
 
 
@@ -238,11 +241,11 @@ def test_a_loss_scale_that_keeps_falling_is_divergence(
 ):
   config = settings(photos, precision="fp16", loss_scale__first=8.0)
   with pytest.raises(errors.UserError, match="diverged at step 7"):
-    train.run(config, tmp_path / "run")
-  found = list(train.replay(config, tmp_path / "run"))
+    run.run(config, tmp_path / "run")
+  found = list(run.replay(config, tmp_path / "run"))
   assert any("the same, not finite" in line for line in found)
 
 
 def test_nothing_to_replay_is_a_user_error(photos, tmp_path):
   with pytest.raises(errors.UserError, match="no step to replay"):
-    list(train.replay(settings(photos), tmp_path / "run"))
+    list(run.replay(settings(photos), tmp_path / "run"))

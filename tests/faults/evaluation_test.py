@@ -6,20 +6,23 @@ import signal
 import jax
 import pytest
 import runs
-import train_test
+from photos import plant, tiny
 
-from seer_jax import errors, evaluation, loop, metrics, train
+from seer_jax.evals import suite
+from seer_jax.runtime import errors
+from seer_jax.training import loop, metrics
+from seer_jax.training import run as run_lib
 
 pytestmark = pytest.mark.usefixtures("shared_steps")
 
 
 @pytest.fixture
 def photos(tmp_path):
-  return train_test.plant(tmp_path / "photos", 40)
+  return plant(tmp_path / "photos", 40)
 
 
 def settings(photos, **changes):
-  config = train_test.tiny(photos, **changes)
+  config = tiny(photos, **changes)
   config.eval.every = 4
   config.checkpoint.every = 4
   config.mesh.data = 2
@@ -34,8 +37,8 @@ def test_one_that_was_stopped_is_neither_lost_nor_doubled(
   photos, tmp_path, monkeypatch
 ):
   """Stopped in the evaluation of step 4; killed soon after it was repeated."""
-  train.run(settings(photos), tmp_path / "undisturbed")
-  evaluate, advance = evaluation.Evaluation.run, loop.Loop._advance
+  run_lib.run(settings(photos), tmp_path / "undisturbed")
+  evaluate, advance = suite.Evaluation.run, loop.Loop._advance
 
   def stopped(self, now):
     if int(now.step) == 4:
@@ -48,14 +51,14 @@ def test_one_that_was_stopped_is_neither_lost_nor_doubled(
     advance(self, batches)
 
   with monkeypatch.context() as patch:
-    patch.setattr(evaluation.Evaluation, "run", stopped)
+    patch.setattr(suite.Evaluation, "run", stopped)
     with pytest.raises(loop.Stopped):
-      train.run(settings(photos), tmp_path / "run")
+      run_lib.run(settings(photos), tmp_path / "run")
   with monkeypatch.context() as patch:
     patch.setattr(loop.Loop, "_advance", killed)
     with pytest.raises(Killed):
-      train.run(settings(photos), tmp_path / "run")
-  train.run(settings(photos), tmp_path / "run")
+      run_lib.run(settings(photos), tmp_path / "run")
+  run_lib.run(settings(photos), tmp_path / "run")
   runs.assert_same_run(tmp_path / "run", tmp_path / "undisturbed")
 
 
@@ -77,7 +80,7 @@ def test_lines_of_evaluations_that_will_be_done_again_are_dropped(tmp_path):
 def test_features_of_one_state_are_not_those_of_the_next(photos, tmp_path):
   """Two states of the same step, as before and after a rollback."""
   seen = []
-  run = evaluation.Evaluation.run
+  run = suite.Evaluation.run
 
   def twice(self, now):
     seen.append(run(self, now))
@@ -86,8 +89,8 @@ def test_features_of_one_state_are_not_those_of_the_next(photos, tmp_path):
     return seen[0]
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(evaluation.Evaluation, "run", twice)
-    train.run(settings(photos), tmp_path / "run")
+    patch.setattr(suite.Evaluation, "run", twice)
+    run_lib.run(settings(photos), tmp_path / "run")
   assert seen[0]["features/std"] != seen[1]["features/std"]
 
 
@@ -95,4 +98,4 @@ def test_a_best_metric_that_is_not_evaluated_is_a_user_error(photos, tmp_path):
   config = settings(photos, checkpoint__best=1)
   config.checkpoint.best_metric = "knn/k=19"
   with pytest.raises(errors.UserError, match="features/std"):
-    train.run(config, tmp_path / "run")
+    run_lib.run(config, tmp_path / "run")

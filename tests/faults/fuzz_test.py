@@ -17,30 +17,22 @@ import zlib
 import jax
 import numpy as np
 import pytest
-import shards_test
+import shards
 import ten_steps
-import tfds_test
-import train_test
-from crops_test import encode, scene
+import tfds_sets
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from photos import encode, plant, scene, tiny
 
-from seer_jax import (
-  checkpoint,
-  config,
-  crops,
-  errors,
-  main,
-  metrics,
-  pipeline,
-  privacy,
-  sources,
-  step,
-  tasks,
-  train,
-)
-from seer_jax import mesh as mesh_lib
-from seer_jax.sources import examples
+from seer_jax import main
+from seer_jax.config import keys, resolved
+from seer_jax.data import crops, pipeline, sources, strip_metadata
+from seer_jax.data.storage import tf_example
+from seer_jax.runtime import errors
+from seer_jax.runtime import mesh as mesh_lib
+from seer_jax.tasks import swav
+from seer_jax.training import metrics, run, step
+from seer_jax.weights import checkpoint
 
 COUNT = int(os.environ.get("SEER_FUZZ", 25))
 
@@ -107,18 +99,18 @@ def test_images(data):
       small = crops.center_crop(image, 20, 16, filtered)
       assert small.shape == (16, 16, 3)
     # What pack would write can be read, and is the same picture.
-    again = crops.decode(privacy.strip(data, 1 << 20), 1 << 20)
+    again = crops.decode(strip_metadata.strip(data, 1 << 20), 1 << 20)
     assert again.shape == image.shape
 
 
 def shard_bytes(kind, folder):
   """A tar or ArrayRecord shard, or a list, of a few images."""
   if kind == "tar":
-    shards_test.write_tar(folder / "x.tar", shards_test.SAMPLES)
+    shards.write_tar(folder / "x.tar", shards.SAMPLES)
     return "x.tar", (folder / "x.tar").read_bytes()
   if kind == "array_record":
-    records = [examples.write(shards_test.image(i, 0, "a")) for i in range(3)]
-    shards_test.write_shard(folder / "x.array_record", [*records, b"raw"])
+    records = [tf_example.write(shards.image(i, 0, "a")) for i in range(3)]
+    shards.write_shard(folder / "x.array_record", [*records, b"raw"])
     return "x.array_record", (folder / "x.array_record").read_bytes()
   if kind == "npy":
     np.save(folder / "x.npy", np.array(["a.jpg", "b/c.jpg", "ü"]))
@@ -154,7 +146,7 @@ def test_shards_and_lists(kind, tmp_path_factory, monkeypatch):
   harm()
 
 
-KEYS = [key for key, _ in config.flatten(config.base())]
+KEYS = [key for key, _ in keys.flatten(keys.base())]
 NUMBERS = st.one_of(
   st.integers(-2, 40),
   st.sampled_from((10**9, 2**63, -(2**40))),
@@ -171,20 +163,20 @@ VALUES = st.one_of(
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-  return train_test.plant(tmp_path_factory.mktemp("photos"), 40)
+  return plant(tmp_path_factory.mktemp("photos"), 40)
 
 
 @fuzzed(1)
 @given(changes=st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=3))
 def test_values_of_configs(photos, tmp_path_factory, changes):
-  some = train_test.tiny(photos)
+  some = tiny(photos)
   workdir = tmp_path_factory.getbasetemp() / "nowhere"
   try:
     for key, value in changes.items():
       # What main turns into a user's mistake when it reads the flags.
       with contextlib.suppress(TypeError, ValueError, OverflowError):
-        config.put(some, key, value)
-    source, mesh, _ = train.begin(some, workdir)
+        keys.put(some, key, value)
+    source, mesh, _ = run.begin(some, workdir)
   except errors.UserError as error:
     assert "\n" not in str(error)
     return
@@ -197,8 +189,8 @@ def trace(some, mesh):
   """Shapes of a step: what a run does first, and costs most of a second."""
   if some.batch_size > 64 or max(some.crops.sizes) > 64:
     return
-  task = tasks.create(some)
-  tx, schedule = train.loop.optim.make(some.optim, some.steps, some.batch_size)
+  task = swav.create(some)
+  tx, schedule = run.loop.optim.make(some.optim, some.steps, some.batch_size)
   assert np.isfinite(float(schedule(0)))
   programs = step.build(task, tx, some, mesh)
   batch = pipeline.abstract_batch(some, mesh)
@@ -233,7 +225,7 @@ def test_command_lines(given_flags):
 
 @pytest.fixture(scope="module")
 def pets(tmp_path_factory):
-  return tfds_test.prepare(tmp_path_factory.mktemp("tfds"))
+  return tfds_sets.prepare(tmp_path_factory.mktemp("tfds"))
 
 
 @fuzzed(1)
@@ -314,7 +306,7 @@ def test_metrics(tmp_path_factory, data, resumed_at):
   writer.write(21, {"loss": 1.0})
   writer.close()
   assert metrics.read_lines(workdir / "metrics.jsonl")[-1]["step"] == 21
-  list(train.closing_lines(workdir))
+  list(run.closing_lines(workdir))
   shutil.rmtree(workdir)
 
 
@@ -323,11 +315,11 @@ def test_metrics(tmp_path_factory, data, resumed_at):
 def test_written_configs(photos, tmp_path_factory, data):
   workdir = tmp_path_factory.getbasetemp() / "configs"
   (workdir / "checkpoints" / "3").mkdir(parents=True, exist_ok=True)
-  some = train_test.tiny(photos)
-  text = json.dumps(dict(config.flatten(some)), indent=2).encode()
+  some = tiny(photos)
+  text = json.dumps(dict(keys.flatten(some)), indent=2).encode()
   (workdir / "config.json").write_bytes(data.draw(damaged(text)))
   try:
-    config.recall(workdir, copy.deepcopy(some))
-    config.claim(workdir, some)
+    resolved.recall(workdir, copy.deepcopy(some))
+    resolved.claim(workdir, some)
   except errors.UserError as error:
     assert "\n" not in str(error)

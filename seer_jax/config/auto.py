@@ -1,0 +1,257 @@
+"""What a config leaves open, chosen from the data and the hardware.
+
+Each choice comes with its reason, for the log. Keys that the config sets are
+never touched.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import ml_collections
+import numpy as np
+
+from seer_jax.config import keys
+from seer_jax.data import crops, sources
+from seer_jax.runtime import errors
+
+_FEWEST = 8
+
+
+class Choice(NamedTuple):
+  """One key that was left open."""
+
+  key: str
+  value: Any
+  reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Situation:
+  """What choices are made from.
+
+  Attributes:
+    images: how many there are.
+    side: median shorter side of a sample of them, in pixels.
+    devices: in the mesh, over all hosts.
+    platform: of these, as JAX names it.
+    precision: what they multiply fastest, and why (`mesh.native_precision`).
+    cores: of this host.
+  """
+
+  images: int
+  side: int
+  devices: int
+  platform: str
+  precision: tuple[str, str]
+  cores: int
+
+  @property
+  def accelerated(self) -> bool:
+    """Whether the devices are GPUs or TPUs."""
+    return self.platform != "cpu"
+
+
+def median_side(
+  source: sources.Source, max_pixels: int, sample: int = 200
+) -> int:
+  """Median shorter side of images spread evenly over the source.
+
+  Raises:
+    UserError: not one of the sampled images could be read.
+  """
+  sides = []
+  for index in np.linspace(0, len(source) - 1, sample).astype(int).tolist():
+    try:
+      data = source[index]["image"]
+      # Formats without a simple header are rare enough to decode.
+      size = crops.image_size(data) or crops.decode(data, max_pixels).shape[:2]
+    except (OSError, errors.BadImage):
+      continue
+    sides.append(min(size))
+  if not sides:
+    raise errors.UserError(
+      f"none of {min(sample, len(source))} sampled files is a readable image,"
+      f" for example {source.id_of(0)!r}"
+    )
+  return int(np.median(sides))
+
+
+def complete(
+  config: ml_collections.ConfigDict, here: Situation
+) -> list[Choice]:
+  """Fills in every key that is None; returns what it chose, in order.
+
+  Raises:
+    UserError: the batch is larger than the data, or cannot be split evenly
+      over the devices.
+  """
+  if here.images < _FEWEST:
+    raise errors.UserError(
+      f"there are only {here.images} images; clusters need {_FEWEST} or more"
+    )
+  made = []
+  for rule in (
+    _precision,
+    _crops,
+    _trunk,
+    _batch,
+    _length,
+    _swav,
+    _optim,
+    _workers,
+  ):
+    for choice in rule(config, here):
+      if keys.get(config, choice.key) is None:
+        keys.put(config, choice.key, choice.value)
+        made.append(choice)
+  _refuse_batch(config, here)
+  return made
+
+
+def _precision(config, here) -> Iterator[Choice]:
+  del config
+  yield Choice("precision", *here.precision)
+  tpu = here.platform == "tpu"
+  reason = "TPUs compile large trunks" if tpu else "compiles quickly"
+  reason += " block by block for hours" if tpu else " enough, runs faster"
+  yield Choice("model.scan", tpu, reason)
+
+
+def _crops(config, here) -> Iterator[Choice]:
+  most = 224 if here.accelerated else 96
+  large = min(most, max(16, here.side // 8 * 8))
+  small = max(8, round(large * 96 / 224 / 8) * 8)
+  reason = f"images have a median side of {here.side} px"
+  if here.side > most:
+    reason += "; SEER's size" if here.accelerated else "; no accelerator"
+  groups = len(config.crops.counts)
+  sizes = (large,) + (small,) * (groups - 1)
+  yield Choice("crops.sizes", sizes, reason)
+  size = config.crops.sizes[0]
+  yield Choice("eval.size", size, "the large crop's")
+  size = config.eval.size
+  whole = here.side <= size * 8 // 7
+  resize = size if whole else size * 8 // 7
+  reason = "small images are used whole" if whole else "256 for 224, scaled"
+  yield Choice("eval.resize", resize, reason)
+
+
+def _trunk(config, here) -> Iterator[Choice]:
+  if config.model.numbers or config.model.depths:
+    pass  # They win over a name.
+  elif not here.accelerated:
+    yield Choice("model.trunk", "regnety_200mf", "no accelerator")
+  elif here.images < 1_000_000:
+    yield Choice("model.trunk", "regnety_4.0gf", "under a million images")
+  else:
+    yield Choice("model.trunk", "regnety_16gf", "a million images or more")
+  size = config.crops.sizes[0]
+  reason = f"crops of {size} px"
+  yield Choice("model.stem_stride", 1 if size < 96 else 2, reason)
+  strides = (1, 2, 2, 2) if size <= 40 else (2, 2, 2, 2)
+  yield Choice("model.strides", strides, reason)
+
+
+def _batch(config, here) -> Iterator[Choice]:
+  if here.accelerated:
+    each = 256 if config.crops.sizes[0] <= 64 else 64
+    most, reason = each * here.devices, f"{each} a device"
+  else:
+    most, reason = 64, "no accelerator"
+  quarter = here.images // 4
+  if quarter < most:
+    most, reason = quarter, f"a quarter of {here.images} images at most"
+  each = 2 ** int(math.log2(max(1, most // here.devices)))
+  yield Choice("batch_size", each * here.devices, reason)
+
+
+def _length(config, here) -> Iterator[Choice]:
+  per_epoch = here.images / config.batch_size
+  if config.steps is None and config.epochs is None:
+    most = 100_000_000 if here.accelerated else 300_000
+    epochs = float(min(max(1, most // here.images), 200))
+    yield Choice(
+      "epochs",
+      epochs,
+      f"{here.images} images, {most:,} views of"
+      " them at most, 200 epochs at most",
+    )
+  if config.epochs is not None:
+    steps = max(1, round(config.epochs * per_epoch))
+    yield Choice("steps", steps, f"{config.epochs:g} epochs of {per_epoch:.1f}")
+
+
+def _swav(config, here) -> Iterator[Choice]:
+  if here.images >= 50_000_000:
+    count = 16_000
+  else:
+    count = min(3000, 2 ** round(math.log2(max(16, here.images / 64))))
+  yield Choice(
+    "model.prototypes",
+    (count,),
+    f"about one for 64 of {here.images} images,"
+    " from 16 to SwAV's 3000, SEER's 16000 from 50 million",
+  )
+  batch, count = config.batch_size, max(config.model.prototypes)
+  length = min(-(-5 * count // 4 // batch), here.images // 2 // batch) * batch
+  if batch >= count or not length:
+    yield Choice(
+      "swav.queue_length",
+      0,
+      f"a batch of {batch} is enough for {count} prototypes"
+      if batch >= count
+      else "few images",
+    )
+  else:
+    yield Choice(
+      "swav.queue_length",
+      length,
+      f"a batch of {batch} cannot spread over {count} prototypes",
+    )
+  yield Choice("swav.queue_start", config.steps // 7, "a seventh of the run")
+  freeze = min(313, config.steps // 20)
+  yield Choice("swav.freeze_steps", freeze, "5 % of the run, 313 at most")
+
+
+def _optim(config, here) -> Iterator[Choice]:
+  del here
+  if config.batch_size >= 1024:
+    yield Choice("optim.lr", 0.3, "SwAV's for large batches")
+  elif config.steps >= 5000:
+    yield Choice("optim.lr", 0.6, "SwAV's for small batches")
+  else:
+    # What LARC achieves is steps times rate (docs/results.md, digits).
+    lr = 0.8 * config.optim.lr_batch / config.batch_size
+    yield Choice("optim.lr", lr, f"a peak of 0.8 for only {config.steps} steps")
+
+
+def _workers(config, here) -> Iterator[Choice]:
+  del config
+  if here.cores <= 4:
+    yield Choice("data.workers", 0, f"{here.cores} cores: threads are enough")
+  else:
+    yield Choice("data.workers", min(here.cores - 2, 32), f"{here.cores} cores")
+
+
+def _refuse_batch(config, here):
+  batch = config.batch_size
+  if here.images < here.devices:
+    raise errors.UserError(
+      f"{here.images} images cannot be shared by {here.devices} devices; use"
+      f" fewer: --config.mesh.data={here.images}"
+    )
+  if batch > here.images:
+    raise errors.UserError(
+      f"config.batch_size is {batch}, but there are only {here.images} images;"
+      f" give at most --config.batch_size={here.images}"
+    )
+  share = here.devices * config.accumulate
+  if batch % share:
+    fitting = max(share, batch // share * share)
+    parts = f" in {config.accumulate} parts" if config.accumulate > 1 else ""
+    raise errors.UserError(
+      f"config.batch_size is {batch}, which {here.devices} devices cannot share"
+      f" evenly{parts}; try --config.batch_size={fitting}"
+    )

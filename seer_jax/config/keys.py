@@ -1,0 +1,245 @@
+"""Every key a config may hold: its default and the reason.
+
+No default stands anywhere else in the package. A config file under `configs/`
+takes `base()`, changes what its experiment needs and returns it; the command
+line overrides single keys (`--config.batch_size=128`). A key left at None is
+chosen from the data when the run starts (`auto.py`), and the log says why.
+"""
+
+import difflib
+from collections.abc import Iterator
+from typing import Any
+
+import ml_collections
+from ml_collections import config_dict
+
+from seer_jax.data import sources
+
+ConfigDict = ml_collections.ConfigDict
+
+
+def base() -> ConfigDict:
+  """All keys, with SwAV's and SEER's published values where there are any."""
+  none = config_dict.placeholder
+  config = ConfigDict()
+
+  # Everything random follows from this number and the step.
+  config.seed = 0
+  # Passes over the data; chosen from its size when None.
+  config.epochs = none(float)
+  # Or the number of steps, which then wins over epochs.
+  config.steps = none(int)
+  # Images a step, over all devices.
+  config.batch_size = none(int)
+  # Parts of a batch that are differentiated one after the other, where the
+  # whole does not fit; codes are still balanced over the whole.
+  config.accumulate = 1
+  # Of the trunk and head: "fp32", "bf16" or "fp16" (with a loss scale); None
+  # picks what the hardware multiplies natively. The loss is always float32.
+  config.precision = none(str)
+  config.loss_scale = ConfigDict()  # For fp16.
+  # The loss is a mean over all images, not over those of one GPU as where 2^16
+  # is usual. Too large costs a skipped step for each halving.
+  config.loss_scale.first = 2.0**24
+  config.loss_scale.growth_steps = 2000
+
+  # Devices in a mesh of data x fsdp. The batch is split over all of them.
+  config.mesh = ConfigDict()
+  config.mesh.data = -1  # As many as there are.
+  # Over how many devices each large kernel, its gradient and its momentum are
+  # split: the devices of a host, for trunks that do not fit otherwise.
+  config.mesh.fsdp = 1
+
+  config.data = ConfigDict()
+  config.data.train = source()
+  # Labelled images for kNN queries. With no kind of its own, a held-out share
+  # of the training images is used, if these are labelled.
+  config.data.test = source()
+  config.data.test.kind = ""
+  # Processes that decode; 0 decodes in threads of the main process, None
+  # picks by the cores there are.
+  config.data.workers = none(int)
+  # Larger pictures are refused unread (a bomb's header is honest).
+  config.data.max_pixels = 200_000_000
+  # Share of the files that may be unusable before the run stops.
+  config.data.max_bad = 0.1
+
+  # One entry a resolution, largest first: SEER's 2 x 224 + 4 x 96.
+  config.crops = ConfigDict()
+  config.crops.counts = (2, 4)
+  config.crops.sizes = none(tuple)
+  config.crops.scales = ((0.14, 1.0), (0.05, 0.14))  # Area, of the image's.
+  config.crops.ratio = (3 / 4, 4 / 3)  # Width over height.
+
+  # SwAV's augmentation; a probability of 0 leaves the operation out.
+  config.augment = ConfigDict()
+  config.augment.flip = 0.5
+  config.augment.jitter = 0.8
+  config.augment.brightness = 0.8
+  config.augment.contrast = 0.8
+  config.augment.saturation = 0.8
+  config.augment.hue = 0.2
+  config.augment.grey = 0.2
+  config.augment.blur = 0.5
+  config.augment.mean = (0.485, 0.456, 0.406)
+  config.augment.std = (0.229, 0.224, 0.225)
+
+  config.model = ConfigDict()
+  # A name of `architectures.MODELS`, or timm's or torchvision's for one of
+  # them; chosen from image size and hardware when None.
+  config.model.trunk = none(str)
+  # Or depth, w_0, w_a, w_m, group width, which then win over the name.
+  config.model.numbers = ()
+  # Or blocks, channels and channels a group of each stage, which win over both.
+  config.model.depths = ()
+  config.model.widths = ()
+  config.model.group_widths = ()
+  config.model.se_ratio = 0.25
+  config.model.stem_width = 32
+  # 2 and (2, 2, 2, 2) as published; 1 keeps the pixels of small images.
+  config.model.stem_stride = none(int)
+  config.model.strides = none(tuple)
+  # Parts of the batch that BatchNorm treats apart (SEER: of 64
+  # GPUs each; RG-10B: of 8).
+  config.model.bn_groups = 1
+  # Normalise by the running statistics in training too.
+  config.model.frozen_norms = False
+  # What the backward pass computes again, for memory: "none", each "block", or
+  # each "group" of blocks (regnet.Execution).
+  config.model.remat = "none"
+  config.model.remat_groups = ()
+  # Compile equal blocks as one loop: minutes instead of hours for large trunks
+  # on TPUs, slower on CPUs.
+  config.model.scan = none(bool)
+  config.model.head = ConfigDict()
+  config.model.head.hidden = (2048,)
+  config.model.head.out = 128
+  config.model.head.batch_norm = True
+  # K of each prototype head; several heads are averaged.
+  config.model.prototypes = none(tuple)
+
+  config.swav = ConfigDict()
+  config.swav.temperature = 0.1
+  config.swav.epsilon = 0.05  # SEER-10B: 0.03.
+  config.swav.iterations = 3  # SEER: 10.
+  # Crops whose codes the others predict.
+  config.swav.assign_crops = (0, 1)
+  # Steps for which prototypes stay as drawn (SwAV: 313, an ImageNet epoch).
+  config.swav.freeze_steps = none(int)
+  # Features of earlier steps that codes are balanced over as well; helps when
+  # the batch is smaller than the prototypes. 0 for none.
+  config.swav.queue_length = none(int)
+  # The step at which the queue starts to fill; it is used once full. Features
+  # of an untrained network are no help, so not too early.
+  config.swav.queue_start = none(int)
+
+  config.optim = ConfigDict()
+  config.optim.name = "larc"  # Or "lars", "sgd", "adamw".
+  # The peak rate is lr * batch_size / lr_batch. SwAV and SEER: 0.3 of 256.
+  config.optim.lr = none(float)
+  config.optim.lr_batch = 256
+  config.optim.warmup_fraction = 0.025  # Of all steps.
+  config.optim.warmup_start = 0.0625  # Of the peak: 0.3 of SwAV's 4.8.
+  config.optim.end = 0.001  # Of the peak, where the cosine ends.
+  config.optim.momentum = 0.9
+  config.optim.weight_decay = 1e-6  # SEER: 1e-5.
+  config.optim.trust = 0.001  # LARC's and LARS's.
+
+  config.eval = ConfigDict()
+  # Steps between evaluations; 0 evaluates only before the first and after
+  # the last.
+  config.eval.every = 0
+  # Images a clean pass reads at most, of the bank and of the queries alike.
+  config.eval.max_images = 50_000
+  config.eval.batch_size = 256
+  # Clean views: the shorter side, then the centre; chosen from the crops.
+  config.eval.resize = none(int)
+  config.eval.size = none(int)
+  # "bilinear" or "bicubic" are PIL's, bit for bit; "area" averages.
+  config.eval.interpolation = "bilinear"
+  config.eval.knn_k = (20, 200)
+  config.eval.knn_temperature = 0.1
+  # Share of the training images held out as queries when there is no test set.
+  config.eval.held_out = 0.2
+
+  config.log = ConfigDict()
+  config.log.every = 20  # Steps between lines of metrics.jsonl.
+
+  config.checkpoint = ConfigDict()
+  config.checkpoint.every = 500  # Steps; the last step is always saved.
+  # Stand still until a save is on the disk: kill -9 then costs at most `every`
+  # steps. Else it is written while training goes on, and a kill meanwhile costs
+  # those up to the save before as well: less than twice `every`.
+  config.checkpoint.wait = False
+  # Kept are the newest so many, those at multiples of so many steps (0: none
+  # for that), and so many with the highest value of a metric, of those at whose
+  # step there was an evaluation.
+  config.checkpoint.keep = 2
+  config.checkpoint.keep_every = 0
+  config.checkpoint.best = 0
+  config.checkpoint.best_metric = "knn/k=20"
+  # When saving fails (a full disk), training goes on until so many times
+  # `every` steps would be lost.
+  config.checkpoint.risk = 10.0
+
+  # So many steps in a row whose loss or gradient is not finite (none of them
+  # is applied), and the run goes back to its last checkpoint and leaves out the
+  # images seen since; if it comes to that again before the next checkpoint, it
+  # ends. 0 ends at the first such step.
+  config.rollback = ConfigDict()
+  config.rollback.after = 10
+
+  # Seconds that the loop may stay at one thing (a step, an evaluation) before
+  # the run counts as stuck and ends; four times as long where something is
+  # compiled. 0 waits for ever.
+  config.watchdog = 1800.0
+  return config
+
+
+def source() -> ConfigDict:
+  """Where images come from: keys and reasons stand in `sources.DEFAULTS`."""
+  return ConfigDict(sources.DEFAULTS)
+
+
+def flatten(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+  """Dotted keys and their values, in order."""
+  for key, value in config.items():
+    if isinstance(value, ConfigDict):
+      yield from flatten(value, f"{prefix}{key}.")
+    else:
+      yield prefix + key, value
+
+
+def nearest_key(config: ConfigDict, key: str) -> str | None:
+  """The known dotted key most like a misspelt one."""
+  known = [name for name, _ in flatten(config)]
+  tail = {name.rsplit(".", 1)[-1]: name for name in known}
+  close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+  if close:
+    return close[0]
+  close = difflib.get_close_matches(key.rsplit(".", 1)[-1], tail, n=1)
+  return tail[close[0]] if close else None
+
+
+def kind(key: str) -> type | None:
+  """Of the values of a dotted key; None where there is no such key."""
+  *parts, last = key.split(".")
+  config = base()
+  for part in parts:
+    config = config.get(part, ConfigDict())
+  return config.get_type(last) if last in config else None
+
+
+def get(config: ConfigDict, key: str) -> Any:
+  """The value at a dotted key."""
+  for part in key.split("."):
+    config = config[part]
+  return config
+
+
+def put(config: ConfigDict, key: str, value: Any) -> None:
+  """Sets the value at a dotted key."""
+  *parents, last = key.split(".")
+  for part in parents:
+    config = config[part]
+  config[last] = value

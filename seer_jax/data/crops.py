@@ -1,0 +1,286 @@
+"""Host pixels: decode, random-resized and multi-crop, centre crop.
+
+Bytes and NumPy, one image at a time; what is dear and needs no decoding (flip,
+colour, blur) happens on the device, in `tasks/augment.py`. Never calls JAX.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from seer_jax.data import image_header
+from seer_jax.data import resize as resize_lib
+from seer_jax.runtime import errors
+
+# The pipeline runs one process or thread a core. OpenCV's own pool inside each
+# of them would only make cores^2 threads fight, and hangs after a fork.
+cv2.setNumThreads(0)
+# A broken image is reported once, by name, through BadImage.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_END = b"IEND\xaeB`\x82"  # The last chunk is empty: its CRC is constant.
+# libjpeg leaves out high frequencies, and most of the work with them.
+_REDUCED = {
+  1: cv2.IMREAD_COLOR,
+  2: cv2.IMREAD_REDUCED_COLOR_2,
+  4: cv2.IMREAD_REDUCED_COLOR_4,
+  8: cv2.IMREAD_REDUCED_COLOR_8,
+}
+
+Box = tuple[int, int, int, int]  # Top, left, height, width in pixels.
+
+image_size = image_header.image_size
+
+
+def decode(data: bytes, max_pixels: int) -> np.ndarray:
+  """Decodes an image of any usual format to `image_HxWx3`, uint8 RGB.
+
+  Grey and palette images become RGB, 16 bits become 8, an animation gives its
+  first frame, and an EXIF orientation is applied. Alpha is dropped, leaving the
+  colours stored under it, as PIL's `convert("RGB")` does (except that libtiff
+  blends a TIFF onto black).
+
+  Args:
+    data: the encoded file.
+    max_pixels: largest height x width accepted. Formats known to `image_size`
+      are refused before any pixel is decoded, others afterwards; beyond 2^30
+      pixels OpenCV itself declines.
+
+  Raises:
+    BadImage: empty, cut short, damaged, too large, or not an image.
+  """
+  image_HxWx3 = _decode_bgr(data, max_pixels)
+  return _swap_red_and_blue(image_HxWx3)
+
+
+def random_box(
+  rng: np.random.Generator,
+  height: int,
+  width: int,
+  scale: tuple[float, float],
+  ratio: tuple[float, float],
+) -> Box:
+  """Draws the box of a random-resized crop: (top, left, h, w) in pixels.
+
+  Its share of the area is uniform in `scale` and its aspect ratio w / h
+  log-uniform in `ratio`. Should ten draws all stick out of the image, the
+  largest central box within `ratio` is taken. (Szegedy et al. 2014,
+  https://arxiv.org/abs/1409.4842, with torchvision's fallback.)
+  """
+  log_ratio = math.log(ratio[0]), math.log(ratio[1])
+  for _ in range(10):
+    area = height * width * rng.uniform(*scale)
+    aspect = math.exp(rng.uniform(*log_ratio))
+    h, w = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
+    if 0 < h <= height and 0 < w <= width:
+      top = rng.integers(height - h, endpoint=True)
+      left = rng.integers(width - w, endpoint=True)
+      return int(top), int(left), h, w
+  h = min(height, max(1, round(width / ratio[0])))
+  w = min(width, max(1, round(height * ratio[1])))
+  return (height - h) // 2, (width - w) // 2, h, w
+
+
+def random_resized_crop(
+  image_HxWx3: np.ndarray,
+  rng: np.random.Generator,
+  size: int,
+  scale: tuple[float, float],
+  ratio: tuple[float, float],
+) -> np.ndarray:
+  """Cuts a `random_box` and resizes it to `crop_SxSx3`, S = size."""
+  box = random_box(rng, *image_HxWx3.shape[:2], scale, ratio)
+  crop_SxSx3 = np.empty((size, size, 3), np.uint8)
+  resize_lib.shrink(image_HxWx3, box, crop_SxSx3)
+  return crop_SxSx3
+
+
+@dataclasses.dataclass(frozen=True)
+class CropGroup:
+  """`count` crops of side `size`, each covering a `scale` share of the area."""
+
+  count: int
+  size: int
+  scale: tuple[float, float]
+
+
+def multi_crop(
+  image_HxWx3: np.ndarray,
+  rng: np.random.Generator,
+  groups: Sequence[CropGroup],
+  ratio: tuple[float, float],
+) -> tuple[np.ndarray, ...]:
+  """SwAV's multi-crop: for each group its `crops_VxSxSx3`, uint8.
+
+  Few large views and many small ones (https://arxiv.org/abs/2006.09882, 3.3),
+  all drawn in order from `rng`: same generator state, same crops.
+  """
+  boxes = _draw(rng, *image_HxWx3.shape[:2], groups, ratio)
+  return _views(image_HxWx3, boxes, groups)
+
+
+def multi_crop_bytes(
+  data: bytes,
+  rng: np.random.Generator,
+  groups: Sequence[CropGroup],
+  ratio: tuple[float, float],
+  max_pixels: int,
+) -> tuple[np.ndarray, ...]:
+  """`multi_crop` of an encoded image: same draws, same boxes, less work.
+
+  A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where every box, drawn
+  before from the header, still is as large as its crop.
+
+  Args:
+    data: the encoded file.
+    rng: as it was before the call, should that raise.
+    groups: the layout.
+    ratio: limits of the boxes' aspect ratio, width over height.
+    max_pixels: as for `decode`, of the image in full.
+
+  Raises:
+    BadImage: as `decode`.
+  """
+  before = rng.bit_generator.state
+  size = image_header.upright_jpeg_size(data)
+  if size is not None and 0 not in size:
+    boxes = _draw(rng, *size, groups, ratio)
+    reduction = _reduction(boxes, groups)
+    try:
+      image_HxWx3 = _decode_bgr(data, max_pixels, reduction)
+    except errors.BadImage:
+      rng.bit_generator.state = before
+      raise
+    if image_HxWx3.shape[:2] == tuple(-(-n // reduction) for n in size):
+      boxes = [tuple(n / reduction for n in box) for box in boxes]
+      return _in_rgb(_views(image_HxWx3, boxes, groups))
+    # A header that misleads; what was decoded in full decides.
+    rng.bit_generator.state = before
+  image_HxWx3 = _decode_bgr(data, max_pixels)
+  return _in_rgb(multi_crop(image_HxWx3, rng, groups, ratio))
+
+
+def center_crop(
+  image_HxWx3: np.ndarray,
+  resize: int,
+  size: int,
+  interpolation: str = "area",
+) -> np.ndarray:
+  """The evaluation view: shorter side to `resize`, then the central square.
+
+  Args:
+    image_HxWx3: uint8.
+    resize: pixels of the shorter side.
+    size: pixels of the square's side, S.
+    interpolation: "area" averages; "bilinear" and "bicubic" equal, bit for
+      bit, PIL's antialiased resize as torchvision's Resize and CenterCrop use
+      it, the protocol of published evaluations.
+
+  Returns:
+    `crop_SxSx3`, uint8.
+
+  Raises:
+    ValueError: `size` is larger than `resize`, or no such interpolation.
+  """
+  if size > resize:
+    raise ValueError(f"cannot cut {size} pixels out of {resize}: size > resize")
+  if interpolation in resize_lib.FILTERS:
+    return resize_lib.center_crop(image_HxWx3, resize, size, interpolation)
+  if interpolation != "area":
+    raise ValueError(
+      f"interpolation is {interpolation!r}; it must be 'area',"
+      " 'bilinear' or 'bicubic'"
+    )
+  # Only the central square can be seen afterwards. Resizing the rest would be
+  # waste, and for an image one pixel high it would not fit in memory.
+  height, width = image_HxWx3.shape[:2]
+  side = min(height, width)
+  box = (height - side) // 2, (width - side) // 2, side, side
+  square = cv2.resize(
+    _cut(image_HxWx3, box),
+    (resize, resize),
+    # INTER_LINEAR looks at the four nearest pixels however far apart the
+    # samples lie, so shrinking with it aliases.
+    interpolation=cv2.INTER_AREA if side >= resize else cv2.INTER_LINEAR,
+  )
+  margin = (resize - size) // 2
+  return square[margin : margin + size, margin : margin + size]
+
+
+def _decode_bgr(data: bytes, max_pixels: int, reduction: int = 1) -> np.ndarray:
+  # OpenCV's decoders give RGB as well, but JPEGs a third slower than BGR with
+  # the channels swapped afterwards.
+  if not data:
+    raise errors.BadImage("empty file")
+  size = image_header.image_size(data)
+  if size is not None:
+    _check_pixels(*size, max_pixels)
+  # OpenCV refuses this too, but not before libpng has complained on stderr,
+  # which nothing in OpenCV can silence.
+  if data.startswith(_PNG) and _PNG_END not in data:
+    raise errors.BadImage("cut short")
+  try:
+    image_HxWx3 = cv2.imdecode(
+      np.frombuffer(data, np.uint8), _REDUCED[reduction]
+    )
+  except cv2.error as error:
+    raise errors.BadImage(f"cannot be decoded: {error.err}") from None
+  if image_HxWx3 is None:
+    raise errors.BadImage("damaged or cut short" if size else "not an image")
+  _check_pixels(*image_HxWx3.shape[:2], max_pixels)
+  return image_HxWx3
+
+
+def _check_pixels(height: int, width: int, max_pixels: int) -> None:
+  if height * width > max_pixels:
+    raise errors.BadImage(
+      f"too large: {height} x {width} is more than {max_pixels} pixels"
+    )
+
+
+def _swap_red_and_blue(image_HxWx3: np.ndarray) -> np.ndarray:
+  return cv2.cvtColor(image_HxWx3, cv2.COLOR_BGR2RGB, dst=image_HxWx3)
+
+
+def _draw(rng, height, width, groups, ratio) -> list[Box]:
+  return [
+    random_box(rng, height, width, group.scale, ratio)
+    for group in groups
+    for _ in range(group.count)
+  ]
+
+
+def _reduction(boxes: list[Box], groups: Sequence[CropGroup]) -> int:
+  """The largest at which each box still is as large as its crop."""
+  sizes = [group.size for group in groups for _ in range(group.count)]
+  spare = min(
+    min(box[2:]) / size for box, size in zip(boxes, sizes, strict=True)
+  )
+  return next((n for n in (8, 4, 2) if spare >= n), 1)
+
+
+def _cut(image_HxWx3: np.ndarray, box: Box) -> np.ndarray:
+  top, left, h, w = box
+  return image_HxWx3[top : top + h, left : left + w]
+
+
+def _views(image_HxWx3, boxes, groups) -> tuple[np.ndarray, ...]:
+  views, boxes = [], iter(boxes)
+  for group in groups:
+    shape = (group.count, group.size, group.size, 3)
+    crops_VxSxSx3 = np.empty(shape, np.uint8)
+    for crop_SxSx3 in crops_VxSxSx3:
+      resize_lib.shrink(image_HxWx3, next(boxes), crop_SxSx3)
+    views.append(crops_VxSxSx3)
+  return tuple(views)
+
+
+def _in_rgb(views: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+  for crops_VxSxSx3 in views:
+    for crop_SxSx3 in crops_VxSxSx3:
+      _swap_red_and_blue(crop_SxSx3)
+  return views

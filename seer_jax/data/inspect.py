@@ -1,0 +1,199 @@
+"""What a source holds: sizes, labels, unusable and equal images; its speed."""
+
+import collections
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import tqdm
+
+from seer_jax.data import crops, retry, sources
+from seer_jax.runtime import errors, process_pool
+
+# SwAV's crops, for the time they take, of so many images.
+_GROUPS = (
+  crops.CropGroup(2, 224, (0.14, 1.0)),
+  crops.CropGroup(4, 96, (0.05, 0.14)),
+)
+_RATIO = 3 / 4, 4 / 3
+_TIMED = 64
+_AT_ONCE = 256
+_SHOWN = 20
+_KEPT = 1000  # Of unusable images, whose names sort at the end.
+
+
+class _Part(NamedTuple):
+  """What a range of images holds; a hash of 0 is of an unusable one."""
+
+  first: int
+  hashes: np.ndarray
+  shorter: collections.Counter[int]
+  longer: collections.Counter[int]
+  labels: collections.Counter[int]
+  bad: list[tuple[str, str]]
+  excluded: int
+  bytes: int
+
+
+class _Scan:
+  """Looks at a range of images, in a process of its own."""
+
+  def __init__(self, source: sources.Source, max_pixels: int):
+    self._source, self._max_pixels = source, max_pixels
+
+  def __len__(self) -> int:
+    return -(-len(self._source) // _AT_ONCE)
+
+  def __call__(self, part: int) -> _Part:
+    first = part * _AT_ONCE
+    last = min(len(self._source), first + _AT_ONCE)
+    hashes, bad, excluded, size = np.zeros(last - first, np.uint64), [], 0, 0
+    shorter, longer, labels = (collections.Counter() for _ in range(3))
+    for number in range(first, last):
+      process_pool.stop_if_asked()
+      try:
+        example = retry.read(self._source, number)
+        size += len(example["image"])
+        shape = crops.decode(example["image"], self._max_pixels).shape
+      except errors.Excluded:
+        excluded += 1
+        continue
+      except (OSError, errors.BadImage) as error:
+        words = getattr(error, "strerror", None) or str(error)
+        bad.append((self._source.id_of(number), words))
+        continue
+      shorter[min(shape[:2])] += 1
+      longer[max(shape[:2])] += 1
+      labels[example["label"]] += 1
+      digest = hashlib.sha256(example["image"]).digest()[:8]
+      hashes[number - first] = int.from_bytes(digest, "big") or 1
+    return _Part(first, hashes, shorter, longer, labels, bad, excluded, size)
+
+
+def report(
+  source: sources.Source, max_pixels: int, workers: int
+) -> Iterator[str]:
+  """Lines about the images of a source; all of them are decoded for it.
+
+  Of each image eight bytes are kept, in a temporary file.
+
+  Args:
+    source: of the images.
+    max_pixels: as for `crops.decode`.
+    workers: how many processes look.
+
+  Raises:
+    UserError: no image is usable; after the lines that say why.
+  """
+  scan, bad, excluded, size = _Scan(source, max_pixels), [], 0, 0
+  shorter, longer, labels = (collections.Counter() for _ in range(3))
+  with (
+    tempfile.TemporaryFile() as file,
+    tqdm.tqdm(total=len(source), unit=" images") as bar,
+  ):
+    file.truncate(8 * len(source))
+    hashes = np.memmap(file, np.uint64, "r+", shape=(len(source),))
+    for part in process_pool.each(scan, range(len(scan)), workers):
+      hashes[part.first : part.first + len(part.hashes)] = part.hashes
+      shorter, longer = shorter + part.shorter, longer + part.longer
+      labels.update(part.labels)
+      bad, excluded = (
+        bad + part.bad[: _KEPT - len(bad)],
+        excluded + part.excluded,
+      )
+      size += part.bytes
+      bar.update(len(part.hashes))
+    bar.close()
+    usable = shorter.total()
+    unusable = len(source) - usable - excluded
+    yield (
+      f"{len(source)} images, {size / 2**20:,.1f} MiB: {usable} usable,"
+      f" {unusable} not, {excluded} excluded"
+    )
+    for name, words in sorted(bad)[:_SHOWN]:
+      yield f"  {name}: {words}"
+    if unusable > _SHOWN:
+      yield f"  and {unusable - _SHOWN} more"
+    if not usable:
+      raise errors.UserError("there is not one image to train on")
+    for words, sides in (("shorter", shorter), ("longer", longer)):
+      low, middle, high = _shares(sides, (0.05, 0.5, 0.95))
+      yield (
+        f"{words} side: {min(sides)} to {max(sides)} px, half of them up to"
+        f" {middle}, nine in ten from {low} to {high}"
+      )
+    yield _labels(labels)
+    yield from _equal(source, hashes)
+    yield _speed(source, hashes, usable, max_pixels)
+
+
+def _shares(counts, shares):
+  """Values up to which these shares of all lie."""
+  values = np.array(sorted(counts))
+  ends = np.cumsum([counts[value] for value in values.tolist()])
+  return values[np.searchsorted(ends, np.array(shares) * ends[-1])].tolist()
+
+
+def _labels(counts):
+  none = counts.pop(sources.UNLABELLED, 0)
+  if not counts:
+    return "labels: none"
+  rest = f"; {none} images have none" * bool(none)
+  return (
+    f"labels: {len(counts)}, with {min(counts.values())} to"
+    f" {max(counts.values())} images each{rest}"
+  )
+
+
+def _equal(source, hashes):
+  """Files of the very same bytes."""
+  with tempfile.TemporaryFile() as file:
+    file.truncate(hashes.nbytes)
+    ordered = np.memmap(file, np.uint64, "r+", shape=hashes.shape)
+    ordered[:] = hashes
+    ordered.sort()
+    starts = np.flatnonzero(ordered[1:] == ordered[:-1]) + 1
+    repeated = ordered[starts]
+    repeated = repeated[repeated != 0]
+  yield (
+    f"equal files: {len(repeated)} are copies of another"
+    if len(repeated)
+    else "equal files: none"
+  )
+  values, counts = np.unique(repeated, return_counts=True)
+  for place in np.argsort(-counts, kind="stable")[:5].tolist():
+    same = np.flatnonzero(hashes == values[place])[:3].tolist()
+    more = ", ..." if counts[place] + 1 > 3 else ""
+    names = ", ".join(source.id_of(number) for number in same)
+    yield f"  {counts[place] + 1} times: {names}{more}"
+
+
+def _speed(source, hashes, usable, max_pixels):
+  """How long an epoch takes at least, as far as images are concerned."""
+  rng = np.random.default_rng(0)
+  drawn = rng.integers(len(source), size=1000 * _TIMED)
+  some = drawn[hashes[drawn] != 0][:_TIMED]
+  if not len(some):
+    some = np.flatnonzero(hashes)[:_TIMED]
+  began = time.perf_counter()
+  for number in some.tolist():
+    data = source[number]["image"]
+    crops.multi_crop_bytes(data, rng, _GROUPS, _RATIO, max_pixels)
+  rate = len(some) / (time.perf_counter() - began)
+  cores = os.cpu_count() or 1
+  hours = usable / rate / cores / 3600
+  return (
+    f"input (2 x 224, 4 x 96): {rate:.0f} images a second and core; an epoch"
+    f" takes {_hours(hours)} at least on the {cores} core(s) here, however fast"
+    " the network is. How fast that is: --mode=plan --topology=..."
+  )
+
+
+def _hours(hours):
+  if hours < 1 / 60:
+    return f"{hours * 3600:.1f} seconds"
+  return f"{hours * 60:.1f} minutes" if hours < 1 else f"{hours:.1f} hours"

@@ -1,0 +1,382 @@
+"""The way of images from a source to the devices.
+
+Training reads one endless, numbered sequence of samples: the source's images
+shuffled anew each epoch, each cropped by a generator seeded with its number.
+Each step takes the next B. So the position of a run is one number, the same for
+any number of processes, workers or devices, and a resumed run sees exactly what
+it would have seen.
+"""
+
+import dataclasses
+import faulthandler
+import logging
+import multiprocessing
+import os
+import pathlib
+import re
+import signal
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import grain
+import jax
+import ml_collections
+import numpy as np
+from absl import flags
+
+from seer_jax.data import crops, retry, shuffle, sources
+from seer_jax.runtime import errors, preemption
+from seer_jax.runtime import mesh as mesh_lib
+
+_log = logging.getLogger(__name__)
+
+# So many unusable draws one after the other, and the folder is not what it
+# seems; with half of all files bad it does not happen.
+_ATTEMPTS = 64
+# Fewer than cores that decode leave the others idle; OpenCV frees the lock.
+_THREADS = 2
+
+
+class BadImages:
+  """Which images could not be used: each listed once, counted, limited.
+
+  The list, `bad_images.txt`, is for people; it outlives the process. The limit
+  counts what this process met, so that mended files are forgiven.
+  """
+
+  def __init__(
+    self,
+    source: sources.Source,
+    workdir: pathlib.Path,
+    max_share: float,
+    max_pixels: int,
+  ):
+    self._source = source
+    # Each of several processes lists what it met itself.
+    process = jax.process_index()
+    name = f"bad_images.{process}.txt" if process else "bad_images.txt"
+    self._path = workdir / name
+    self._limit = max_share * len(source)
+    self._max_pixels = max_pixels
+    self._met: set[int] = set()
+    self._listed: set[str] = set()
+    if self._path.exists():
+      self._listed.update(os.fsdecode(self._path.read_bytes()).split("\n"))
+
+  def record(self, indices: np.ndarray) -> None:
+    """Takes the indices of unusable images; negative ones mean none.
+
+    Raises:
+      UserError: more images are bad than the config allows.
+    """
+    for index in set(indices[indices >= 0].tolist()) - self._met:
+      self._met.add(index)
+      self._list(index)
+    if len(self._met) > self._limit:
+      raise errors.UserError(
+        f"{len(self._met)} of {len(self._source)} images are unusable, more"
+        f" than config.data.max_bad allows; they are listed in {self._path}."
+        " Mend them, or allow more"
+      )
+
+  def _list(self, index):
+    # Workers report indices; the reason is found again here, once.
+    name, reason = describe(self._source, index, self._max_pixels)
+    if name not in self._listed:
+      self._listed.add(name)
+      try:
+        with self._path.open("ab") as file:
+          file.write(os.fsencode(name) + b"\n")
+      except OSError as error:
+        _log.warning("cannot write %s: %s", self._path, error.strerror)
+      _log.warning("unusable image %r: %s", name, reason)
+
+
+def describe(
+  source: sources.Source, index: int, max_pixels: int
+) -> tuple[str, str]:
+  """The id of an unusable image, and why it is unusable."""
+  try:
+    crops.decode(source[index]["image"], max_pixels)
+  except OSError as error:
+    return source.id_of(index), str(error.strerror)
+  except errors.BadImage as error:
+    return source.id_of(index), str(error)
+  return source.id_of(index), "unusable when it was drawn"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Numbers:
+  """Numbers of the samples that one process reads, step after step.
+
+  The same rows as one process would have: each takes those that its devices
+  are to have of every batch.
+  """
+
+  first: int
+  batch: int
+  rows: np.ndarray
+
+  def __len__(self) -> int:
+    return 2**48  # Without end.
+
+  def __getitem__(self, i: int) -> int:
+    step, row = divmod(i, len(self.rows))
+    return self.first + step * self.batch + int(self.rows[row])
+
+
+@dataclasses.dataclass(frozen=True)
+class _MultiCrop:
+  """Number of the sample -> crops of its image. Runs in workers."""
+
+  source: sources.Source
+  order: shuffle.Order
+  groups: tuple[crops.CropGroup, ...]
+  ratio: tuple[float, float]
+  seed: int
+  max_pixels: int
+
+  def __call__(self, number: int) -> dict[str, Any]:
+    index = self.order[number]
+    rng = np.random.default_rng((self.seed, number))
+    bad = np.full(_ATTEMPTS, -1, np.int64)
+    for attempt in range(_ATTEMPTS):
+      try:
+        views = crops.multi_crop_bytes(
+          retry.read(self.source, index)["image"],
+          rng,
+          self.groups,
+          self.ratio,
+          self.max_pixels,
+        )
+      except (OSError, errors.BadImage) as error:
+        if not isinstance(error, errors.Excluded):
+          bad[attempt] = index
+        # The stand-in is drawn from the sample's own generator: the same one
+        # in every run, wherever the bad file is met. Of the same part of a
+        # mixture, whose weights would not hold otherwise.
+        index = self.order.another(index, rng)
+      else:
+        stand_in = np.float32(attempt > 0)
+        return {"crops": views, "stand_ins": stand_in, "bad": bad}
+    if bad.max() < 0:
+      raise errors.UserError(
+        f"{_ATTEMPTS} images drawn one after the other are on a list of images"
+        f" to exclude, the last {self.source.id_of(index)!r}: what is left?"
+      )
+    name, reason = describe(self.source, int(bad.max()), self.max_pixels)
+    raise errors.UserError(
+      f"{_ATTEMPTS} images drawn one after the other are unusable, among them"
+      f" {name!r} ({reason}). Is this a folder of images?"
+    )
+
+
+def _begin_worker(worker, workers):
+  del worker, workers
+  preemption.leave_to_the_parent()
+  preemption.end_with_the_parent()
+  faulthandler.register(signal.SIGUSR2)  # Asked for by the watchdog.
+
+
+class _Batches:
+  """grain's iterator, with its failures in plain words."""
+
+  def __init__(self, batches: Iterator[dict[str, Any]]):
+    self._batches = batches
+    self._workers: list[multiprocessing.Process] = []
+
+  def __iter__(self) -> Iterator[dict[str, Any]]:
+    return self
+
+  def __next__(self) -> dict[str, Any]:
+    try:
+      batch = next(self._batches)
+      # All have begun; the dead are no longer among them when they are missed.
+      self._workers = self._workers or multiprocessing.active_children()
+      return batch
+    except RuntimeError as error:
+      died = re.search(r"exit code (-?\d+)", str(error))
+      if died is None:
+        raise
+      code = int(died[1])
+      how = f"by {signal.Signals(-code).name}" if code < 0 else f"with {code}"
+      why = " (the system does that when memory is short)" * (code == -9)
+      raise errors.Lost(
+        f"a data worker{self._gone(code)} was ended {how}{why}. The same"
+        " command resumes; --config.data.workers=N sets how many there are"
+      ) from error
+
+  def _gone(self, code):
+    gone = [each for each in self._workers if each.exitcode == code]
+    return "".join(f" ({each.name}, process {each.pid})" for each in gone[:1])
+
+  def close(self) -> None:
+    """Ends the workers."""
+    self._batches.close()
+
+
+def crop_groups(
+  options: ml_collections.ConfigDict,
+) -> tuple[crops.CropGroup, ...]:
+  """The multi-crop layout of `config.crops`."""
+  return tuple(
+    crops.CropGroup(count, size, tuple(scale))
+    for count, size, scale in zip(
+      options.counts, options.sizes, options.scales, strict=True
+    )
+  )
+
+
+def train_batches(
+  source: sources.Source,
+  config: ml_collections.ConfigDict,
+  mesh: jax.sharding.Mesh,
+  first: int,
+  bad_images: BadImages,
+) -> Iterator[dict[str, Any]]:
+  """Endless batches of multi-crops, on the devices.
+
+  Each is {"crops": uint8 BxVxHxWx3 for each resolution, "stand_ins": B, 1
+  where another image had to stand in for an unusable one}.
+
+  Args:
+    source: the images.
+    config: resolved.
+    mesh: where the batches go.
+    first: number of the first sample.
+    bad_images: told of every unusable image met.
+  """
+  rows = mesh_lib.local_rows(mesh, config.batch_size)
+  numbers = _Numbers(first, config.batch_size, rows)
+  to_crops = _MultiCrop(
+    source,
+    _order(source, config),
+    crop_groups(config.crops),
+    tuple(config.crops.ratio),
+    config.seed,
+    config.data.max_pixels,
+  )
+  batches = grain.MapDataset.source(numbers).map(to_crops).batch(len(rows))
+  threads = config.data.workers == 0
+  loader = batches.to_iter_dataset(
+    grain.ReadOptions(
+      num_threads=_THREADS if threads else 1, prefetch_buffer_size=4
+    )
+  )
+  if not threads:
+    # grain's workers read absl's flags, which a notebook never parses.
+    if not flags.FLAGS.is_parsed():
+      flags.FLAGS.mark_as_parsed()
+    options = grain.MultiprocessingOptions(num_workers=config.data.workers)
+    loader = loader.mp_prefetch(options, worker_init_fn=_begin_worker)
+
+  def to_devices(batch):
+    bad_images.record(batch.pop("bad"))
+    return mesh_lib.to_global(mesh, batch)
+
+  return _Batches(
+    iter(
+      grain.experimental.ThreadPrefetchIterDataset(
+        loader.map(to_devices), prefetch_buffer_size=2
+      )
+    )
+  )
+
+
+def _order(source, config):
+  if isinstance(source, sources.Mixture):
+    return shuffle.Order(source.sizes, source.weights, config.seed)
+  return shuffle.Order((len(source),), (1.0,), config.seed)
+
+
+def ids_of(
+  source: sources.Source, config: ml_collections.ConfigDict, first: int
+) -> list[str]:
+  """The ids of the images of a batch, before any had a stand-in."""
+  numbers = np.arange(first, first + config.batch_size)
+  return [source.id_of(i) for i in _order(source, config).at(numbers).tolist()]
+
+
+def abstract_batch(
+  config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh
+) -> dict[str, Any]:
+  """The shapes, dtypes and shardings of a training batch: no image is read."""
+  rows, batch = mesh_lib.rows(mesh), config.batch_size
+  return {
+    "crops": tuple(
+      jax.ShapeDtypeStruct(
+        (batch, group.count, group.size, group.size, 3), np.uint8, sharding=rows
+      )
+      for group in crop_groups(config.crops)
+    ),
+    "stand_ins": jax.ShapeDtypeStruct((batch,), np.float32, sharding=rows),
+  }
+
+
+@dataclasses.dataclass(frozen=True)
+class _CleanView:
+  """Index of an image, or -1 for padding -> its clean view. Runs in workers."""
+
+  source: sources.Source
+  resize: int
+  size: int
+  interpolation: str
+  max_pixels: int
+
+  def __call__(self, index: int) -> dict[str, Any]:
+    nothing = {
+      "image": np.zeros((self.size, self.size, 3), np.uint8),
+      "index": index,
+      "label": -1,
+      "mask": False,
+    }
+    if index < 0:
+      return nothing
+    try:
+      data = retry.read(self.source, index)["image"]
+      image = crops.decode(data, self.max_pixels)
+    except (OSError, errors.BadImage):
+      return nothing
+    return {
+      "image": crops.center_crop(
+        image, self.resize, self.size, self.interpolation
+      ),
+      "index": index,
+      "label": self.source.label_of(index),
+      "mask": True,
+    }
+
+
+def clean_batches(
+  source: sources.Source,
+  indices: Sequence[int],
+  config: ml_collections.ConfigDict,
+  mesh: jax.sharding.Mesh,
+) -> Iterator[dict[str, jax.Array]]:
+  """Batches of clean views: {"image": uint8 BxHxWx3, "index", "label", "mask"}.
+
+  Every chosen image once, in order. The mask is False for unusable images, and
+  for the rows that fill up the last batch, whose index is -1.
+  """
+  batch, devices = config.eval.batch_size, mesh.size
+  batch = -(-batch // devices) * devices
+  padded = np.full(-(-len(indices) // batch) * batch, -1, np.int64)
+  padded[: len(indices)] = indices
+  view = _CleanView(
+    source,
+    config.eval.resize,
+    config.eval.size,
+    config.eval.interpolation,
+    config.data.max_pixels,
+  )
+  rows = mesh_lib.local_rows(mesh, batch)
+  loader = (
+    grain.MapDataset.source(padded.reshape(-1, batch)[:, rows].ravel())
+    .map(view)
+    .batch(len(rows))
+    .to_iter_dataset(
+      grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=4)
+    )
+  )
+  for local in loader:
+    yield mesh_lib.to_global(mesh, local)

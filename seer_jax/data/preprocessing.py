@@ -1,0 +1,88 @@
+"""How images are prepared for weights: it belongs to them.
+
+Weights look at the world through a size, a filter and a normalisation. With
+others they still answer, only worse, so nothing here is left to be remembered.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from seer_jax.data import crops
+from seer_jax.runtime import errors
+
+_MAX_PIXELS = 2**28
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+  """The shorter side to `resize`, the central square of `size`, normalised.
+
+  Attributes:
+    resize: pixels of the shorter side.
+    size: pixels of the square's side, S.
+    interpolation: "bilinear" or "bicubic", as PIL has them, or "area".
+    mean: of each channel, of pixels from 0 to 1.
+    std: likewise.
+  """
+
+  resize: int = 256
+  size: int = 224
+  interpolation: str = "bilinear"
+  mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+  std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+  def __call__(self, images: Sequence[Any] | Any) -> np.ndarray:
+    """Images to `x_NxSxSx3`, float32, as the network wants them.
+
+    Args:
+      images: one or several: paths, encoded bytes, arrays HxWx3 of uint8, or
+        PIL's images.
+
+    Raises:
+      UserError: one of them is no image.
+    """
+    if isinstance(images, (str, bytes, pathlib.Path)) or not isinstance(
+      images, Sequence
+    ):
+      images = [images]
+    views_NxSxSx3 = np.stack([self.view(image) for image in images])
+    return self.normalize(views_NxSxSx3)
+
+  def view(self, image: Any) -> np.ndarray:
+    """One image's central square, SxSx3, uint8."""
+    return crops.center_crop(
+      _pixels(image), self.resize, self.size, self.interpolation
+    )
+
+  def normalize(self, x: Any) -> Any:
+    """Pixels from 0 to 255 to floats around zero; of NumPy or JAX."""
+    mean, std = np.float32(self.mean), np.float32(self.std)
+    return (x / np.float32(255) - mean) / std
+
+
+def _pixels(image):
+  if isinstance(image, (str, pathlib.Path)):
+    try:
+      image = pathlib.Path(image).expanduser().read_bytes()
+    except OSError as error:
+      raise errors.UserError(
+        f"cannot read the image {image}: {error.strerror or error}"
+      ) from error
+  if isinstance(image, bytes):
+    try:
+      return crops.decode(image, _MAX_PIXELS)
+    except errors.BadImage as error:
+      raise errors.UserError(f"cannot decode an image: {error}") from error
+  if hasattr(image, "convert"):
+    image = image.convert("RGB")
+  pixels = np.asarray(image)
+  if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+    raise errors.UserError(
+      f"an image is an array HxWx3 of uint8; this is {pixels.dtype} of shape"
+      f" {pixels.shape}"
+    )
+  return pixels

@@ -1,0 +1,90 @@
+"""An image that cannot be read, or a file system that is away?
+
+A damaged file is left out and listed; when a file server restarts, nothing is
+wrong with any image, and the run waits.
+"""
+
+import errno
+import logging
+import time
+from typing import Any
+
+from seer_jax.data import sources
+from seer_jax.runtime import errors
+
+_log = logging.getLogger(__name__)
+
+# What may be either. Sources raise EREMOTEIO for whatever else went wrong at a
+# URL.
+_PERHAPS_AWAY = frozenset(
+  getattr(errno, name)
+  for name in (
+    "EIO",
+    "EREMOTEIO",
+    "ESTALE",
+    "ETIMEDOUT",
+    "ENOTCONN",
+    "ESHUTDOWN",
+    "EHOSTDOWN",
+    "EHOSTUNREACH",
+    "ENETDOWN",
+    "ENETUNREACH",
+    "ECONNREFUSED",
+    "ECONNRESET",
+    "ECONNABORTED",
+  )
+  if hasattr(errno, name)
+)
+# Seconds: of trying the image alone, and until the run ends.
+_A_WHILE, _TOO_LONG = 2, 300
+_PAUSE = 0.1, 10.0  # Between attempts, doubled from the first to the second.
+_OTHERS = 3
+
+
+def read(source: sources.Source, i: int) -> dict[str, Any]:
+  """What a source holds of an image, waiting while its file system is away.
+
+  It is away if what fails could come of that, and other images fail as well.
+
+  Raises:
+    OSError: this image cannot be read, others can.
+    Lost: the file system was away for five minutes.
+  """
+  began, pause = time.monotonic(), _PAUSE[0]
+  while True:
+    try:
+      return source[i]
+    except OSError as error:
+      waited = time.monotonic() - began
+      if error.errno not in _PERHAPS_AWAY:
+        raise
+      if waited >= _A_WHILE and _another_answers(source, i):
+        raise
+      if waited >= _TOO_LONG:
+        raise errors.Lost(
+          f"no image could be read for {waited:.0f} s, the last"
+          f" {source.id_of(i)!r} ({error.strerror}): the file system of the"
+          " images is away; when it is back, the same command resumes"
+        ) from error
+      if pause == _PAUSE[1]:
+        _log.warning("waiting for the images: %s", error)
+    time.sleep(pause)
+    pause = min(2 * pause, _PAUSE[1])
+
+
+def _another_answers(source, i):
+  """Whether other images can be read, or fail by themselves."""
+  count = len(source)
+  others = {
+    (i + count * n // (_OTHERS + 1)) % count for n in range(_OTHERS + 1)
+  }
+  for other in sorted(others - {i}):
+    try:
+      _ = source[other]
+    except OSError as error:
+      if error.errno in _PERHAPS_AWAY:
+        continue
+    except errors.Excluded:  # By its name: nothing was read.
+      continue
+    return True
+  return count == 1

@@ -1,0 +1,185 @@
+"""Where images come from: one protocol, and a file for each kind."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from seer_jax.data.sources import opt_out, subset
+from seer_jax.data.sources.array_record import ArrayRecords
+from seer_jax.data.sources.base import Source
+from seer_jax.data.sources.file_list import Listing
+from seer_jax.data.sources.folder import Folder
+from seer_jax.data.sources.mixture import Mixture
+from seer_jax.data.sources.synthetic import Digits, Synthetic
+from seer_jax.data.sources.tar import Tars
+from seer_jax.data.sources.tfds import Tfds
+from seer_jax.data.storage.example import EXTENSIONS, UNLABELLED, Example
+from seer_jax.runtime import errors
+
+__all__ = [
+  "EXTENSIONS",
+  "KINDS",
+  "UNLABELLED",
+  "ArrayRecords",
+  "Digits",
+  "Example",
+  "Folder",
+  "Listing",
+  "Mixture",
+  "Source",
+  "Synthetic",
+  "Tars",
+  "Tfds",
+  "exclude_lists",
+  "open_source",
+]
+
+KINDS = (
+  *("folder", "list", "array_record", "tar", "tfds"),
+  *("digits", "synthetic", "mix"),
+)
+# The keys of `config.data.train` and `.test`.
+DEFAULTS = {
+  "kind": "folder",
+  # A folder, list, shards (a folder of them or a pattern), or TFDS's data_dir.
+  "path": "",
+  # Of a folder: the sub-folder to read. Of TFDS: as it spells them. Of the
+  # digits: train, test or all.
+  "split": "",
+  "name": "",  # Of TFDS: the data set.
+  # Of a list: an `.npy` file with a label for each entry. Of ArrayRecords of
+  # others: a text file with the name of each number.
+  "labels": "",
+  # A file that names the images to use, a line each, and no others.
+  "only": "",
+  # A part of one permutation of the images: so many, up to 1 as a share, after
+  # leaving out so many; 1 is all the rest. If balanced, as many of each class,
+  # shares being of the smallest.
+  "take": 1.0,
+  "skip": 0.0,
+  "balanced": False,
+  "take_seed": 0,  # Of the permutation.
+  # A file of ids, paths or SHA-256 hashes, a line each: such images are never
+  # used, in training or in evaluations, whichever of the two it is set for.
+  "exclude": "",
+  # Of a mix: a dict of these keys for each source, and its weight.
+  "parts": (),
+}
+
+
+def open_source(
+  options: Mapping[str, Any], exclude: Collection[str] = ()
+) -> Source:
+  """Opens what a config describes.
+
+  Args:
+    options: some of the keys of `DEFAULTS`.
+    exclude: lists of images to leave out besides those that `options` give.
+
+  Raises:
+    UserError: the kind is unknown, a key is, or the source cannot be opened.
+  """
+  lists = {*exclude, *exclude_lists(options)}
+  return _opened(options, opt_out.Exclusions(lists) if lists else None)
+
+
+def exclude_lists(options: Mapping[str, Any]) -> set[str]:
+  """The paths of all lists of images that options leave out.
+
+  Raises:
+    UserError: a part of a mixture is none.
+  """
+  lists = {options.get("exclude")} - {"", None}
+  return lists.union(*map(exclude_lists, _parts(options)))
+
+
+def _opened(options, exclusions, prefix=""):
+  unknown = sorted(set(options) - set(DEFAULTS) - {"weight"})
+  if unknown:
+    raise errors.UserError(
+      f"no such key of a source: {unknown[0]!r}; there are {' '.join(DEFAULTS)}"
+    )
+  options = DEFAULTS | dict(options)
+  if options["kind"] == "mix":
+    return _mix(options, exclusions, prefix)
+  source = _open(options)
+  if exclusions:
+    source = opt_out.Excluding(source, exclusions, prefix)
+    # A mixture's list has lines for other parts.
+    if options["exclude"] and not prefix:
+      opt_out.warn_of_idle_lines(source, options["exclude"])
+  if options["only"]:
+    source = subset.named(source, options["only"])
+  if options["take"] != 1 or options["skip"] or options["balanced"]:
+    keys = "take", "skip", "balanced", "take_seed"
+    source = subset.some(source, *(options[key] for key in keys))
+  return source
+
+
+def _open(options):
+  kind, path, split = (options[key] for key in ("kind", "path", "split"))
+  match kind:
+    case "folder":
+      if not path:
+        raise errors.UserError(
+          "no folder given: path is ''; set it to a folder of images"
+        )
+      return Folder(f"{path}/{split}" if split else path)
+    case "list":
+      return Listing(path, options["labels"])
+    case "array_record":
+      return ArrayRecords(path, options["labels"])
+    case "tar":
+      return Tars(path)
+    case "tfds":
+      return Tfds(options["name"], path, split)
+    case "digits":
+      return Digits(split or "all")
+    case "synthetic":
+      return Synthetic()
+  raise errors.UserError(
+    f"no such kind of source: {kind!r}; use one of {', '.join(KINDS)}"
+  )
+
+
+def _mix(options, exclusions, prefix):
+  for key in ("only", "take", "skip", "balanced"):
+    if options[key] != DEFAULTS[key]:
+      raise errors.UserError(f"{key} is of single sources; set it in parts")
+  parts = _parts(options)
+  if not parts:
+    raise errors.UserError(
+      "nothing to mix: parts is (); set it to sources, as"
+      ' ({"kind": "folder", "path": "photos", "weight": 2}, ...)'
+    )
+  opened, weights = [], []
+  for number, part in enumerate(parts):
+    try:
+      weights.append(_weight(part.get("weight", 1)))
+      opened.append(_opened(part, exclusions, f"{prefix}{number}/"))
+    except errors.UserError as error:
+      raise errors.UserError(f"parts[{number}]: {error}") from error
+  return Mixture(opened, weights)
+
+
+def _parts(options) -> list[dict[str, Any]]:
+  """Those of a mixture, none of another source."""
+  parts = options.get("parts", ())
+  try:
+    return [dict(part) for part in parts]
+  except (TypeError, ValueError):
+    raise errors.UserError(
+      f"parts is {parts!r:.100}; set it to dicts of a source's keys, as"
+      ' ({"kind": "folder", "path": "photos", "weight": 2}, ...)'
+    ) from None
+
+
+def _weight(weight):
+  try:
+    number = float(weight)
+  except (TypeError, ValueError):
+    raise errors.UserError(
+      f"weight is {weight!r}; it must be a number"
+    ) from None
+  if not 0 < number < float("inf"):
+    raise errors.UserError(f"weight is {number:g}; it must be positive")
+  return number

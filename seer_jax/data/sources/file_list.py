@@ -1,0 +1,195 @@
+"""The images that a file lists, up to billions of them."""
+
+import hashlib
+import os
+import shutil
+from typing import Any
+
+import numpy as np
+
+from seer_jax.data.sources import array_record, parquet
+from seer_jax.data.storage import files, index_cache, label_index, line_index
+from seer_jax.data.storage.example import UNLABELLED, Example, check_index
+from seer_jax.runtime import errors
+
+# Changes when a copy of before is of no use any more.
+_VERSION = 2
+
+
+class Listing:
+  """The images whose paths a file lists, in its order.
+
+  The list, and an index of it, stay on the disk: memory does not grow with the
+  number of entries. It is one of
+
+  * text: a path a line, or a path, a tab and a label;
+  * `.npy`: an array of strings, as VISSL's `disk_filelist` takes;
+  * `.parquet`: a column named path, image, file or url, or else the first of
+    strings; and one named label or class, if there is one.
+
+  Paths are absolute, URLs, or relative to the folder of the list. Labels that
+  are not whole numbers are names, numbered in sorted order. The id of an image
+  is its entry as it stands.
+
+  Raises:
+    UserError: the list is missing, empty or of another format.
+  """
+
+  names_are_known = True
+  entries_are_paths = True  # They may lie outside of the root.
+
+  def __init__(self, path: str, label_file: str = ""):
+    """Opens a list.
+
+    Args:
+      path: of the list; may be a URL.
+      label_file: an `.npy` file of one label an entry, numbers or strings; ''
+        for those in the list itself.
+    """
+    if not path:
+      raise errors.UserError("no list given: path is ''; set it to a file")
+    self._name = files.absolute(path)
+    self.root = os.path.dirname(self._name)
+    local = _local(self._name)
+    self.fingerprint = files.fingerprint(local)
+    if local.endswith(".npy"):
+      self._entries, self._labels = _Strings(local), None
+    elif local.endswith(".parquet"):
+      self._entries, self._labels = _of_parquet(local)
+    else:
+      text = self._entries = _BeforeTabs(local)
+      self._labels = label_index.Labels(
+        local, lambda: label_index.after_tabs(text)
+      )
+    if label_file:
+      path = _local(files.absolute(label_file))
+      array = _memory_mapped(path)
+      if len(array) != len(self):
+        raise errors.UserError(
+          f"{path} holds {len(array)} labels for a list of {len(self)} images"
+        )
+      self._labels = label_index.Labels(
+        path, lambda: label_index.of_array(array)
+      )
+      inner = self.fingerprint, files.fingerprint(path)
+      self.fingerprint = hashlib.sha256(repr(inner).encode()).hexdigest()
+    self.label_names = self._labels.names if self._labels else ()
+
+  def __len__(self) -> int:
+    return len(self._entries)
+
+  def __getitem__(self, i: int) -> Example:
+    name = self.id_of(i)
+    path = name if files.is_url(name) else os.path.join(self.root, name)
+    return Example(image=files.read(path), label=self.label_of(i), id=name)
+
+  def id_of(self, i: int) -> str:
+    check_index(i, len(self))
+    return os.fsdecode(self._entries[i])
+
+  def label_of(self, i: int) -> int:
+    check_index(i, len(self))
+    return self._labels[i] if self._labels else UNLABELLED
+
+  def __repr__(self) -> str:
+    return f"Listing({self._name!r}, {len(self)} images)"
+
+
+class _Strings:
+  """An array of strings on the disk."""
+
+  def __init__(self, path: str):
+    self._path = path
+    self._open()
+
+  def _open(self):
+    self._array = _memory_mapped(self._path)
+    if self._array.dtype.kind not in "SU":
+      raise errors.UserError(
+        f"{self._path} holds {self._array.dtype}, not strings; save an array of"
+        " paths"
+      )
+
+  def __len__(self) -> int:
+    return len(self._array)
+
+  def __getitem__(self, i: int) -> bytes:
+    return os.fsencode(self._array[i].item())
+
+  def __getstate__(self):
+    return {"_path": self._path}
+
+  def __setstate__(self, state):
+    self.__dict__.update(state)
+    self._open()
+
+
+class _BeforeTabs(line_index.Lines):
+  """The entries of a text, without their labels."""
+
+  def __getitem__(self, i: int) -> bytes:
+    return super().__getitem__(i).partition(b"\t")[0]
+
+
+class _Escaped(line_index.Lines):
+  """The entries of a text that was written from a Parquet file."""
+
+  def __getitem__(self, i: int) -> bytes:
+    return os.fsencode(array_record.unescaped(super().__getitem__(i)))
+
+
+def _memory_mapped(path) -> np.ndarray[Any, Any]:
+  try:
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+  except Exception as error:  # Its header is a piece of Python.
+    words = next(iter(str(error).splitlines()), type(error).__name__)
+    raise errors.UserError(
+      f"{path} cannot be read as an array ({words}); save strings or numbers,"
+      " not objects: np.save(path, np.array(paths))"
+    ) from None
+  if array.ndim != 1 or not len(array):
+    raise errors.UserError(
+      f"{path} has the shape {array.shape}; give one entry an image"
+    )
+  return array
+
+
+def _local(path: str) -> str:
+  """A list's path on this machine; of a URL, a copy in the user's cache."""
+  try:
+    if not files.is_url(path):
+      if os.path.isdir(path):
+        raise errors.UserError(
+          f"{path} is a folder, not a list of images; give a file, or set kind"
+          " to folder"
+        )
+      files.size(path)
+      return path
+    kept = files.kept("lists", files.stamp(path))
+    copy = kept / os.path.basename(path)
+    index_cache.open_index(
+      kept, lambda folder: _copy(path, folder / copy.name), lambda: None
+    )
+    return os.fspath(copy)
+  except OSError as error:
+    raise errors.UserError(
+      f"cannot read the list {path}: {error.strerror or error}"
+    ) from None
+
+
+def _copy(path, out):
+  with files.open_file(path) as source, out.open("wb") as file:
+    shutil.copyfileobj(source, file, 2**24)
+
+
+def _of_parquet(path: str) -> tuple[_Escaped, label_index.Labels | None]:
+  """Entries and labels; the entries as text in the user's cache."""
+  table = parquet.Parquet(path)
+  kept = files.kept("lists", _VERSION, files.stamp(path))
+  entries = index_cache.open_index(
+    kept,
+    lambda folder: table.write_paths(folder / "list.txt"),
+    lambda: _Escaped(os.fspath(kept / "list.txt")),
+  )
+  named = label_index.Labels(path, table.labels) if table.has_labels else None
+  return entries, named

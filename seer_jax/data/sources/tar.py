@@ -1,0 +1,147 @@
+"""Images in tar shards, as WebDataset lays them out."""
+
+import collections
+import hashlib
+import json
+import logging
+import multiprocessing.pool
+import os
+
+import numpy as np
+
+from seer_jax.data.sources import array_record
+from seer_jax.data.storage import files, index_cache, line_index, tar_index
+from seer_jax.data.storage.example import (
+  EXTENSIONS,
+  UNLABELLED,
+  Example,
+  check_index,
+  numbered_classes,
+)
+from seer_jax.runtime import errors
+
+_log = logging.getLogger(__name__)
+
+_THREADS = 8
+# Changes when an index of before is of no use any more.
+_VERSION = 2
+
+
+class Tars:
+  """The samples of all shards, in the order of their names.
+
+  Members that share their path up to the first dot of the name are a sample:
+  its image has one of `EXTENSIONS` (the first of them, if there are several),
+  its label is in `.cls`, as a whole number. The id is the path up to that dot.
+  (https://github.com/webdataset/webdataset.) Where there is no image under
+  such a name, dots are part of names: of `shot 2021.01.png` the id is
+  `shot 2021.01`. A sample that is there twice stays there twice.
+
+  Opened for the first time, all headers are read once, and the places of the
+  images are kept in the user's cache; after that any image is one read.
+
+  Raises:
+    UserError: there are no shards or images; a shard is cut short, compressed,
+      or holds a path that leads outside.
+  """
+
+  names_are_known = True
+
+  def __init__(self, path: str):
+    self._paths = files.matching(path, ".tar")
+    try:
+      stamps = tuple(map(files.stamp, self._paths))
+    except OSError as error:
+      raise errors.UserError(
+        f"cannot read {error.filename}: {error.strerror}"
+      ) from None
+    self._kept = files.kept("tars", _VERSION, stamps)
+    index_cache.open_index(
+      self._kept, lambda folder: _index(self._paths, folder), self._open
+    )
+    about = json.loads((self._kept / "about.json").read_text())
+    self.fingerprint = about["fingerprint"]
+    self.label_names = tuple(map(str, range(about["classes"])))
+
+  def _open(self):
+    self._places = np.load(self._kept / "places.npy", mmap_mode="r")
+    self._paths_inside = line_index.Lines(os.fspath(self._kept / "paths"))
+
+  def __len__(self) -> int:
+    return len(self._places)
+
+  def __getitem__(self, i: int) -> Example:
+    name = self.id_of(i)
+    shard, start, size, label, _ = self._places[i].tolist()
+    image = files.read(self._paths[shard], start, size)
+    return Example(image=image, label=label, id=name)
+
+  def id_of(self, i: int) -> str:
+    return self._path_inside(i)[: self._places[i, 4]]
+
+  def other_names_of(self, i: int) -> tuple[str, ...]:
+    return (self._path_inside(i),)
+
+  def label_of(self, i: int) -> int:
+    check_index(i, len(self))
+    return int(self._places[i, 3])
+
+  def _path_inside(self, i):
+    check_index(i, len(self))
+    return array_record.unescaped(self._paths_inside[i])
+
+  def __getstate__(self):
+    return self.__dict__ | {"_places": None, "_paths_inside": None}
+
+  def __setstate__(self, state):
+    self.__dict__.update(state)
+    self._open()
+
+  def __repr__(self) -> str:
+    return f"Tars({len(self._paths)} shards, {len(self)} images)"
+
+
+def _index(paths, folder):
+  """Places (shard, start, size, label, length of the id) and paths."""
+  digest, labels, total = hashlib.sha256(), set(), 0
+  passed_over = collections.Counter()
+  with (
+    (folder / "places").open("wb") as places,
+    (folder / "paths").open("wb") as names,
+    multiprocessing.pool.ThreadPool(_THREADS) as threads,
+  ):
+    for shard, found in enumerate(threads.imap(tar_index.read, paths)):
+      for image in found.images:
+        place = image.start, image.size, image.label, image.id_length
+        name = array_record.escaped(image.path) + b"\n"
+        np.array([shard, *place], np.int64).tofile(places)
+        names.write(name)
+        digest.update(repr((shard, *place)).encode() + name)
+        labels.add(image.label)
+      total += len(found.images)
+      passed_over.update(found.passed_over)
+  if not total:
+    raise errors.UserError(
+      f"no images in {len(paths)} tar shards, for example {paths[0]};"
+      f" recognised extensions are {' '.join(EXTENSIONS)}"
+    )
+  _tell(paths, total, passed_over)
+  classes = numbered_classes(labels - {UNLABELLED}, paths[0])
+  about = {"fingerprint": digest.hexdigest(), "classes": classes}
+  (folder / "about.json").write_text(json.dumps(about))
+  raw = np.memmap(folder / "places", np.int64, "r").reshape(-1, 5)
+  np.save(folder / "places.npy", raw)
+  (folder / "places").unlink()
+
+
+def _tell(paths, total, passed_over):
+  passed_over = +passed_over  # None of nothing.
+  if passed_over:
+    reasons = (f"{n:,} {why}" for why, n in passed_over.most_common())
+    _log.warning(
+      "%d tar shards, for example %s: %s images; members besides: %s",
+      len(paths),
+      paths[0],
+      f"{total:,}",
+      ", ".join(reasons),
+    )

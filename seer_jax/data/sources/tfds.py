@@ -1,0 +1,298 @@
+"""Images from a prepared TensorFlow Datasets dataset, without TensorFlow.
+
+TFDS keeps examples as records in shards. ArrayRecord shards allow random
+access; TFRecord ones, TFDS's default, do not. Of a record only the image,
+still encoded, and the label are looked at.
+"""
+
+import difflib
+import errno
+import hashlib
+import os
+import shlex
+from typing import Any
+
+import numpy as np
+
+from seer_jax.data.storage import files
+from seer_jax.runtime import errors
+
+_FORMAT = "array_record"
+# TFDS's command imports all of these, whatever it is asked to do.
+_ELSEWHERE = (
+  "(in an environment of its own: pip install tensorflow tensorflow-datasets"
+  " apache-beam mlcroissant)"
+)
+_UNLABELLED = -1
+_UNREAD = -2
+
+
+class Tfds:
+  """One split of a dataset that TFDS has prepared as ArrayRecord files.
+
+  The order is that of the records in the shards. An id is TFDS's own: the name
+  of the shard and the number of the record in it. The image is the feature
+  named `image`, or else the first of that kind; likewise the label. Labels
+  keep TFDS's numbers; below 0 is unlabelled.
+
+  TFDS stores labels inside the records only, so `label_of` has to read the
+  whole record when its image has not been read before. It decodes nothing: 40
+  microseconds for 110 KB that lie in memory, but all of ImageNet's 1.28 million
+  are 140 GB of disk. What was read once is remembered.
+
+  Reading a damaged record or a lost shard raises OSError.
+
+  Raises:
+    UserError: no such dataset or split, not prepared, prepared in a format
+      without random access, shards are missing, or there are no images.
+  """
+
+  def __init__(self, name: str, path: str, split: str):
+    """Opens a dataset.
+
+    Args:
+      name: as TFDS spells it: `imagenet2012`, `imagenet2012:5.1.0`, or
+        `name/config:version`.
+      path: TFDS's data_dir; '' for its default.
+      split: in TFDS's language: `train`, `train[:1%]`, `train+test`.
+    """
+    try:
+      self._describe(name, path, split)
+    except errors.UserError:
+      raise
+    except Exception as error:  # Many libraries read these files.
+      raise errors.UserError(
+        f"{name} in {path or 'the default data_dir'} cannot be read"
+        f" ({type(error).__name__}: {_one_line(error)[:200]}); if its files are"
+        " damaged, prepare it again"
+      ) from error
+
+  def _describe(self, name, path, split):
+    builder = _find(name, path)
+    self._directory, self._split = os.fspath(builder.data_dir), split
+    self._records = _open(builder, split)
+    self._image, self._label = _features(builder)
+    self.label_names = ()
+    if self._label:
+      self.label_names = tuple(builder.info.features[self._label].names)
+
+    shards = builder.info.splits[split].file_instructions
+    _refuse_missing([shard.filename for shard in shards], name)
+    self._shards = [
+      (os.path.basename(shard.filename), shard.skip) for shard in shards
+    ]
+    self._ends = np.cumsum([shard.take for shard in shards])
+    self._labels = self._no_labels()
+    self.full_name = builder.info.full_name
+    contents = self.full_name, self._shards, self._ends.tolist()
+    self.fingerprint = hashlib.sha256(repr(contents).encode()).hexdigest()
+
+  def __len__(self) -> int:
+    return int(self._ends[-1])
+
+  def __getitem__(self, i: int) -> dict[str, Any]:
+    feature = self._read(i)
+    # A record without an image is an empty file, a bad image like others.
+    image = b"".join(feature[self._image].bytes_list.value[:1])
+    return {"image": image, "label": self.label_of(i), "id": self.id_of(i)}
+
+  def id_of(self, i: int) -> str:
+    self._check(i)
+    shard = int(np.searchsorted(self._ends, i, side="right"))
+    start = int(self._ends[shard - 1]) if shard else 0
+    name, skip = self._shards[shard]
+    return f"{name}__{skip + i - start}"
+
+  def label_of(self, i: int) -> int:
+    self._check(i)
+    if self._labels[i] == _UNREAD:
+      self._read(i)
+    return int(self._labels[i])
+
+  def _read(self, i):
+    """The features of a record, whose label is remembered."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    self._check(i)
+    if self._records is None:
+      self._records = _open(_at(self._directory), self._split)
+    try:
+      record = self._records[i]
+      feature = tf_example_pb2.Example.FromString(record).features.feature
+    except Exception as error:  # ArrayRecord's and protobuf's have no names.
+      shard = int(np.searchsorted(self._ends, i, side="right"))
+      files.raise_if_away(os.path.join(self._directory, self._shards[shard][0]))
+      reason = next(iter(str(error).splitlines()), type(error).__name__)
+      raise OSError(errno.EBADMSG, reason, self.id_of(i)) from None
+    if self._label:
+      label = feature[self._label].int64_list.value
+      self._labels[i] = max(_UNLABELLED, label[0]) if label else _UNLABELLED
+    return feature
+
+  def _no_labels(self):
+    return np.full(len(self), _UNREAD if self._label else _UNLABELLED, np.int32)
+
+  def _check(self, i):
+    if not 0 <= i < len(self):
+      raise IndexError(f"index {i} is outside 0..{len(self) - 1}")
+
+  def __getstate__(self):
+    # Neither open files nor megabytes of labels travel to workers.
+    return self.__dict__ | {"_records": None, "_labels": None}
+
+  def __setstate__(self, state):
+    self.__dict__.update(state)
+    self._labels = self._no_labels()
+
+  def __repr__(self) -> str:
+    return (
+      f"Tfds({self.full_name!r}, {self._split!r}, {len(self)} of its"
+      f" {self._image!r})"
+    )
+
+
+def _find(name, path):
+  """The builder of a prepared dataset; its code is not needed."""
+  try:
+    import tensorflow_datasets as tfds
+  except ImportError:
+    raise errors.UserError(
+      "kind is 'tfds', but tensorflow-datasets is not installed; "
+      "run: pip install tensorflow-datasets"
+    ) from None
+  if not name:
+    raise errors.UserError(
+      "no dataset given: name is ''; set it to one of TFDS's, for example "
+      "imagenet2012 or imagenet2012:5.1.0"
+    )
+  folder = files.absolute(path)
+  try:
+    return tfds.core.read_only_builder.builder_from_files(
+      name, data_dir=folder or None
+    )
+  except tfds.core.DatasetNotFoundError:
+    raise errors.UserError(_why_not(tfds, name, folder)) from None
+  # TFDS's words for a misspelt name or a dataset in several places.
+  except ValueError as error:
+    raise errors.UserError(
+      f"TFDS cannot open name {name!r}: {_one_line(error)}"
+    ) from None
+
+
+def _why_not(tfds, name, folder):
+  """Says why nothing is prepared under a name, and what to do."""
+  base = name.partition(":")[0].partition("/")[0]
+  folder = folder or files.absolute(tfds.core.constants.DATA_DIR)
+  prepared = sorted(
+    os.path.relpath(found, folder).replace(os.sep, "/")
+    for found, _, names in os.walk(os.path.join(folder, base))
+    if "dataset_info.json" in names
+  )
+  if prepared:
+    versions = (":".join(found.rsplit("/", 1)) for found in prepared)
+    return (
+      f"{name} is not prepared in {folder}, but {', '.join(versions)} is: "
+      "set name to that"
+    )
+  known = tfds.list_builders(with_community_datasets=False)
+  if base in known:
+    return (
+      f"{name} is not prepared in {folder}; prepare it: tfds build {name}"
+      f" --file_format={_FORMAT} --data_dir={shlex.quote(folder)} {_ELSEWHERE}"
+    )
+  near = difflib.get_close_matches(base, known, n=1)
+  return (
+    f"TFDS knows no dataset {base!r} and none is prepared in {folder}; "
+    + (f"did you mean {near[0]}?" if near else "check name and path")
+  )
+
+
+def _at(directory):
+  import tensorflow_datasets as tfds
+
+  return tfds.builder_from_directory(directory)
+
+
+def _open(builder, split):
+  """The records of a split, as bytes; leaves the builder at our format."""
+  import tensorflow_datasets as tfds
+
+  _refuse_format(builder)
+  _refuse_split(builder, split)
+  return builder.as_data_source(
+    split,
+    deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES,
+    file_format=_FORMAT,
+  )
+
+
+def _refuse_format(builder):
+  formats = {each.value for each in builder.info.available_file_formats()}
+  if _FORMAT not in formats:
+    folder = shlex.quote(os.fspath(builder.data_dir))
+    raise errors.UserError(
+      f"{builder.info.full_name} is stored as {', '.join(sorted(formats))},"
+      " which has no random access; convert it: tfds convert_format"
+      f" --dataset_version_dir={folder} --out_file_format={_FORMAT}"
+      f" {_ELSEWHERE}, or prepare it anew with --file_format={_FORMAT}"
+    )
+
+
+def _refuse_split(builder, split):
+  name, splits = builder.info.full_name, builder.info.splits
+  try:
+    count = splits[split].num_examples
+  except ValueError as error:
+    there = (f"{each.name} ({each.num_examples})" for each in splits.values())
+    raise errors.UserError(
+      f"no such split of {name}: {split!r} ({_one_line(error)}); it has"
+      f" {', '.join(there)}, and slices such as train[:1%]"
+    ) from None
+  if not count:
+    raise errors.UserError(f"split {split!r} of {name} is empty; take more")
+
+
+def _features(builder):
+  """(name of the image, name of the label or None)."""
+  import tensorflow_datasets as tfds
+
+  features = builder.info.features
+  kinds = tfds.features
+  images = [
+    name
+    for name, feature in features.items()
+    if isinstance(feature, kinds.Image)
+    # Maps of classes, and floats disguised as four channels.
+    and not isinstance(feature, kinds.LabeledImage)
+    and feature.np_dtype != np.float32
+  ]
+  labels = [
+    name
+    for name, feature in features.items()
+    if isinstance(feature, kinds.ClassLabel) and feature.num_classes
+  ]
+  if not images:
+    raise errors.UserError(
+      f"{builder.info.full_name} has no image feature, only"
+      f" {', '.join(features)}; choose another dataset"
+    )
+  return _prefer("image", images), _prefer("label", labels)
+
+
+def _prefer(name, names):
+  return name if name in names else next(iter(names), None)
+
+
+def _refuse_missing(paths, name):
+  import tensorflow_datasets as tfds
+
+  missing = [path for path in paths if not tfds.core.Path(path).exists()]
+  if missing:
+    raise errors.UserError(
+      f"{len(missing)} of {len(paths)} files of {name} are missing, for example"
+      f" {missing[0]}; copy them there or prepare the dataset again"
+    )
+
+
+def _one_line(error):
+  return " ".join(str(error).split())

@@ -1,0 +1,1 @@
+"""What sources read through: files, indexes of them, records in them."""

@@ -1,0 +1,265 @@
+"""Files by path or URL, and what sources keep about them between two runs."""
+
+import contextlib
+import errno
+import hashlib
+import os
+import pathlib
+import re
+import stat
+import uuid
+from collections.abc import Iterator
+from typing import IO, Any
+
+from seer_jax.runtime import errors
+
+# Whole files up to this size are hashed for a fingerprint, of larger ones so
+# many blocks, evenly spread: the gigabytes of a long list are not read for it.
+_WHOLE, _BLOCK, _BLOCKS = 16 * 2**20, 64 * 2**10, 256
+# Bytes at either end of a shard that must be readable.
+_PROBED = 2**20
+# Of the process, not of an image: none is blamed for it.
+_OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE})
+# What reads the URLs that fsspec does not read by itself.
+_LIBRARIES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "hf": "huggingface"}
+
+
+def is_url(path: str) -> bool:
+  """Whether it is no path of this machine's."""
+  return "://" in path
+
+
+def absolute(path: str) -> str:
+  """A path that holds wherever a worker is started; '' and URLs stay."""
+  if not path or is_url(path):
+    return path.rstrip("/") if path else path
+  return os.path.abspath(os.path.expanduser(path))
+
+
+def system(url: str) -> Any:
+  """The fsspec file system of a URL.
+
+  Raises:
+    UserError: fsspec, or what it needs for this kind of URL, is missing.
+    OSError: there is no such kind of URL.
+  """
+  kind = url.partition("://")[0]
+  try:
+    import fsspec
+
+    return fsspec.filesystem(kind)
+  except ImportError:
+    library = _LIBRARIES.get(kind, "fsspec")
+    raise errors.UserError(
+      f"reading {kind}:// needs a library; run: pip install {library}"
+    ) from None
+  except ValueError:
+    # One line of a list may be like that, and is then one unusable image.
+    raise OSError(errno.EINVAL, "no such kind of URL", url) from None
+
+
+@contextlib.contextmanager
+def plain_errors(path: str) -> Iterator[None]:
+  """Turns whatever else is raised into an OSError.
+
+  Remote files fail in many ways, and a name may hold a zero byte.
+  """
+  try:
+    yield
+  except (OSError, errors.UserError):
+    raise
+  except Exception as error:
+    words = next(iter(str(error).splitlines()), type(error).__name__)
+    number = errno.EREMOTEIO if is_url(path) else errno.EINVAL
+    raise OSError(number, words[:200], path) from error
+
+
+def read(path: str, start: int = 0, size: int | None = None) -> bytes:
+  """The bytes of a file, or `size` of them from `start` on."""
+  with plain_errors(path):
+    if is_url(path):
+      end = None if size is None else start + size
+      return system(path).cat_file(path, start=start, end=end)
+    with open(path, "rb", opener=_open_regular) as file:
+      if size is None:
+        return file.read()
+      return os.pread(file.fileno(), size, start)
+
+
+def _open_regular(path, flags):
+  """Opens what can be read to its end: a pipe would keep us for ever."""
+  descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+  if stat.S_ISREG(os.fstat(descriptor).st_mode):
+    return descriptor
+  os.close(descriptor)
+  raise OSError(errno.EINVAL, "not a regular file", path)
+
+
+def raise_if_away(path: str) -> None:
+  """Tells a shard that cannot be read at all from a damaged record in it.
+
+  Raises:
+    OSError: what the system says of reading it.
+    Lost: the process may open no further file.
+  """
+  try:
+    for start in (0, max(0, size(path) - _PROBED)):
+      read(path, start, _PROBED)
+  except OSError as error:
+    if error.errno in _OUT_OF_FILES:
+      raise errors.Lost(
+        f"{path}: {error.strerror}; raise the limit (ulimit -n 4096)"
+      ) from None
+    raise
+
+
+def open_file(path: str) -> IO[bytes]:
+  """Opens for reading."""
+  if is_url(path):
+    with plain_errors(path):
+      return system(path).open(path, "rb")
+  return open(path, "rb")
+
+
+def size(path: str) -> int:
+  """Of a file, in bytes."""
+  if is_url(path):
+    with plain_errors(path):
+      return system(path).size(path)
+  return os.path.getsize(path)
+
+
+def matching(path: str, ending: str) -> list[str]:
+  """The shards that a path means, sorted.
+
+  Args:
+    path: a file, a folder (then its files whose name has `ending`), or a
+      pattern with * and ?.
+    ending: of the names in a folder; "-00003-of-00010" may follow it.
+
+  Raises:
+    UserError: there are none.
+  """
+  path = absolute(path)
+  if not path:
+    raise errors.UserError("no files given: path is ''; set it")
+  try:
+    found = _matching(path, ending)
+  except OSError as error:
+    raise errors.UserError(
+      f"cannot read {path}: {error.strerror or error}"
+    ) from None
+  if not found:
+    raise errors.UserError(
+      f"no files *{ending}* in {path}; give a file, a folder of them, or a"
+      " pattern with * and ?"
+    )
+  return sorted(found)
+
+
+def _matching(path, ending):
+  if is_url(path):
+    kind = path.partition("://")[0]
+    with plain_errors(path):
+      remote = system(path)
+      if remote.isdir(path):
+        found = remote.glob(f"{path}/*{ending}*")
+        found = [each for each in found if is_shard(each, ending)]
+      else:
+        found = remote.glob(path)
+      return [f"{kind}://{each.lstrip('/')}" for each in found]
+  if os.path.isdir(path):
+    return [
+      os.path.join(path, name)
+      for name in os.listdir(path)
+      if is_shard(name, ending)
+    ]
+  if os.path.exists(path):
+    return [path]
+  # The names of folders may hold brackets; only the last part is a pattern.
+  folder, pattern = os.path.split(path)
+  if not any(sign in pattern for sign in "*?"):
+    raise errors.UserError(f"no such file or folder: {path}")
+  return [os.fspath(each) for each in pathlib.Path(folder).glob(pattern)]
+
+
+def is_shard(path: str, ending: str) -> bool:
+  """Whether a name is that of a shard: x.tar, or x.array_record-00-of-10."""
+  name = path.rpartition("/")[2]
+  numbered = re.escape(ending) + r"(-\d+-of-\d+)?"
+  return bool(re.search(f"{numbered}$", name)) and not name.startswith(".")
+
+
+def fingerprint(path: str) -> str:
+  """SHA-256 over size and bytes; of a large file, over blocks of it."""
+  total = size(path)
+  digest = hashlib.sha256(str(total).encode())
+  if total <= _WHOLE:
+    digest.update(read(path))
+  else:
+    last = total - _BLOCK
+    for block in range(_BLOCKS):
+      digest.update(read(path, last * block // (_BLOCKS - 1), _BLOCK))
+  return digest.hexdigest()
+
+
+def kept(name: str, *about: object) -> pathlib.Path:
+  """A folder in the user's cache for what was found out about some files.
+
+  Complete if it is there; see `keep`.
+
+  Args:
+    name: of the kind of thing.
+    about: all that it depends on.
+  """
+  home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+  key = hashlib.sha256(repr(about).encode()).hexdigest()[:24]
+  return pathlib.Path(home, "seer_jax", name, key)
+
+
+@contextlib.contextmanager
+def keep(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+  """A folder to fill, which appears under its name when it is whole.
+
+  Several processes may do so at once: the first one wins.
+  """
+  part = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.part")
+  try:
+    part.mkdir(parents=True)
+    yield part
+    if not folder.exists():
+      part.rename(folder)
+  except OSError as error:
+    if not folder.exists():
+      raise errors.UserError(
+        f"cannot keep an index in {folder.parent}: {error.strerror or error};"
+        " make room there, or set XDG_CACHE_HOME to another folder"
+      ) from error
+  finally:
+    _empty(part)
+
+
+def _empty(folder):
+  with contextlib.suppress(OSError):
+    for file in folder.iterdir():
+      file.unlink()
+    folder.rmdir()
+
+
+def stamp(path: str) -> tuple[object, ...]:
+  """What changes when a file does, without reading it."""
+  if is_url(path):
+    with plain_errors(path):
+      about = system(path).info(path)
+    # What stores call that which changes with the content.
+    changing = (
+      "etag",
+      "ETag",
+      "md5Hash",
+      "generation",
+      "mtime",
+      "LastModified",
+    )
+    return path, size(path), *(str(about.get(key)) for key in changing)
+  status = os.stat(path)
+  return path, status.st_size, status.st_mtime_ns

@@ -1,0 +1,106 @@
+"""Labels of long lists: numbered once, and mapped into memory."""
+
+import itertools
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+
+from seer_jax.data.storage import files, index_cache, line_index
+from seer_jax.data.storage.example import UNLABELLED, numbered_classes
+from seer_jax.runtime import errors
+
+# Numbers or words; "" is none.
+Part = list[bytes | int]
+_AT_ONCE = 2**20
+# Changes when an index of before is of no use any more.
+_VERSION = 2
+
+
+class Labels:
+  """The label of each entry of a list, from a file in the user's cache.
+
+  Labels that are not whole numbers are names, numbered in sorted order; whole
+  numbers below 0 and "" are none.
+
+  Raises:
+    UserError: they are no numbers of classes; see `numbered_classes`.
+  """
+
+  def __init__(self, path: str, parts: Callable[[], Iterable[Part]]):
+    """Opens them.
+
+    Args:
+      path: where they come from.
+      parts: gives all of them; called twice, if at all.
+    """
+    self._kept = files.kept("labels", _VERSION, files.stamp(path))
+    index_cache.open_index(
+      self._kept, lambda folder: _number(parts, path, folder), self._open
+    )
+
+  def _open(self):
+    self.names = tuple(json.loads((self._kept / "names.json").read_text()))
+    if self.names:  # An empty file cannot be mapped.
+      self._numbers = np.memmap(self._kept / "numbers", np.int32, "r")
+
+  def __getitem__(self, i: int) -> int:
+    return int(self._numbers[i]) if self.names else UNLABELLED
+
+  def __getstate__(self):
+    return {"_kept": self._kept}
+
+  def __setstate__(self, state):
+    self.__dict__.update(state)
+    self._open()
+
+
+def of_array(array: np.ndarray) -> Iterator[Part]:
+  """Of an array of whole numbers or of strings.
+
+  Raises:
+    UserError: it is of something else.
+  """
+  if array.dtype.kind not in "SUiu":
+    raise errors.UserError(
+      f"labels are {array.dtype}; use whole numbers or strings"
+    )
+  for start in range(0, len(array), _AT_ONCE):
+    part = array[start : start + _AT_ONCE].tolist()
+    yield list(map(os.fsencode, part)) if array.dtype.kind == "U" else part
+
+
+def after_tabs(text: line_index.Lines) -> Iterator[Part]:
+  """Of a text; an entry without a tab has none."""
+  if not text.has_tabs:
+    return
+  with open(text.path, "rb") as file:
+    rest = itertools.islice(file, len(text))
+    for part in iter(lambda: list(itertools.islice(rest, _AT_ONCE)), []):
+      yield [line.partition(b"\t")[2].strip() for line in part]
+
+
+def _number(parts, path, folder: pathlib.Path):
+  seen = set()
+  for part in parts():
+    seen.update(part)
+  seen -= {b""}
+  if all(isinstance(label, int) or _is_number(label) for label in seen):
+    number_of = {label: max(int(label), UNLABELLED) for label in seen}
+    used = set(number_of.values()) - {UNLABELLED}
+    names = [b"%d" % label for label in range(numbered_classes(used, path))]
+  else:
+    names = sorted(seen)
+    number_of = {label: number for number, label in enumerate(names)}
+  number_of[b""] = UNLABELLED
+  with (folder / "numbers").open("wb") as file:
+    for part in parts():
+      np.array([number_of[label] for label in part], np.int32).tofile(file)
+  text = json.dumps(list(map(os.fsdecode, names)))
+  (folder / "names.json").write_text(text)
+
+
+def _is_number(word: bytes) -> bool:
+  return word.removeprefix(b"-").isdigit()

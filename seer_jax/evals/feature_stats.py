@@ -1,0 +1,44 @@
+"""How much of the feature space clean images use; needs no labels."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from seer_jax.evals import features
+from seer_jax.tasks import state
+
+
+def spread(features_NxD: np.ndarray, most: int = 2048) -> dict[str, float]:
+  """How much of the feature space is used.
+
+  Args:
+    features_NxD: any scale; rows are normalised first.
+    most: rows looked at, evenly spaced; the spectrum needs no more.
+
+  Returns:
+    `features/std`: mean standard deviation of the coordinates, times sqrt(D);
+      towards 1 when rows point everywhere, 0 when all point the same way.
+    `features/rank`: the effective rank, exp of the entropy of the normalised
+      singular values (Roy and Vetterli 2007).
+  """
+  rows = features_NxD[:: -(-len(features_NxD) // most)].astype(np.float64)
+  rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+  singular = np.linalg.svd(rows - rows.mean(0), compute_uv=False)
+  weight = singular / max(singular.sum(), 1e-12)
+  weight = weight[weight > 0]
+  return {
+    "features/std": float(rows.std(0).mean() * math.sqrt(rows.shape[1])),
+    "features/rank": float(np.exp(-np.sum(weight * np.log(weight)))),
+  }
+
+
+class Spread:
+  """Standard deviation and effective rank of trunk features."""
+
+  def __init__(self, extract: features.Extractor, images: features.ImageSet):
+    self._extract, self._images = extract, images
+
+  def run(self, now: state.State) -> Iterator[tuple[str, float]]:
+    """Yields (`features/std`, ...), (`features/rank`, ...)."""
+    yield from spread(self._extract(now, self._images).features_NxD).items()

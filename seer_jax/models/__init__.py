@@ -1,0 +1,1 @@
+"""The network: a RegNet, and what is trained upon it."""

@@ -1,0 +1,253 @@
+"""Trunk and head: a RegNet, a projection, and prototypes to score against."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from seer_jax.data.preprocessing import Preprocessing
+from seer_jax.models import architectures, regnet
+from seer_jax.runtime import errors
+
+
+def normalize(kernel_PxK: jax.Array) -> jax.Array:
+  """Prototypes (columns) back onto the unit sphere; zeros stay zeros."""
+  kernel_PxK = kernel_PxK.astype(jnp.float32)
+  square_1xK = jnp.sum(jnp.square(kernel_PxK), axis=0, keepdims=True)
+  return kernel_PxK * jax.lax.rsqrt(jnp.maximum(square_1xK, 1e-24))
+
+
+class Views(NamedTuple):
+  """What the network makes of a batch's crops."""
+
+  features_BxVxD: jax.Array
+  z_BxVxP: jax.Array
+  scores_BxVxK: tuple[jax.Array, ...]  # One for each prototype head.
+
+
+class Linear(nn.Module):
+  """y = x W + b in the dtype of x, with PyTorch's default initialisation."""
+
+  features: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    init = regnet.uniform_fan_in(x.shape[-1])
+    shape = (x.shape[-1], self.features)
+    kernel = regnet.kernel_of(self, init, shape, x.dtype)
+    bias = self.param("bias", init, (self.features,))
+    return x @ kernel + bias.astype(x.dtype)
+
+
+class Projection(nn.Module):
+  """SwAV's projection head: hidden layers with ReLU, a bare last layer.
+
+  Attributes:
+    hidden: widths of the hidden layers.
+    out: P, the width of the projection; 0 for the hidden layers alone.
+    batch_norm: whether hidden layers are normalised (SEER's largest are not).
+    bn_groups: see `regnet.BatchNorm`.
+  """
+
+  hidden: Sequence[int]
+  out: int
+  batch_norm: bool
+  bn_groups: int = 1
+
+  @nn.compact
+  def __call__(self, x_NxD: jax.Array, train: bool) -> jax.Array:
+    x = x_NxD
+    for layer, width in enumerate(self.hidden):
+      x = Linear(width, name=f"linear{layer}")(x)
+      if self.batch_norm:
+        x = regnet.BatchNorm(self.bn_groups, name=f"bn{layer}")(x, train)
+      x = nn.relu(x)
+    if not self.out:
+      return x
+    z_NxP = Linear(self.out, name=f"linear{len(self.hidden)}")(x)
+    z_NxP = z_NxP.astype(jnp.float32)
+    # Not by the norm, whose gradient at zero is not a number.
+    square_Nx1 = jnp.sum(jnp.square(z_NxP), axis=-1, keepdims=True)
+    return z_NxP * jax.lax.rsqrt(jnp.maximum(square_Nx1, 1e-24))
+
+
+class Prototypes(nn.Module):
+  """K directions on the sphere; a score is a cosine. Always float32."""
+
+  count: int
+
+  @nn.compact
+  def __call__(self, z: jax.Array) -> jax.Array:
+    def on_sphere(key, shape):
+      return normalize(regnet.uniform_fan_in(shape[0])(key, shape))
+
+    shape = (z.shape[-1], self.count)
+    kernel = regnet.kernel_of(self, on_sphere, shape, jnp.float32)
+    # By default TPUs and newer GPUs round the operands, by more than Sinkhorn's
+    # epsilon forgives.
+    return jnp.matmul(z, kernel, precision="highest")
+
+
+class Encoder(nn.Module):
+  """A trunk, and what was trained upon it: the network that weights belong to.
+
+  Attributes:
+    architecture: the trunk's shape.
+    hidden: widths of the projection's hidden layers.
+    out: P, the projection's width; 0 for none.
+    batch_norm: whether the projection normalises its hidden layers.
+    prototype_counts: K of each prototype head.
+    bn_groups: see `regnet.BatchNorm`.
+    execution: see `regnet.Execution`.
+    classes: L of a classifier, 0 for none. It stands on the trunk, or where a
+      projection lacks its last layer, on that (Goyal et al. 2021, fine-tuning
+      on few labels).
+    preprocessing: how images are prepared for these weights.
+  """
+
+  architecture: architectures.Architecture
+  hidden: Sequence[int] = ()
+  out: int = 0
+  batch_norm: bool = False
+  prototype_counts: Sequence[int] = ()
+  bn_groups: int = 1
+  execution: regnet.Execution = regnet.Execution()
+  classes: int = 0
+  preprocessing: Preprocessing = Preprocessing()
+
+  def setup(self):
+    self.trunk = regnet.RegNet(
+      self.architecture, self.bn_groups, self.execution
+    )
+    if self.hidden or self.out:
+      self.head = Projection(
+        self.hidden, self.out, self.batch_norm, self.bn_groups
+      )
+    self.prototypes = [Prototypes(count) for count in self.prototype_counts]
+    if self.classes:
+      self.classifier = Linear(self.classes)
+
+  def __call__(self, x_NxHxWx3: jax.Array, train: bool = False):
+    """Normalised float images to all that the network makes of them.
+
+    Returns:
+      The trunk's taps (`regnet.RegNet`) and, where there are such heads,
+      `projection` NxP, `scores`, a tuple of NxK, and `logits` NxL.
+    """
+    found = dict(self.trunk(x_NxHxWx3, train))
+    x_NxD = found["avgpool"].astype(x_NxHxWx3.dtype)
+    if self.out:
+      found["projection"] = self.head(x_NxD, train)
+      found["scores"] = self.scores(found["projection"])
+    elif self.hidden:
+      x_NxD = self.head(x_NxD, train)
+    if self.classes:
+      found["logits"] = self.classifier(x_NxD).astype(jnp.float32)
+    return found
+
+  def features(self, x_NxHxWx3: jax.Array, train: bool = False) -> jax.Array:
+    """Pooled trunk features, N x D, float32."""
+    return self.trunk(x_NxHxWx3, train)["avgpool"]
+
+  def scores(self, z: jax.Array) -> tuple[jax.Array, ...]:
+    """Cosines of unit rows to the prototypes of each head, (..., K)."""
+    return tuple(head(z) for head in self.prototypes)
+
+
+class SwavModel(Encoder):
+  """The network that SwAV trains, over a batch's crops."""
+
+  def __call__(self, crops: Sequence[jax.Array], train: bool) -> Views:
+    """Normalised float crops, one BxVxHxWx3 array a resolution.
+
+    The trunk runs once a resolution, so BatchNorm never mixes resolutions and
+    its running statistics move once for each; the head runs once over all.
+    """
+    features = []
+    for crops_BxVxHxWx3 in crops:
+      batch, views = crops_BxVxHxWx3.shape[:2]
+      x_NxHxWx3 = crops_BxVxHxWx3.reshape(-1, *crops_BxVxHxWx3.shape[2:])
+      features_NxD = self.features(x_NxHxWx3, train)
+      features.append(features_NxD.reshape(batch, views, -1))
+    features_BxVxD = jnp.concatenate(features, axis=1)
+    batch, views, width = features_BxVxD.shape
+    x_NxD = features_BxVxD.reshape(-1, width).astype(crops[0].dtype)
+    z_BxVxP = self.head(x_NxD, train).reshape(batch, views, -1)
+    return Views(features_BxVxD, z_BxVxP, self.scores(z_BxVxP))
+
+
+def create(config: ml_collections.ConfigDict) -> SwavModel:
+  """The network of a resolved config."""
+  return SwavModel(
+    architecture=architecture(config.model),
+    hidden=tuple(config.model.head.hidden),
+    out=config.model.head.out,
+    batch_norm=config.model.head.batch_norm,
+    prototype_counts=tuple(config.model.prototypes),
+    bn_groups=config.model.bn_groups,
+    execution=regnet.Execution(
+      config.model.remat,
+      tuple(map(tuple, config.model.remat_groups)),
+      config.model.scan,
+    ),
+  )
+
+
+def architecture(
+  model: ml_collections.ConfigDict,
+) -> architectures.Architecture:
+  """The trunk that the config names, lists, or gives five numbers of.
+
+  Raises:
+    UserError: there is no trunk of that name, or the numbers make none.
+  """
+  shape = {
+    "stem_width": model.stem_width,
+    "stem_stride": model.stem_stride,
+    "strides": tuple(model.strides),
+  }
+  lists = [tuple(model[key]) for key in ("depths", "widths", "group_widths")]
+  key = "config.model"
+  try:
+    if any(lists):
+      arch = architectures.Architecture(
+        *lists, se_ratio=model.se_ratio, **shape
+      )
+    elif model.numbers:
+      key = "config.model.numbers"
+      if len(model.numbers) != 5:
+        raise ValueError(
+          f"{tuple(model.numbers)} must be five: depth, w_0, w_a, w_m, group"
+          " width"
+        )
+      numbers = tuple(model.numbers)
+      arch = architectures.from_numbers(
+        *numbers, se_ratio=model.se_ratio, **shape
+      )
+    else:
+      key = "config.model.trunk"
+      arch = architectures.find(model.trunk)
+      shape["se_ratio"] = model.se_ratio if arch.se_ratio else 0.0
+      arch = dataclasses.replace(arch, **shape)
+  except ValueError as error:
+    raise errors.UserError(f"{key}: {error}") from error
+  if model.remat == "group":
+    _check_groups(tuple(model.remat_groups), arch.depths)
+  return arch
+
+
+def _check_groups(groups, depths):
+  fine = len(groups) == len(depths) and all(
+    list(ends) == sorted(set(ends)) and set(ends) <= set(range(1, depth + 1))
+    for ends, depth in zip(groups, depths, strict=True)
+  )
+  if not fine:
+    raise errors.UserError(
+      f"config.model.remat_groups is {groups}; it must have, for each of the"
+      f" stages of {depths} blocks, rising numbers of blocks at which a group"
+      " ends, such as ((2,), (7,), (9, 17), ())"
+    )

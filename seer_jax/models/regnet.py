@@ -1,0 +1,351 @@
+"""RegNet, the trunk: a stem, four stages of bottleneck blocks, a mean.
+
+A Linen module of its own: float images in, a dict of named taps out (`conv1,
+res2 ... res5, avgpool`, as VISSL names them). Shapes: `architectures.py`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from seer_jax.models import architectures, grouped_conv
+from seer_jax.runtime import mesh
+
+
+class BatchNorm(nn.Module):
+  """Batch normalisation over the rows of the global batch, in float32.
+
+  Under `jit` the mean over rows is the mean over every device's rows, which is
+  what PyTorch calls SyncBN. `groups` > 1 normalises runs of neighbouring rows
+  apart from each other, as SEER's SyncBN groups did. Running statistics keep
+  PyTorch's convention: the unbiased variance, decay 0.9.
+  """
+
+  groups: int = 1
+  momentum: float = 0.9
+  epsilon: float = 1e-5
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    channels = x.shape[-1]
+    scale = self.param("scale", nn.initializers.ones, (channels,))
+    bias = self.param("bias", nn.initializers.zeros, (channels,))
+    mean_C = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
+    var_C = self.variable("batch_stats", "var", jnp.ones, (channels,))
+    mean, var = mean_C.value, var_C.value
+    y = x.astype(jnp.float32)
+    if train:
+      # One part is the whole batch, which keeps its shape: compilers handle
+      # the reshape badly.
+      if self.groups > 1:
+        y = y.reshape(self.groups, -1, *x.shape[1:])
+      parts = int(self.groups > 1)
+      mean, var = _moments(y, tuple(range(parts, y.ndim - 1)), around_C=mean)
+      if not self.is_initializing():
+        count = y.size / mean.size
+        self._update(mean_C, mean)
+        self._update(var_C, var * count / max(count - 1, 1))
+    # One multiplication and addition an element; the rest is per channel.
+    factor = scale * jax.lax.rsqrt(var + self.epsilon)
+    y = y * factor + (bias - mean * factor)
+    return y.astype(x.dtype).reshape(x.shape)
+
+  def _update(self, running_C, batch):
+    batch_C = jnp.mean(batch.reshape(-1, batch.shape[-1]), axis=0)
+    running_C.value = (
+      self.momentum * running_C.value + (1 - self.momentum) * batch_C
+    )
+
+
+def _moments(y, axes, around_C):
+  """Mean and variance over `axes`, kept as axes of one.
+
+  In one pass over the data, around the running mean: E[y^2] - E[y]^2 would
+  cancel where the mean is large.
+  """
+  around_C = jax.lax.stop_gradient(around_C)
+  shifted = y - around_C
+  mean = jnp.mean(shifted, axes, keepdims=True)
+  square = jnp.mean(jnp.square(shifted), axes, keepdims=True)
+  return mean + around_C, jnp.maximum(square - jnp.square(mean), 0)
+
+
+def he_fan_out(key, shape, dtype=jnp.float32):
+  """N(0, 2 / (k k out)), whatever the number of groups: SEER's trunk init."""
+  return jax.random.normal(key, shape, dtype) * jnp.sqrt(
+    2 / (shape[0] * shape[1] * shape[-1])
+  ).astype(dtype)
+
+
+def uniform_fan_in(fan_in: int):
+  """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default for a bias."""
+  bound = fan_in**-0.5
+
+  def init(key, shape, dtype=jnp.float32):
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+  return init
+
+
+def kernel_of(
+  module: nn.Module, init: Any, shape: tuple[int, ...], dtype: jnp.dtype
+) -> jax.Array:
+  """A layer's `kernel` in its dtype, whole, however the mesh stores it."""
+  if module.is_initializing():
+    return module.param("kernel", init, shape).astype(dtype)
+  # Not by `param`, which would refuse the padded shape of a split kernel.
+  return mesh.whole(module.get_variable("params", "kernel"), shape, dtype)
+
+
+class Conv1x1(nn.Module):
+  """A 1x1 convolution; a stride slices first, then it is a matrix product."""
+
+  features: int
+  stride: int = 1
+  bias: bool = False
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    shape = (1, 1, x.shape[-1], self.features)
+    kernel = kernel_of(self, he_fan_out, shape, x.dtype)
+    if self.stride > 1:
+      x = x[:, :: self.stride, :: self.stride]
+    y = x @ kernel[0, 0]
+    if self.bias:
+      init = uniform_fan_in(x.shape[-1])
+      y += self.param("bias", init, (self.features,)).astype(x.dtype)
+    return y
+
+
+class Conv3x3(nn.Module):
+  """A grouped 3x3 convolution without bias, padding 1."""
+
+  features: int
+  groups: int
+  stride: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    shape = (3, 3, x.shape[-1] // self.groups, self.features)
+    kernel = kernel_of(self, he_fan_out, shape, x.dtype)
+    return grouped_conv.grouped_conv3x3(x, kernel, self.groups, self.stride)
+
+
+class SqueezeExcite(nn.Module):
+  """Scales channels by a gate computed from their global mean."""
+
+  squeeze: int
+  activation: Callable[[jax.Array], jax.Array]
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    gate = jnp.mean(x, (1, 2), keepdims=True, dtype=jnp.float32)
+    gate = gate.astype(x.dtype)
+    gate = Conv1x1(self.squeeze, bias=True, name="reduce")(gate)
+    gate = self.activation(gate)
+    gate = Conv1x1(x.shape[-1], bias=True, name="expand")(gate)
+    return x * nn.sigmoid(gate)
+
+
+def activation_of(linear: bool) -> Callable[[jax.Array], jax.Array]:
+  """ReLU, and SiLU for the networks of linear blocks."""
+  return nn.silu if linear else nn.relu
+
+
+class Block(nn.Module):
+  """The bottleneck block: 1x1, grouped 3x3 (strided), SE, 1x1, shortcut.
+
+  Attributes:
+    width: channels that leave the block.
+    inner: channels of its 3x3 convolution.
+    group_width: channels a group of it.
+    stride: of the block.
+    se_ratio: squeeze width over the width that enters; 0 for none.
+    linear: see `architectures.Architecture`.
+    bn_groups: see `BatchNorm`.
+  """
+
+  width: int
+  inner: int
+  group_width: int
+  stride: int
+  se_ratio: float
+  linear: bool
+  bn_groups: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def norm(name, y):
+      return BatchNorm(self.bn_groups, name=name)(y, train)
+
+    activation = activation_of(self.linear)
+    groups = self.inner // self.group_width
+    y = activation(norm("bn_a", Conv1x1(self.inner, name="a")(x)))
+    y = Conv3x3(self.inner, groups, self.stride, name="b")(y)
+    y = activation(norm("bn_b", y))
+    if self.se_ratio:
+      # Of the block's input width, half to even, as SEER's code computes it.
+      squeezed = max(1, round(self.se_ratio * x.shape[-1]))
+      y = SqueezeExcite(squeezed, activation, name="se")(y)
+    y = norm("bn_c", Conv1x1(self.width, name="c")(y))
+    changes = x.shape[-1] != self.width or self.stride != 1
+    if self.linear:
+      return y if changes else x + y
+    if changes:
+      x = Conv1x1(self.width, self.stride, name="shortcut")(x)
+      x = norm("bn_shortcut", x)
+    return nn.relu(x + y)
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+  """How a trunk is computed; none of it changes what is computed.
+
+  Attributes:
+    remat: what the backward pass computes again instead of keeping: "none",
+      each "block", or "group"s of blocks. It costs about a third more
+      arithmetic, and leaves the activations of one block or group at a time,
+      beside those between them.
+    groups: for "group": of each stage, the blocks at which groups end. Blocks
+      behind the last end are kept. SEER-10B: ((2,), (7,), (9, 17), ()).
+    scan: whether the equal blocks of a stage (all but the first) become one
+      loop: compiles in a fraction of the time, costs a copy of their kernels.
+  """
+
+  remat: str = "none"
+  groups: tuple[tuple[int, ...], ...] = ()
+  scan: bool = False
+
+
+class RegNet(nn.Module):
+  """The trunk.
+
+  Attributes:
+    architecture: its shape.
+    bn_groups: how many parts of the batch BatchNorm treats apart.
+    execution: how it is computed.
+  """
+
+  architecture: architectures.Architecture
+  bn_groups: int = 1
+  execution: Execution = Execution()
+
+  @nn.compact
+  def __call__(self, x_NxHxWx3: jax.Array, train: bool) -> dict[str, jax.Array]:
+    """Float images to taps; `avgpool` is N x D in float32, the rest maps."""
+    arch = self.architecture
+    x = nn.Conv(
+      arch.stem_width,
+      (3, 3),
+      (arch.stem_stride, arch.stem_stride),
+      padding=1,
+      use_bias=False,
+      kernel_init=he_fan_out,
+      dtype=x_NxHxWx3.dtype,
+      name="stem",
+    )(x_NxHxWx3)
+    x = BatchNorm(self.bn_groups, name="bn_stem")(x, train)
+    x = activation_of(arch.linear)(x)
+    taps = {"conv1": x}
+    for stage, depth in enumerate(arch.depths, 1):
+      for first, last, again in self._groups(stage, depth):
+        x = self._run(stage, first, last, again, x, train)
+      taps[f"res{stage + 1}"] = x
+    if arch.last_activation:
+      x = activation_of(arch.linear)(x)
+    taps["avgpool"] = jnp.mean(x, (1, 2), dtype=jnp.float32)
+    return taps
+
+  def _groups(self, stage, depth):
+    """Runs of blocks: (first, last + 1, whether to recompute them)."""
+    match self.execution.remat:
+      case "group":
+        ends = tuple(self.execution.groups[stage - 1])
+      case "block":
+        ends = tuple(range(1, depth + 1))
+      case _:
+        ends = ()
+    firsts = (0, *ends)
+    runs = [(*run, True) for run in zip(firsts, ends, strict=False)]
+    rest = range(firsts[-1], depth)
+    if self.execution.scan and self.execution.remat == "block" and depth > 1:
+      return [runs[0], (1, depth, True)]
+    return runs + ([(rest.start, depth, False)] if rest else [])
+
+  def _run(self, stage, first, last, again, x, train):
+    """Blocks `first` to `last - 1` of a stage."""
+    if self.execution.scan and not self.is_initializing() and last - first > 1:
+      if first > 0:
+        return self._scan(stage, first, last, again, x, train)
+      x = self._run(stage, 0, 1, again, x, train)
+      return self._run(stage, 1, last, again, x, train)
+
+    def run(trunk, x):
+      for index in range(first, last):
+        x = trunk._apply_block(stage, index, x, train)
+      return x
+
+    return (nn.remat(run) if again else run)(self, x)
+
+  def _apply_block(self, stage, index, x, train):
+    name = f"stage{stage}_block{index}"
+    if self.is_initializing() or not mesh.is_split():
+      return self._block(stage, index, name=name)(x, train)
+    stored = mesh.after(self.get_variable("params", name), x)
+    y, changed = self._block(stage, index, parent=None).apply(
+      {
+        "params": stored,
+        "batch_stats": self.get_variable("batch_stats", name),
+      },
+      x,
+      train,
+      mutable=["batch_stats"],
+    )
+    if train and self.is_mutable_collection("batch_stats"):
+      self.put_variable("batch_stats", name, changed["batch_stats"])
+    return y
+
+  def _block(self, stage, index, **kwargs):
+    arch, at = self.architecture, stage - 1
+    return Block(
+      width=arch.widths[at],
+      inner=arch.inner[at],
+      group_width=arch.group_widths[at],
+      stride=arch.strides[at] if index == 0 else 1,
+      se_ratio=arch.se_ratio,
+      linear=arch.linear,
+      bn_groups=self.bn_groups,
+      **kwargs,
+    )
+
+  def _scan(self, stage, first, last, again, x, train):
+    """Equal blocks as one loop over their stacked variables."""
+    names = [f"stage{stage}_block{index}" for index in range(first, last)]
+    block = self._block(stage, first, parent=None)
+
+    def short(path, leaf):
+      # The loop's copy of the kernels is in the layers' dtype.
+      is_kernel = mesh.path_of(path).endswith("kernel")
+      return leaf.astype(x.dtype) if is_kernel else leaf
+
+    stacked = {}
+    for kind in ("params", "batch_stats"):
+      each = [self.get_variable(kind, name) for name in names]
+      each = jax.tree.map_with_path(short, each)
+      stacked[kind] = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+
+    def body(x, variables):
+      y, changed = block.apply(variables, x, train, mutable=["batch_stats"])
+      return y, changed["batch_stats"]
+
+    body = jax.checkpoint(body, prevent_cse=False) if again else body
+    x, stats = jax.lax.scan(body, x, stacked)
+    if train and self.is_mutable_collection("batch_stats"):
+      for index, name in enumerate(names):
+        own = jax.tree.map(lambda leaf, index=index: leaf[index], stats)
+        self.put_variable("batch_stats", name, own)
+    return x

@@ -1,0 +1,1 @@
+"""Hardware that is elsewhere, and what is wrong with this one."""

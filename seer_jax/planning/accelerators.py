@@ -1,0 +1,386 @@
+"""Accelerators that need not be there: published figures, and their devices.
+
+A topology is written as `v100:64x8` (hosts x GPUs a host) or, for TPUs, as
+libtpu names slices: `v5p:8x8x8` chips. Of `devices` the compiler makes programs
+for that hardware on any machine with a CPU.
+
+Figures are the vendors': of dense arithmetic, of decimal bytes a second, and of
+one direction of a link. They are ceilings, which no program reaches.
+"""
+
+import dataclasses
+import importlib.util
+import math
+import os
+import re
+from collections.abc import Mapping
+
+import jax
+from jax.experimental import topologies
+
+from seer_jax.runtime import errors
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Nvidia:
+  """What the compiler asks of a GPU.
+
+  Attributes:
+    name: as the driver says it.
+    capability: compute capability.
+    cores: multiprocessors.
+    clock: of these, in GHz.
+    lanes: fp32 units a multiprocessor.
+    shared: memory a multiprocessor shares, in bytes.
+    shared_block: most of it that one block may ask for.
+    cache: second level, in bytes.
+  """
+
+  name: str
+  capability: tuple[int, int]
+  cores: int
+  clock: float
+  lanes: int
+  shared: int
+  shared_block: int
+  cache: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """One device: what it holds, and how fast it can be at best.
+
+  Attributes:
+    memory: bytes that a program may see.
+    bandwidth: of that memory, bytes a second.
+    peak: operations a second, by the precision of a config. Multiplications of
+      fp32 are counted at the speed that JAX's default takes for them: TF32 on
+      Ampere and later, one pass of bf16 on TPUs.
+    precision: the one it is made for.
+    link: bytes a second out of one device to its neighbours: all of its NVLinks
+      to GPUs of its host, all of its ICI links in a TPU's slice.
+    network: bytes a second out of one device to other hosts; of a host, this
+      times `per_host`.
+    per_host: devices of one host.
+    gpu: what the compiler needs besides; None of TPUs.
+    most: chips of the largest slice; 0 of GPUs.
+  """
+
+  memory: int
+  bandwidth: float
+  peak: Mapping[str, float]
+  precision: str
+  link: float
+  network: float
+  per_host: int
+  gpu: Nvidia | None = None
+  most: int = 0
+
+
+def _v100(memory, name):
+  # NVIDIA V100 data sheet (SXM2): 15.7 and 125 TFLOP/s, 900 GB/s, NVLink 300
+  # GB/s both ways. bf16 is emulated, at fp32's rate at most. Network: a DGX-1's
+  # four 100 Gb/s InfiniBand ports for 8 GPUs, which is an assumption.
+  return Chip(
+    memory=memory,
+    bandwidth=900e9,
+    peak={"fp32": 15.7e12, "bf16": 15.7e12, "fp16": 125e12},
+    precision="fp16",
+    link=150e9,
+    network=6.25e9,
+    per_host=8,
+    gpu=Nvidia(name, (7, 0), 80, 1.53, 64, 98304, 98304, 6 << 20),
+  )
+
+
+def _a100(memory, bandwidth, name):
+  # NVIDIA A100 data sheet (SXM4): TF32 156, bf16 and fp16 312 TFLOP/s, NVLink
+  # 600 GB/s both ways. Network: a DGX A100's eight 200 Gb/s ports for 8 GPUs,
+  # which is an assumption; many clouds give half, or less.
+  return Chip(
+    memory=memory,
+    bandwidth=bandwidth,
+    peak={"fp32": 156e12, "bf16": 312e12, "fp16": 312e12},
+    precision="bf16",
+    link=300e9,
+    network=25e9,
+    per_host=8,
+    gpu=Nvidia(name, (8, 0), 108, 1.41, 64, 167936, 166912, 40 << 20),
+  )
+
+
+def _hopper(memory, bandwidth, name):
+  # NVIDIA H100 and H200 data sheets (SXM5), halved where they count sparsity:
+  # TF32 494.7, bf16 and fp16 989.4 TFLOP/s; NVLink 900 GB/s both ways. Network:
+  # a DGX H100's eight 400 Gb/s ports for 8 GPUs, which is an assumption.
+  return Chip(
+    memory=memory,
+    bandwidth=bandwidth,
+    peak={"fp32": 494.7e12, "bf16": 989.4e12, "fp16": 989.4e12},
+    precision="bf16",
+    link=450e9,
+    network=50e9,
+    per_host=8,
+    gpu=Nvidia(name, (9, 0), 132, 1.98, 128, 233472, 232448, 50 << 20),
+  )
+
+
+def _tpu(gib, bandwidth, rate, link, network, most):
+  # Four chips a host: multi-host slices of every generation below have that.
+  peak = dict.fromkeys(("fp32", "bf16", "fp16"), rate)
+  memory = int(gib * GIB)
+  return Chip(memory, bandwidth, peak, "bf16", link, network, 4, most=most)
+
+
+# Memory of GPUs: what drivers report, from openxla/xla's target_config specs;
+# of the V100-32GB, nvidia-smi's 32,480 MiB. Of TPUs: what libtpu 0.0.52 calls
+# available when it refuses a program. The rest of TPUs: Google Cloud's page of
+# each; ICI there is printed for both directions (v5p: 1200 GB/s) or in Gb/s for
+# one (v4: 2400); network from the NICs of a host or "DCN bandwidth per chip".
+# That of v4 is an assumption: v5p's.
+CHIPS: Mapping[str, Chip] = {
+  "v100": _v100(32480 << 20, "Tesla V100-SXM2-32GB"),
+  "v100-16": _v100(16935682048, "Tesla V100-SXM2-16GB"),
+  "a100": _a100(42298834944, 1555e9, "NVIDIA A100-SXM4-40GB"),
+  "a100-80": _a100(85100068864, 2039e9, "NVIDIA A100-SXM4-80GB"),
+  "h100": _hopper(84942979072, 3350e9, "NVIDIA H100 80GB HBM3"),
+  "h200": _hopper(151397597184, 4800e9, "NVIDIA H200 141GB HBM3e"),
+  "v4": _tpu(30.75, 1200e9, 275e12, 300e9, 6.25e9, 4096),
+  "v5e": _tpu(15.75, 819e9, 197e12, 200e9, 3.125e9, 256),
+  "v5p": _tpu(95.73, 2765e9, 459e12, 600e9, 6.25e9, 6144),
+  "v6e": _tpu(31.24, 1640e9, 918e12, 400e9, 12.5e9, 256),
+}
+
+# Other names of the same, in lower case.
+_ALIASES = {
+  "v100-32": "v100",
+  "a100-40": "a100",
+  "h100-80": "h100",
+  "h200-141": "h200",
+  "v5litepod": "v5e",
+  "trillium": "v6e",
+}
+# Cloud's accelerator types count TensorCores, two a chip, in these families.
+_TWO_CORES = ("v4", "v5p")
+# The slices that Cloud makes of so many chips.
+_SHAPES_2D = {
+  1: (1, 1),
+  4: (2, 2),
+  8: (2, 4),
+  16: (4, 4),
+  32: (4, 8),
+  64: (8, 8),
+  128: (8, 16),
+  256: (16, 16),
+}
+_SHAPES_3D = {
+  4: (2, 2, 1),
+  8: (2, 2, 2),
+  16: (2, 2, 4),
+  32: (2, 4, 4),
+  64: (4, 4, 4),
+  128: (4, 4, 8),
+  256: (4, 8, 8),
+  512: (8, 8, 8),
+  768: (8, 8, 12),
+  1024: (8, 8, 16),
+  2048: (8, 16, 16),
+  4096: (16, 16, 16),
+  6144: (16, 16, 24),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+  """Devices of one kind, connected.
+
+  Attributes:
+    kind: a name of `CHIPS`.
+    shape: hosts and GPUs a host, or a TPU slice's sides.
+    note: how a name was read that could be read otherwise; else empty.
+  """
+
+  kind: str
+  shape: tuple[int, ...]
+  note: str = ""
+
+  @property
+  def chip(self) -> Chip:
+    return CHIPS[self.kind]
+
+  @property
+  def name(self) -> str:
+    return f"{self.kind}:{'x'.join(map(str, self.shape))}"
+
+  @property
+  def size(self) -> int:
+    """Devices in all."""
+    return math.prod(self.shape)
+
+  @property
+  def is_tpu(self) -> bool:
+    return self.chip.gpu is None
+
+
+def parse(name: str) -> Topology:
+  """A topology by its name.
+
+  Args:
+    name: such as "v100:64x8", "a100-80:4x8", "v5p:8x8x8", "v5e:16x16"; or one
+      of Cloud's accelerator types, such as "v5p-1024".
+
+  Raises:
+    UserError: nothing known has this name.
+  """
+  name = name.strip().lower()
+  if match := re.fullmatch(r"([a-z0-9-]+):(\d+(?:x\d+)*)", name):
+    kind = _ALIASES.get(match[1], match[1])
+    if kind in CHIPS:
+      return _checked(kind, tuple(map(int, match[2].split("x"))))
+  if match := re.fullmatch(r"(v\d+[a-z]*)-(\d+)", name):
+    kind = _ALIASES.get(match[1], match[1])
+    if kind in CHIPS and CHIPS[kind].gpu is None:
+      return _of_cloud(name, kind, int(match[2]))
+  raise errors.UserError(
+    f"--topology={name} is not known. GPUs are hosts x GPUs a host, for example"
+    f" v100:64x8, of {', '.join(k for k in CHIPS if CHIPS[k].gpu)}; TPUs are"
+    " the sides of a slice, for example v5p:8x8x8 or v5e:16x16, of"
+    f" {', '.join(k for k in CHIPS if not CHIPS[k].gpu)}"
+  )
+
+
+def _checked(kind, shape, note=""):
+  topology = Topology(kind, shape, note)
+  chip = topology.chip
+  if topology.is_tpu:
+    sides = 3 if kind in _TWO_CORES else 2
+    right = len(shape) == sides and 0 < topology.size <= chip.most
+    example = "x".join("4" * sides)
+    must = (
+      f"{sides} sides and at most {chip.most} chips, such as {kind}:{example}"
+    )
+  else:
+    right = len(shape) == 2 and shape[0] > 0 and 0 < shape[1] <= chip.per_host
+    must = f"hosts x GPUs a host, {chip.per_host} at most: {kind}:64x8"
+  if not right:
+    raise errors.UserError(f"--topology={topology.name} must be {must}")
+  return topology
+
+
+def _of_cloud(name, kind, count):
+  cores = kind in _TWO_CORES
+  chips = count // 2 if cores else count
+  shape = (_SHAPES_3D if cores else _SHAPES_2D).get(chips)
+  if shape is None or (cores and count % 2):
+    raise errors.UserError(
+      f"--topology={name}: Google Cloud has no slice of that name"
+      f"{' (it counts TensorCores, two a chip)' if cores else ''}; give the"
+      f" sides in chips, such as {kind}:{'4x4x4' if cores else '4x4'}"
+    )
+  counted = f"{count} TensorCores, {chips} chips" if cores else f"{chips} chips"
+  sides = "x".join(map(str, shape))
+  note = f"{name} is read as Google Cloud means it: {counted}, {kind}:{sides}"
+  return _checked(kind, shape, note)
+
+
+def devices(topology: Topology) -> list[jax.Device]:
+  """Stand-ins for the devices, which programs can be compiled for.
+
+  Raises:
+    UserError: the compiler for them is not installed, or refuses the topology.
+  """
+  try:
+    if topology.is_tpu:
+      return _tpu_devices(topology)
+    return _gpu_devices(topology)
+  except (RuntimeError, ValueError, NotImplementedError) as error:
+    reason = " ".join(str(error).split())
+    raise errors.UserError(
+      f"the compiler refuses --topology={topology.name}: {reason}"
+    ) from error
+
+
+def _tpu_devices(topology):
+  _need("plan-tpu", "libtpu")
+  # Without these libtpu asks Google Cloud's metadata server who it is.
+  os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+  os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+  os.environ.setdefault("TPU_ACCELERATOR_TYPE", f"{topology.kind}-8")
+  # It lets one process of a machine in; those that only compile do not mind.
+  os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+  # One device a chip: of two TensorCores, these work as one.
+  cores = "megacore" if topology.kind in _TWO_CORES else "default"
+  return topologies.get_topology_desc(
+    platform="tpu",
+    topology_name=topology.name,
+    chip_config_name=cores,
+    **({"chips_per_host_bounds": (1, 1, 1)} if topology.size == 1 else {}),
+  ).devices
+
+
+def _gpu_devices(topology):
+  _need("plan-gpu", "jax_plugins.xla_cuda12", "nvidia.cuda_nvcc")
+  hosts, each = topology.shape
+  return topologies.get_topology_desc(
+    platform="cuda",
+    target_config=target_config(topology.chip),
+    topology=f"1x{hosts}x{each}",
+  ).devices
+
+
+def _need(extra, *modules):
+  for module in modules:
+    try:
+      found = importlib.util.find_spec(module)
+    except ModuleNotFoundError:  # Of the package around it.
+      found = None
+    if found is None:
+      raise errors.UserError(
+        f"compiling for this hardware needs {module}, which is not installed:"
+        f" pip install 'seer_jax[{extra}]'"
+      )
+
+
+def target_config(chip: Chip) -> str:
+  """A GPU as XLA's GpuTargetConfigProto, in text.
+
+  The limits that all GPUs here share are CUDA's (programming guide, compute
+  capabilities). CUDA and cuDNN are of the versions that still know a V100.
+  """
+  gpu = chip.gpu
+  major, minor = gpu.capability
+  return f"""
+    platform_name: "CUDA"
+    device_description_str: "{gpu.name}"
+    dnn_version_info {{ major: 9 minor: 10 patch: 2 }}
+    gpu_device_info {{
+      name: "{gpu.name}"
+      device_vendor: "NVIDIA Corporation"
+      cuda_compute_capability {{ major: {major} minor: {minor} }}
+      core_count: {gpu.cores}
+      fpus_per_core: {gpu.lanes}
+      clock_rate_ghz: {gpu.clock}
+      device_memory_size: {chip.memory}
+      memory_bandwidth: {chip.bandwidth:.0f}
+      l2_cache_size: {gpu.cache}
+      shared_memory_per_core: {gpu.shared}
+      shared_memory_per_block: 49152
+      shared_memory_per_block_optin: {gpu.shared_block}
+      threads_per_warp: 32
+      threads_per_block_limit: 1024
+      threads_per_core_limit: 2048
+      registers_per_core_limit: 65536
+      registers_per_block_limit: 65536
+      block_dim_limit_x: 2147483647
+      block_dim_limit_y: 65535
+      block_dim_limit_z: 65535
+      thread_dim_limit_x: 1024
+      thread_dim_limit_y: 1024
+      thread_dim_limit_z: 64
+      runtime_version: "12.8.0"
+      driver_version: "12.8.0"
+      compile_time_toolkit_version: "12.8.0"
+    }}
+  """

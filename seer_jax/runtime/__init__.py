@@ -1,0 +1,1 @@
+"""Processes, devices, folders: what any long program needs."""

@@ -1,0 +1,97 @@
+"""Much work over all cores, which a signal stops in its middle."""
+
+import concurrent.futures
+import multiprocessing
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from seer_jax.runtime import errors, preemption
+
+_asked: Any = threading.Event()  # In the processes of a pool, their parent's.
+
+
+class Stopped(Exception):
+  """The parent asked to stop."""
+
+
+def stop() -> None:
+  """Asks all work under way to stop."""
+  _asked.set()
+
+
+def asked() -> bool:
+  """Whether `stop` was called."""
+  return bool(_asked.is_set())
+
+
+def stop_if_asked() -> None:
+  """For the work to call now and then.
+
+  Raises:
+    Stopped: it is to stop.
+  """
+  if _asked.is_set():
+    raise Stopped
+
+
+def each(
+  work: Callable[[int], Any], numbers: Iterable[int], workers: int
+) -> Iterator[Any]:
+  """The results for all numbers, in the order in which they are ready.
+
+  Args:
+    work: can be pickled; told again and again to every process.
+    numbers: what to call it with.
+    workers: how many processes; 1 is this one.
+
+  Raises:
+    Stopped: see `stop`.
+    Lost: a process was killed.
+  """
+  if workers == 1:
+    for number in numbers:
+      yield work(number)
+    return
+  context = multiprocessing.get_context("spawn")
+  event = context.Event()
+  waiting = iter(numbers)
+  with concurrent.futures.ProcessPoolExecutor(
+    workers, context, initializer=_begin, initargs=(event, work)
+  ) as pool:
+    under_way = set()
+    try:
+      while True:
+        # Billions of images are too many parts to have them all in a queue.
+        for number in waiting:
+          with preemption.held_back():  # Workers are started by this.
+            under_way.add(pool.submit(_work, number))
+          if len(under_way) >= 2 * workers:
+            break
+        if not under_way:
+          return
+        ended, under_way = concurrent.futures.wait(
+          under_way, 0.2, concurrent.futures.FIRST_COMPLETED
+        )
+        stop_if_asked()
+        for future in ended:
+          yield future.result()
+    except concurrent.futures.process.BrokenProcessPool as error:
+      raise errors.Lost(
+        "a process was killed (the system does that when memory is short); run"
+        " the same command again, with fewer --workers"
+      ) from error
+    finally:
+      event.set()
+      pool.shutdown(cancel_futures=True)
+
+
+def _begin(event, work):
+  global _asked, _its_work
+  preemption.leave_to_the_parent()
+  preemption.end_with_the_parent()
+  _asked, _its_work = event, work
+
+
+def _work(number):
+  return _its_work(number)

@@ -1,0 +1,1 @@
+"""What is learned: views, a loss, the state it changes."""

@@ -1,0 +1,1 @@
+"""The loop, its step, and what watches over them."""

@@ -1,0 +1,147 @@
+"""A run, from its config to its result; `loop.py` does the training."""
+
+import contextlib
+import logging
+import pathlib
+from collections.abc import Iterator
+
+import jax
+import ml_collections
+
+import seer_jax
+from seer_jax.config import auto, keys, resolved, validate
+from seer_jax.data import sources
+from seer_jax.evals import suite
+from seer_jax.models import encoder
+from seer_jax.runtime import distributed, errors, host, preemption, run_lock
+from seer_jax.runtime import mesh as mesh_lib
+from seer_jax.tasks import swav
+from seer_jax.training import divergence, loop, metrics
+
+_log = logging.getLogger(__name__)
+
+
+def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+  """Pre-trains to the end of the config, from wherever the workdir stands.
+
+  Raises:
+    UserError: something the user can mend.
+    Lost: something that the run stood on is gone.
+    Stopped: a signal came; run the same command again.
+  """
+  with contextlib.ExitStack() as closing:
+    notices = closing.enter_context(preemption.Signals())
+    source, mesh, images = begin(config, workdir)
+    distributed.agree(_facts(config, source))
+    try:
+      workdir.mkdir(parents=True, exist_ok=True)
+      if distributed.is_lead():
+        closing.enter_context(run_lock.Lock(workdir))
+      # Again, behind the lock: another run may just have begun here.
+      resolved.claim(workdir, config, write=distributed.is_lead())
+    except OSError as error:
+      raise errors.UserError(
+        f"cannot write to --workdir={workdir}: {error.strerror}"
+      ) from error
+    closing.enter_context(jax.set_mesh(mesh))
+    task = swav.create(config)
+    loop.Loop(
+      config, workdir, source, mesh, images, task, notices, closing
+    ).run()
+  if distributed.is_lead():
+    for line in closing_lines(workdir):
+      print(line)
+
+
+def begin(
+  config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> tuple[sources.Source, jax.sharding.Mesh, suite.Sets]:
+  """Opens and resolves what a config asks for. Nothing is written.
+
+  Raises:
+    UserError: something in it cannot be.
+  """
+  validate.check_each(config)
+  mesh = mesh_lib.make(config.mesh.data, config.mesh.fsdp)
+  resolved.recall(workdir, config)
+  source = suite.open_source(config, "train")
+  _log.info(
+    "%s images, %s labels: %r",
+    f"{len(source):,}",
+    len(source.label_names) or "no",
+    source,
+  )
+  resolve(config, source, mesh)
+  return source, mesh, suite.sets(config, source)
+
+
+def replay(
+  config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> Iterator[str]:
+  """Repeats the step at which a run gave up; see `divergence.py`.
+
+  Raises:
+    UserError: there is none; or it was another config's.
+  """
+  source, mesh, _ = begin(config, workdir)
+  resolved.claim(workdir, config, write=False)
+  with jax.set_mesh(mesh):
+    yield from divergence.replay(
+      config, workdir, source, mesh, swav.create(config)
+    )
+
+
+def _facts(config, source):
+  """What all processes of a run must have in common."""
+  return {
+    "the version": f"seer_jax {seer_jax.__version__}, jax {jax.__version__}",
+    "the config": str(
+      # Hosts with more cores may decode with more workers.
+      [each for each in keys.flatten(config) if each[0] != "data.workers"]
+    ),
+    "the data": source.fingerprint,
+    "the number of devices": str(jax.local_device_count()),
+  }
+
+
+def resolve(
+  config: ml_collections.ConfigDict,
+  source: sources.Source,
+  mesh: jax.sharding.Mesh,
+) -> None:
+  """Chooses what the config left open, says why, and checks the whole."""
+  here = auto.Situation(
+    images=len(source),
+    side=auto.median_side(source, config.data.max_pixels),
+    devices=mesh.size,
+    platform=jax.default_backend(),
+    precision=mesh_lib.precision_here(),
+    cores=host.cores(),
+  )
+  for key, value, reason in auto.complete(config, here):
+    _log.info("chose %s = %s (%s)", key, value, reason)
+  validate.check_together(config)
+  encoder.architecture(config.model)
+
+
+def closing_lines(workdir: pathlib.Path) -> Iterator[str]:
+  """What a finished run has to show, from its metrics file."""
+  lines = metrics.read_lines(workdir / "metrics.jsonl")
+  evaluations = [line for line in lines if "features/rank" in line]
+  logged = [line for line in lines if "loss_over_lnk" in line]
+  if not evaluations or not logged:
+    return  # Somebody took the file away.
+  before, after = evaluations[0], evaluations[-1]
+  for name in after:
+    if name.startswith("knn/"):
+      yield (
+        f"{name} top-1: untrained {before[name]:.3f}, trained {after[name]:.3f}"
+      )
+  yield (
+    f"effective rank of features: untrained {before['features/rank']:.1f},"
+    f" trained {after['features/rank']:.1f}"
+  )
+  yield (
+    f"loss / ln K: first {logged[0]['loss_over_lnk']:.3f},"
+    f" last {logged[-1]['loss_over_lnk']:.3f}"
+  )

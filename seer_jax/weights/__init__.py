@@ -1,0 +1,1 @@
+"""Arrays at rest, our own and other projects'."""

@@ -1,0 +1,271 @@
+"""`python -m seer_jax.weights.convert IN [OUT --to FORMAT]`: weights.
+
+    python -m seer_jax.weights.convert seer_32.torch  # What is in it.
+    python -m seer_jax.weights.convert seer_32.torch seer.safetensors --to timm
+    python -m seer_jax.weights.convert runs/photos exported --to huggingface
+
+IN is anything that `seer_jax.load` takes. Prints what was mapped and what was
+left out; arrays that nothing accounts for end it with status 2.
+"""
+
+import json
+import math
+import os
+import pathlib
+import sys
+from collections.abc import Iterable, Iterator
+
+import jax
+import numpy as np
+
+from seer_jax.models import architectures
+from seer_jax.runtime import arguments, errors
+from seer_jax.weights import (
+  export_orbax,
+  export_stablehlo,
+  lazy_weights,
+  load,
+  name_maps,
+)
+from seer_jax.weights.formats import safetensors_file, torch_file
+
+FORMATS = (
+  "vissl",
+  "timm",
+  "torchvision",
+  "huggingface",
+  "orbax",
+  "stablehlo",
+)
+_FLOAT = np.dtype("<f4")
+_COUNT = np.dtype("<i8")
+
+
+def convert(
+  opened: lazy_weights.Weights, out: pathlib.Path, to: str
+) -> Iterator[str]:
+  """Writes weights in another format; yields what to tell of it, in lines.
+
+  Args:
+    opened: of `load.open_weights`.
+    out: the file to write, for "huggingface" and "orbax" a folder.
+    to: one of `FORMATS`.
+
+  Raises:
+    UserError: the format has no place for such a trunk, or the disk refuses.
+  """
+  if to == "orbax":
+    export_orbax.write(out, opened.model, lazy_weights.variables(opened))
+    yield from table(opened, opened.shapes)
+  elif to == "stablehlo":
+    export_stablehlo.write(out, opened.model, lazy_weights.variables(opened))
+    yield from table(opened, opened.shapes)
+  else:
+    yield from _to_pytorch(opened, out, to)
+  yield f"wrote {out}"
+
+
+def _to_pytorch(opened, out, to):
+  network = opened.model
+  _check(network, to)
+  it = name_maps.target(
+    to,
+    network.architecture,
+    hidden=tuple(network.hidden),
+    out=network.out,
+    batch_norm=network.batch_norm,
+    prototype_counts=tuple(network.prototype_counts),
+    classes=network.classes,
+  )
+  pairs = {pair.theirs: pair for pair in name_maps.pairs(it)}
+  shapes = {
+    theirs: tuple(
+      np.array(opened.shapes[pair.ours])[np.argsort(pair.axes)].tolist()
+    )
+    for theirs, pair in pairs.items()
+  }
+  counters = list(name_maps.counters(it))
+
+  def array_of(theirs):
+    if theirs not in pairs:
+      return np.zeros((), _COUNT)
+    pair = pairs[theirs]
+    with opened.array(pair.ours) as view:
+      return np.ascontiguousarray(
+        view.transpose(np.argsort(pair.axes)), dtype=_FLOAT
+      )
+
+  entries = [
+    torch_file.Entry(name, shape, _FLOAT) for name, shape in shapes.items()
+  ]
+  entries += [torch_file.Entry(name, (), _COUNT) for name in counters]
+  if to in ("vissl", "torchvision"):
+    saved = {entry.name: entry for entry in entries}
+    if to == "vissl":
+      saved = _vissl(saved)
+    torch_file.write(out, saved, array_of)
+  else:
+    file = out
+    if to == "huggingface":
+      file = out / "model.safetensors"
+      _describe(network, out)
+    safetensors_file.write(file, entries, array_of, {"format": "pt"})
+  yield from table(opened, [pair.ours for pair in pairs.values()])
+
+
+def _check(network, to):
+  """Whether the project has such networks at all."""
+  arch = network.architecture
+  group = max(arch.group_widths)
+  groups = tuple(min(group, width) for width in arch.inner)
+  bare = to != "vissl" and network.hidden and not network.out
+  odd = {
+    "strides other than 2": arch.stem_stride != 2 or set(arch.strides) != {2},
+    "hidden layers before the classifier": bare and network.classes,
+    "the blocks of RegNetZ": arch.linear
+    and to in ("torchvision", "huggingface"),
+    "an activation behind RegNetZ's last stage": arch.last_activation
+    and to != "timm",
+    "no activation behind RegNetZ's last stage": arch.linear
+    and not arch.last_activation
+    and to == "timm",
+    f"group widths {arch.group_widths}": groups != arch.group_widths
+    and to == "huggingface",
+    f"a squeeze of {arch.se_ratio}": arch.se_ratio not in (0, 0.25)
+    and to == "huggingface",
+  }
+  if any(odd.values()):
+    words = ", ".join(name for name, there in odd.items() if there)
+    raise errors.UserError(
+      f"{to} has no RegNet with {words}; --to orbax keeps everything"
+    )
+
+
+def _vissl(flat):
+  """A consolidated checkpoint, as its converter writes them."""
+  heads = ("projection_head.", "prototypes", "clf.")
+  network = {
+    "heads": {
+      name: entry
+      for name, entry in flat.items()
+      if name.split(".", 1)[1].startswith(heads)
+    }
+  }
+  network["trunk"] = {
+    name: entry for name, entry in flat.items() if name not in network["heads"]
+  }
+  return {
+    "type": "consolidated",
+    "classy_state_dict": {"base_model": {"model": network}},
+  }
+
+
+def _describe(network, folder):
+  """Hugging Face's two JSON files."""
+  arch, prepared = network.architecture, network.preprocessing
+  said = {
+    "architectures": [
+      "RegNetForImageClassification" if network.classes else "RegNetModel"
+    ],
+    "model_type": "regnet",
+    "depths": list(arch.depths),
+    "hidden_sizes": list(arch.widths),
+    "groups_width": max(arch.group_widths),
+    "embedding_size": arch.stem_width,
+    "layer_type": "y" if arch.se_ratio else "x",
+    "hidden_act": "relu",
+    "num_channels": 3,
+    "downsample_in_first_stage": True,
+    "num_labels": network.classes or 2,
+    "torch_dtype": "float32",
+  }
+  images = {
+    "image_processor_type": "ConvNextImageProcessor",
+    "do_resize": True,
+    "do_normalize": True,
+    "size": {"shortest_edge": prepared.size},
+    "crop_pct": prepared.size / prepared.resize,
+    "resample": 3 if prepared.interpolation == "bicubic" else 2,
+    "image_mean": list(prepared.mean),
+    "image_std": list(prepared.std),
+  }
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, words in (
+      ("config.json", said),
+      ("preprocessor_config.json", images),
+    ):
+      (folder / name).write_text(json.dumps(words, indent=2) + "\n")
+  except OSError as error:
+    raise errors.UserError(
+      f"cannot write {folder}: {error.strerror or error}"
+    ) from error
+
+
+def table(
+  opened: lazy_weights.Weights, kept: Iterable[str] | None = None
+) -> Iterator[str]:
+  """What the weights are, part by part, and which arrays were kept, if any."""
+  arch = opened.model.architecture
+  name = architectures.name_of(arch)
+  yield f"{opened.origin}: {name}, {arch.features} features"
+  parts: dict[str, list[str]] = {}
+  for path in opened.shapes:
+    parts.setdefault(path.split("/")[1], []).append(path)
+  yield f"{'part':16} {'arrays':>8} {'numbers':>16}  "
+  for part, paths in parts.items():
+    count = sum(math.prod(opened.shapes[path]) for path in paths)
+    fate = ""
+    if kept is not None:
+      mapped = set(kept).issuperset(paths)
+      fate = "mapped" if mapped else "dropped: no place for it"
+    yield f"{part:16} {len(paths):8} {count:16,}  {fate}"
+  if opened.dropped:
+    names = sorted({name.rsplit(".", 1)[-1] for name in opened.dropped})
+    words = f"dropped: {', '.join(names[:4])}"
+    yield f"{'else':16} {len(opened.dropped):8} {'':16}  {words}"
+  yield "left over: nothing"
+  prepared = opened.model.preprocessing
+  yield (
+    f"images: shorter side {prepared.resize} ({prepared.interpolation}), centre"
+    f" {prepared.size}, mean {prepared.mean}, std {prepared.std}"
+  )
+
+
+def _parse(argv):
+  parser = arguments.Parser(
+    prog="python -m seer_jax.weights.convert",
+    description=__doc__.splitlines()[0],
+  )
+  parser.add_argument("source", metavar="IN", help="a file, folder or name")
+  parser.add_argument("target", metavar="OUT", nargs="?", help="what to write")
+  parser.add_argument("--to", choices=FORMATS, help="in which format")
+  options = parser.parse_args(argv)
+  if (options.target is None) != (options.to is None):
+    parser.error("give both OUT and --to, or neither to see what is in IN")
+  return options
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Converts or describes; returns the exit status."""
+  # What is converted is read and written once: no accelerator is needed.
+  os.environ.setdefault("JAX_PLATFORMS", "cpu")
+  jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
+  try:
+    options = _parse(argv)
+    opened = load.open_weights(options.source)
+    if options.to is None:
+      lines = table(opened)
+    else:
+      target = pathlib.Path(options.target).expanduser()
+      lines = convert(opened, target, options.to)
+    for line in lines:
+      print(line)
+  except errors.UserError as error:
+    print(error, file=sys.stderr)
+    return 2
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())

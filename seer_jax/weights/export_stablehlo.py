@@ -1,0 +1,58 @@
+"""A network as one serialised function, to be called without its code.
+
+    data = pathlib.Path("model.stablehlo").read_bytes()
+    found = jax.export.deserialize(bytearray(data)).call(pixels_NxSxSx3)
+
+Pixels are uint8, N is any. The weights are in it, and so is the normalisation;
+CPU, CUDA and TPU can run it.
+"""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+
+from seer_jax.models import encoder
+from seer_jax.runtime import errors
+from seer_jax.weights.formats import lazy_tensors
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+# The container's offsets have 32 bits.
+_LARGEST = 2**31 - 2**24
+
+
+def write(
+  path: pathlib.Path, network: encoder.Encoder, variables: Mapping[str, Any]
+) -> None:
+  """Writes the function of `pixels_NxSxSx3` (uint8) to a dict of arrays.
+
+  Of the taps it gives the pooled ones: `avgpool`, `projection`, `logits`.
+
+  Raises:
+    UserError: the weights are too large for one file, or the disk refuses.
+  """
+  size = sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
+  if size > _LARGEST:
+    raise errors.UserError(
+      f"the weights have {size / 2**30:.1f} GiB, and one serialised function"
+      " holds 2 at most; --to orbax or huggingface has no limit"
+    )
+
+  def see(pixels_NxSxSx3):
+    x = network.preprocessing.normalize(pixels_NxSxSx3.astype(jnp.float32))
+    found = network.apply(variables, x)
+    return {
+      name: found[name]
+      for name in ("avgpool", "projection", "logits")
+      if name in found
+    }
+
+  side = network.preprocessing.size
+  (count,) = jax.export.symbolic_shape("n")
+  pixels = jax.ShapeDtypeStruct((count, side, side, 3), jnp.uint8)
+  exported = jax.export.export(jax.jit(see), platforms=PLATFORMS)(pixels)
+  with lazy_tensors.written(path) as part:
+    part.write_bytes(exported.serialize())

@@ -1,0 +1,178 @@
+"""Arrays that lie in files: described at once, read one by one when asked.
+
+What a header claims is checked against the file before any of it is believed.
+"""
+
+import contextlib
+import math
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from seer_jax.runtime import errors
+
+
+class Storage(NamedTuple):
+  """A run of bytes in a file."""
+
+  path: pathlib.Path
+  offset: int
+  size: int
+  dtype: np.dtype
+
+
+# Tuples, since a pickle can reach into the attributes of most other objects.
+class Tensor(NamedTuple):
+  """A strided view of a storage, as PyTorch has them; nothing is read yet.
+
+  Attributes:
+    storage: where its bytes are.
+    shape: of the array.
+    strides: elements between neighbours along each axis.
+    start: the element of the storage with which it begins.
+  """
+
+  storage: Storage
+  shape: tuple[int, ...]
+  strides: tuple[int, ...]
+  start: int = 0
+
+  @property
+  def dtype(self) -> np.dtype:
+    return self.storage.dtype
+
+  @property
+  def size(self) -> int:
+    return math.prod(self.shape)
+
+  @contextlib.contextmanager
+  def mapped(self) -> Iterator[np.ndarray]:
+    """The array over the file itself, read-only, while the block lasts.
+
+    Its pages count as this process's memory only until then. Copy what is to
+    stay.
+
+    Raises:
+      UserError: the file is gone, or shorter than it was.
+    """
+    if not self.size:
+      yield np.zeros(self.shape, self.dtype)
+      return
+    try:
+      flat = np.memmap(
+        self.storage.path,
+        self.dtype,
+        mode="r",
+        offset=self.storage.offset + self.start * self.dtype.itemsize,
+        shape=(_span(self.shape, self.strides),),
+      )
+    except (OSError, ValueError) as error:
+      raise errors.UserError(
+        f"cannot read {self.storage.path}: {error}"
+      ) from error
+    steps = tuple(step * self.dtype.itemsize for step in self.strides)
+    yield np.lib.stride_tricks.as_strided(
+      flat, self.shape, steps, writeable=False
+    )
+
+  def read(self) -> np.ndarray:
+    """A copy in memory."""
+    with self.mapped() as view:
+      return np.array(view)
+
+
+def view(
+  storage: Storage,
+  shape: tuple[int, ...],
+  strides: tuple[int, ...] | None = None,
+  start: int = 0,
+) -> Tensor:
+  """A tensor whose header was read, where what it says can be true.
+
+  Args:
+    storage: what it is a view of.
+    shape: of the array.
+    strides: in elements; None for rows one after the other.
+    start: its first element.
+
+  Raises:
+    ValueError: no such array lies within the storage.
+  """
+  if strides is None:
+    strides = contiguous(shape)
+  numbers = (start, *shape, *strides)
+  if any(type(each) is not int or each < 0 for each in numbers):
+    raise ValueError(f"shape {shape}, strides {strides}, start {start}")
+  if len(shape) != len(strides) or len(shape) > 32:
+    raise ValueError(f"shape {shape} and strides {strides}")
+  count = storage.size // storage.dtype.itemsize
+  # Repeated elements (strides of 0) would make much memory of a small file.
+  too_much = math.prod(shape) > count
+  if too_much or start + _span(shape, strides) > count:
+    raise ValueError(
+      f"shape {shape} with strides {strides} from element {start} on, in a"
+      f" storage of {count}"
+    )
+  return Tensor(storage, shape, strides, start)
+
+
+def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+  """Strides, in elements, of rows one after the other."""
+  return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+
+
+def raw(array: np.ndarray) -> memoryview:
+  """Its bytes, row by row, also of bfloat16, which has no buffer."""
+  return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def within(folder: pathlib.Path, name: object) -> pathlib.Path:
+  """The file of that bare name in a folder.
+
+  Raises:
+    UserError: the name leads elsewhere, or nothing is there.
+  """
+  if not isinstance(name, str) or name in ("", ".", "..") or "\0" in name:
+    raise errors.UserError(f"{name!r} names no file in {folder}")
+  if "/" in name or "\\" in name:
+    raise errors.UserError(f"{name!r} leads out of {folder}; refused")
+  path = folder / name
+  if not path.is_file():
+    raise errors.UserError(f"{path} is missing; put it back beside the others")
+  return path
+
+
+@contextlib.contextmanager
+def written(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """A name to write under; what is whole then takes its own.
+
+  Raises:
+    UserError: the disk refuses.
+  """
+  part = path.with_name(path.name + ".part")
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    yield part
+    with part.open("rb") as file:
+      os.fsync(file.fileno())
+    part.replace(path)
+  except OSError as error:
+    with contextlib.suppress(OSError):
+      part.unlink(missing_ok=True)
+    raise errors.UserError(
+      f"cannot write {path}: {error.strerror or error}"
+    ) from error
+  except BaseException:
+    with contextlib.suppress(OSError):
+      part.unlink(missing_ok=True)
+    raise
+
+
+def _span(shape, strides):
+  """Elements from the first to the last."""
+  if not math.prod(shape):
+    return 0
+  return 1 + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))

@@ -1,0 +1,138 @@
+"""What network a file holds, from the names and shapes of its arrays."""
+
+import re
+
+from seer_jax.models import architectures
+from seer_jax.runtime import errors
+from seer_jax.weights import name_maps
+
+
+def contents(shapes: name_maps.Shapes) -> name_maps.Contents:
+  """Whose arrays these are, and of what network.
+
+  Args:
+    shapes: of the arrays, by `plain` names.
+
+  Raises:
+    UserError: of no RegNet that is known here.
+  """
+  for layout in name_maps.ALL:
+    found = _prefix(shapes, layout)
+    if found is None:
+      continue
+    architecture = _architecture(shapes, layout, found)
+    if architecture is None:
+      continue
+    return _heads(shapes, name_maps.Contents(layout, found, architecture))
+  some = ", ".join(sorted(shapes)[:3]) or "nothing at all"
+  raise errors.UserError(
+    "holds no RegNet in the names of VISSL, timm, torchvision or Hugging Face;"
+    f" there is {some}"
+  )
+
+
+def _prefix(shapes, layout):
+  """What stands before the trunk's names; None where there is no such trunk."""
+  wanted = f"{layout.stem}.weight"
+  found = [
+    name.removesuffix(wanted)
+    for name in shapes
+    if name.endswith(wanted)
+    and (name == wanted or name.removesuffix(wanted).endswith("."))
+  ]
+  return min(found, key=len) if found else None
+
+
+def _architecture(shapes, layout, prefix):
+  """Read from the shapes of kernels; None where they are of no RegNet."""
+
+  def shape(stage, index, name):
+    theirs = (
+      prefix + name_maps.block_name(layout, stage, index) + layout.inside[name]
+    )
+    found = shapes.get(f"{theirs}.weight", ())
+    return found if len(found) == 4 else None
+
+  depths, widths, inner, groups, squeezes = [], [], [], [], []
+  stem = shapes[f"{prefix}{layout.stem}.weight"]
+  width = stem[0] if len(stem) == 4 else 0
+  while shape(len(depths) + 1, 0, "c"):
+    stage, depth = len(depths) + 1, 0
+    while last := shape(stage, depth, "c"):
+      middle = shape(stage, depth, "b")
+      if not middle or 0 in last + middle:
+        return None
+      squeeze = shape(stage, depth, "se/reduce")
+      squeezes.append(squeeze[0] / width if squeeze and width else 0.0)
+      depth, width = depth + 1, last[0]
+    depths.append(depth)
+    widths.append(width)
+    inner.append(last_inner := middle[0])
+    groups.append(middle[1])
+    if last_inner % groups[-1]:
+      return None
+  if not depths:
+    return None
+  ratio = 0.25 if squeezes[-1] else 0.0
+  linear = shape(1, 0, "shortcut") is None
+  try:
+    return architectures.Architecture(
+      depths=tuple(depths),
+      widths=tuple(widths),
+      group_widths=tuple(groups),
+      se_ratio=ratio,
+      stem_width=stem[0],
+      strides=(2,) * len(depths),
+      bottleneck=inner[-1] / widths[-1],
+      linear=linear,
+      last_activation=linear and layout is name_maps.TIMM,
+    )
+  except ValueError:
+    return None
+
+
+def _heads(shapes, it):
+  """The same with what projection, prototypes and classifier there are."""
+  for name in it.layout.classifiers:
+    # VISSL's stand under another prefix than the trunk.
+    weight = shapes.get(f"{name}.weight", ())
+    if len(weight) == 2:
+      it = it._replace(classes=weight[0], classifier=name)
+      break
+  if not it.layout.swav:
+    return it
+  heads = [
+    found[1]
+    for name in shapes
+    if (found := re.fullmatch(r"((?:.*\.)?)projection_head\.0\.weight", name))
+  ]
+  if heads:
+    it = _projection_of(shapes, it, min(heads, key=len))
+  return it
+
+
+def _projection_of(shapes, it, prefix):
+  layers = sorted(
+    int(found[1])
+    for name, shape in shapes.items()
+    if len(shape) == 2
+    and (
+      found := re.fullmatch(
+        re.escape(prefix) + r"projection_head\.(\d+)\.weight", name
+      )
+    )
+  )
+  widths = [shapes[f"{prefix}projection_head.{at}.weight"][0] for at in layers]
+  # Behind the last layer of a projection there is nothing.
+  if f"{prefix}projection_head.{layers[-1] + 1}.running_var" in shapes:
+    widths.append(0)
+  counts = []
+  while weight := shapes.get(f"{prefix}prototypes{len(counts)}.weight", ()):
+    counts.append(weight[0])
+  return it._replace(
+    projection=prefix,
+    hidden=tuple(widths[:-1]),
+    out=widths[-1],
+    batch_norm=f"{prefix}projection_head.1.running_var" in shapes,
+    prototype_counts=tuple(counts),
+  )

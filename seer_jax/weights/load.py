@@ -1,0 +1,123 @@
+"""`load(name or path) -> (model, variables)`: weights from anywhere."""
+
+import pathlib
+from typing import Any
+
+import jax
+
+from seer_jax.config import resolved
+from seer_jax.data.preprocessing import Preprocessing
+from seer_jax.models import architectures, encoder
+from seer_jax.runtime import errors
+from seer_jax.weights import (
+  checkpoint,
+  export_orbax,
+  import_torch,
+  lazy_weights,
+  model_zoo,
+)
+
+
+def load(
+  name_or_path: str | pathlib.Path, mesh: jax.sharding.Mesh | None = None
+) -> tuple[encoder.Encoder, dict[str, Any]]:
+  """A network and its variables.
+
+      model, variables = seer_jax.load("regnety_320.seer")
+      x = model.preprocessing(["a.jpg", "b.jpg"])
+      features_NxD = model.apply(variables, x)["avgpool"]
+
+  Args:
+    name_or_path: a published name (`seer_32`, `seer_256_in1k`, timm's
+      `regnety_320.seer`, a repository on Hugging Face's hub); a file of VISSL,
+      timm, torchvision or Hugging Face, or a folder with one; the workdir of a
+      run; or what `seer_jax.weights.convert --to orbax` wrote.
+    mesh: to spread the arrays over, stored as a run does (`mesh.make`). None
+      puts them on one device.
+
+  Returns:
+    The model, with the `preprocessing` that belongs to the weights, and
+    `{"params": ..., "batch_stats": ...}` in float32.
+
+  Raises:
+    UserError: nothing of that name; damaged; of no RegNet; or arrays are
+      missing, left over, or of another shape than the network's.
+  """
+  found = open_weights(name_or_path)
+  return found.model, lazy_weights.variables(found, mesh)
+
+
+def open_weights(name_or_path: str | pathlib.Path) -> lazy_weights.Weights:
+  """As `load`, without reading any array."""
+  path = pathlib.Path(name_or_path).expanduser()
+  if path.exists():
+    return _opened(path)
+  it = model_zoo.find(str(name_or_path))
+  if it is None:
+    raise errors.UserError(
+      f"there is no file {path}, and no weights are published under that name;"
+      f" SEER's are {', '.join(model_zoo.SEER)}"
+    )
+  return _checked(_opened(model_zoo.fetched(it)), it)
+
+
+def _checked(opened, it):
+  """Refuses weights of another trunk than their name says."""
+  if it.trunk:
+    wanted = architectures.MODELS[it.trunk]
+    found = opened.model.architecture
+    name = architectures.name_of(found)
+    if name != it.trunk:
+      raise errors.UserError(
+        f"{it.name} should hold {it.trunk}, of depths {wanted.depths} and"
+        f" widths {wanted.widths}; the file holds {name}, of"
+        f" depths {found.depths} and widths {found.widths}. To use it as that,"
+        " give the file's path"
+      )
+  if it.preprocessing is None:
+    return opened
+  return opened._replace(
+    model=opened.model.clone(preprocessing=it.preprocessing)
+  )
+
+
+def _opened(path):
+  if path.is_file():
+    return import_torch.in_file(path)
+  if (path / export_orbax.DESCRIPTION).exists():
+    return lazy_weights.in_memory(
+      f"an export, {path}", *export_orbax.read(path)
+    )
+  if (path / "config.json").exists() and (path / "checkpoints").is_dir():
+    return _of_run(path)
+  found = import_torch.in_folder(path)
+  if found is not None:
+    return found
+  raise errors.UserError(
+    f"{path} holds neither weights (model.safetensors, pytorch_model.bin), nor"
+    " a run (config.json, checkpoints/), nor an export"
+    f" ({export_orbax.DESCRIPTION})"
+  )
+
+
+def _of_run(workdir):
+  """The newest checkpoint of a run of our own."""
+  config = resolved.of_run(workdir)
+  saved = checkpoint.Checkpoints(workdir / "checkpoints").read()
+  trained = encoder.create(config)
+  network = encoder.Encoder(
+    trained.architecture,
+    trained.hidden,
+    trained.out,
+    trained.batch_norm,
+    trained.prototype_counts,
+    preprocessing=Preprocessing(
+      config.eval.resize,
+      config.eval.size,
+      config.eval.interpolation,
+      tuple(config.augment.mean),
+      tuple(config.augment.std),
+    ),
+  )
+  tree = {kind: saved[kind] for kind in ("params", "batch_stats")}
+  return lazy_weights.in_memory(f"a run, {workdir}", network, tree)

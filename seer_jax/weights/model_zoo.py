@@ -1,0 +1,177 @@
+"""Weights that others published: where they are, and how they look at images.
+
+https://github.com/facebookresearch/vissl/blob/main/projects/SEER/README.md;
+timm's and Hugging Face's copies of the same weights, and other RegNets of the
+hub. SEER's weights are under a licence of their own, for research only.
+"""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import re
+from collections.abc import Mapping
+
+from seer_jax.data.preprocessing import Preprocessing
+from seer_jax.models import architectures
+from seer_jax.runtime import errors
+
+SEER_FEATURES = Preprocessing(256, 224, "bilinear")
+FINE_TUNED = Preprocessing(384, 384, "bicubic")
+_FILES = "https://dl.fbaipublicfiles.com/vissl/model_zoo/"
+_PATIENCE = 20  # Seconds to wait for the hub's first answer.
+_WEIGHTS = ("model", "pytorch_model")
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+  """One set of weights.
+
+  Attributes:
+    name: that users know.
+    trunk: name in `architectures.MODELS`; "" to go by the file.
+    repository: on Hugging Face's hub; "" for none.
+    url: of the file elsewhere, which the user fetches; "" for none.
+    preprocessing: that belongs to them; None to go by the repository.
+  """
+
+  name: str
+  trunk: str
+  repository: str = ""
+  url: str = ""
+  preprocessing: Preprocessing | None = None
+
+
+def _seer():
+  sizes = {
+    "32": ("regnety_32gf", "320"),
+    "64": ("regnety_64gf", "640"),
+    "128": ("regnety_128gf", "1280"),
+    "256": ("seer_256gf", "2560"),
+    "10b": ("seer_10b", "10b"),
+  }
+  trained = {
+    "32": "seer_regnet32d/seer_regnet32gf_model_iteration244000.torch",
+    "64": "seer_regnet64/seer_regnet64gf_model_final_checkpoint_phase0.torch",
+    "128": "swav_ig1b_regnet128Gf_cnstant_bs32_node16_sinkhorn10_proto16k"
+    "_syncBN64_warmup8k/model_final_checkpoint_phase0.torch",
+    "256": "swav_ig1b_cosine_rg256gf_noBNhead_wd1e5_fairstore_bs16_node64"
+    "_sinkhorn10_proto16k_apex_syncBN64_warmup8k/"
+    "model_final_checkpoint_phase0.torch",
+    "10b": "seer_regnet10B/model_iteration124500_conso.torch",
+  }
+  phases = {"32": 78, "64": 78, "128": 78, "256": 38}
+  for size, (trunk, tens) in sizes.items():
+    # What stands on the hub is timm's where timm has it.
+    big = size == "10b"
+    yield Published(
+      f"seer_{size}",
+      # The file of 256 may hold another trunk than SEER's: go by its shapes.
+      "" if size == "256" else trunk,
+      "facebook/regnet-y-10b-seer"
+      if big
+      else ""
+      if size == "256"
+      else f"timm/regnety_{tens}.seer",
+      _FILES + trained[size],
+      SEER_FEATURES,
+    )
+    tuned = (
+      "seer_10b_finetuned_in1k_model_phase28_conso.torch"
+      if big
+      else f"seer_regnet{size}_finetuned_in1k_model_final_checkpoint_phase"
+      f"{phases[size]}.torch"
+    )
+    yield Published(
+      f"seer_{size}_in1k",
+      trunk,
+      "facebook/regnet-y-10b-seer-in1k"
+      if big
+      else f"timm/regnety_{tens}.seer_ft_in1k",
+      f"{_FILES}seer_finetuned/{tuned}",
+      FINE_TUNED,
+    )
+
+
+SEER: Mapping[str, Published] = {each.name: each for each in _seer()}
+
+
+def find(name: str) -> Published | None:
+  """What is published under a name; None where it is no such name.
+
+  Names of SEER's weights (`seer_32`, `seer_256_in1k`), of timm's
+  (`regnety_320.seer`) and of repositories on the hub (`facebook/regnet-y-040`).
+  """
+  if name in SEER:
+    return SEER[name]
+  for each in SEER.values():
+    if each.repository and name == each.repository.split("/")[1]:
+      return each
+  if re.fullmatch(r"regnet[a-z]+_\w+\.\w+", name):
+    name = f"timm/{name}"
+  if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
+    return None
+  for each in SEER.values():
+    if name == each.repository:
+      return each
+  try:
+    trunk = architectures.canonical(name.split("/")[1])
+  except ValueError:
+    trunk = ""
+  return Published(name, trunk, name)
+
+
+def folder_of(it: Published) -> pathlib.Path:
+  """Where a file that the user fetched himself is looked for."""
+  cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+  folder = pathlib.Path(cache).expanduser() / "seer_jax" / "weights"
+  return folder / it.name.replace("/", "--")
+
+
+def fetched(it: Published) -> pathlib.Path:
+  """The weights on this disk: placed by the user, or from the hub's cache.
+
+  Raises:
+    UserError: neither there nor to be had; says which file to place where.
+  """
+  folder = folder_of(it)
+  if folder.is_dir() and any(folder.iterdir()):
+    files = sorted(folder.glob("*.torch")) + sorted(folder.glob("*.pth"))
+    return files[0] if files else folder
+  return pathlib.Path(_downloaded(it, folder))
+
+
+def _downloaded(it, folder):
+  source = it.url or f"https://huggingface.co/{it.repository}"
+  what = f"fetch {source} and place it in {folder}/"
+  if not it.repository:
+    raise errors.UserError(f"{it.name} is not on Hugging Face's hub; {what}")
+  try:
+    import huggingface_hub  # An extra, and slow to import.
+  except ImportError as error:
+    raise errors.UserError(
+      f"{it.name} is not on this disk: pip install huggingface_hub; or {what}"
+    ) from error
+  try:
+    return _snapshot(huggingface_hub, it.repository)
+  except Exception as error:  # Of many layers: HTTP, the hub, the disk.
+    words = " ".join(str(error).split())[:200]
+    raise errors.UserError(
+      f"cannot fetch {it.repository} from Hugging Face's hub"
+      f" ({type(error).__name__}: {words}); {what}"
+    ) from error
+
+
+def _snapshot(hub, repository):
+  """What was fetched before; else from the network."""
+  with contextlib.suppress(Exception):
+    found = hub.snapshot_download(repository, local_files_only=True)
+    there = [path.name for path in pathlib.Path(found).iterdir()]
+    if any(name.startswith(_WEIGHTS) for name in there):
+      return found
+  about = hub.model_info(repository, timeout=_PATIENCE)
+  there = [each.rfilename for each in about.siblings]
+  # Often there in both forms, of which one is enough.
+  safe = any(name.startswith(_WEIGHTS[0]) for name in there)
+  kind = "model*.safetensors*" if safe else "pytorch_model*.bin*"
+  return hub.snapshot_download(repository, allow_patterns=[kind, "*.json"])

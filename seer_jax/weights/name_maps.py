@@ -1,0 +1,298 @@
+"""What others call our arrays: VISSL, timm, torchvision, Hugging Face.
+
+One table a project. From it follow the names to look for when a file is read,
+those to write, and, since blocks are counted until one is missing, the trunk
+that a file holds, whatever its name says.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from seer_jax.models import architectures
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """The names of one project.
+
+  Attributes:
+    title: of the project.
+    stem: the stem's convolution.
+    stem_norm: its normalisation.
+    block: what precedes a block's names, from `stage` and `number`, counted
+      from 1, `before` (the stage) and `index`, counted from 0, and `tap`.
+    inside: our names within a block to theirs.
+    classifiers: names of the classifier; the first is written.
+    swav: whether the projection and the prototypes have names.
+  """
+
+  title: str
+  stem: str
+  stem_norm: str
+  block: str
+  inside: Mapping[str, str]
+  classifiers: tuple[str, ...]
+  swav: bool = False
+
+
+VISSL = Layout(
+  title="VISSL",
+  stem="_feature_blocks.conv1.stem.0",
+  stem_norm="_feature_blocks.conv1.stem.1",
+  block="_feature_blocks.res{tap}.block{stage}-{index}.",
+  inside={
+    "a": "f.a.0",
+    "bn_a": "f.a.1",
+    "b": "f.b.0",
+    "bn_b": "f.b.1",
+    "se/reduce": "f.se.excitation.0",
+    "se/expand": "f.se.excitation.2",
+    "c": "f.c",
+    "bn_c": "f.final_bn",
+    "shortcut": "proj",
+    "bn_shortcut": "bn",
+  },
+  # A network that was pre-trained and fine-tuned has its projection at 0.
+  classifiers=("0.clf.0", "1.clf.0"),
+  swav=True,
+)
+TIMM = Layout(
+  title="timm",
+  stem="stem.conv",
+  stem_norm="stem.bn",
+  block="s{stage}.b{number}.",
+  inside={
+    "a": "conv1.conv",
+    "bn_a": "conv1.bn",
+    "b": "conv2.conv",
+    "bn_b": "conv2.bn",
+    "se/reduce": "se.fc1",
+    "se/expand": "se.fc2",
+    "c": "conv3.conv",
+    "bn_c": "conv3.bn",
+    "shortcut": "downsample.conv",
+    "bn_shortcut": "downsample.bn",
+  },
+  classifiers=("head.fc",),
+)
+TORCHVISION = Layout(
+  title="torchvision",
+  stem="stem.0",
+  stem_norm="stem.1",
+  block="trunk_output.block{stage}.block{stage}-{index}.",
+  inside={
+    "a": "f.a.0",
+    "bn_a": "f.a.1",
+    "b": "f.b.0",
+    "bn_b": "f.b.1",
+    "se/reduce": "f.se.fc1",
+    "se/expand": "f.se.fc2",
+    "c": "f.c.0",
+    "bn_c": "f.c.1",
+    "shortcut": "proj.0",
+    "bn_shortcut": "proj.1",
+  },
+  classifiers=("fc",),
+)
+
+
+def _hugging_face(last):
+  """Layers are numbered, and squeeze-and-excitation is one of them."""
+  return Layout(
+    title="Hugging Face",
+    stem="embedder.embedder.convolution",
+    stem_norm="embedder.embedder.normalization",
+    block="encoder.stages.{before}.layers.{index}.",
+    inside={
+      "a": "layer.0.convolution",
+      "bn_a": "layer.0.normalization",
+      "b": "layer.1.convolution",
+      "bn_b": "layer.1.normalization",
+      "se/reduce": "layer.2.attention.0",
+      "se/expand": "layer.2.attention.2",
+      "c": f"layer.{last}.convolution",
+      "bn_c": f"layer.{last}.normalization",
+      "shortcut": "shortcut.convolution",
+      "bn_shortcut": "shortcut.normalization",
+    },
+    classifiers=("classifier.1",),
+  )
+
+
+HUGGING_FACE_Y, HUGGING_FACE_X = _hugging_face(3), _hugging_face(2)
+ALL = (VISSL, TIMM, TORCHVISION, HUGGING_FACE_Y, HUGGING_FACE_X)
+# SEER-10B's groups of blocks, which were recomputed together.
+_PART = re.compile(r"\.block\d+-part\d+(?=\.)")
+_COUNTER = ".num_batches_tracked"
+
+
+class Contents(NamedTuple):
+  """What a file's arrays are.
+
+  Attributes:
+    layout: whose names they have.
+    prefix: what precedes the names of the trunk.
+    architecture: of the trunk.
+    hidden: widths of the projection's hidden layers.
+    out: width of the projection; 0 for none. A network fine-tuned from hidden
+      layers has those alone, and its classifier behind them.
+    batch_norm: whether the projection normalises.
+    projection: what precedes its names.
+    prototype_counts: of each prototype head.
+    classes: of the classifier; 0 for none.
+    classifier: its name.
+  """
+
+  layout: Layout
+  prefix: str
+  architecture: architectures.Architecture
+  hidden: tuple[int, ...] = ()
+  out: int = 0
+  batch_norm: bool = False
+  projection: str = ""
+  prototype_counts: tuple[int, ...] = ()
+  classes: int = 0
+  classifier: str = ""
+
+
+class Pair(NamedTuple):
+  """One array under both names, and the axes of theirs in our order."""
+
+  ours: str
+  theirs: str
+  axes: tuple[int, ...]
+
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+_CONV = (2, 3, 1, 0)  # out, in, height, width -> height, width, in, out.
+_LINEAR = (1, 0)  # out, in -> in, out.
+
+
+def plain(name: str) -> str:
+  """A name without what says how a network was run."""
+  return _PART.sub("", name)
+
+
+def is_counter(name: str) -> bool:
+  """Whether it counts batches for PyTorch, which nothing here uses."""
+  return name.endswith(_COUNTER)
+
+
+def target(
+  title: str,
+  architecture: architectures.Architecture,
+  *,
+  hidden: tuple[int, ...] = (),
+  out: int = 0,
+  batch_norm: bool = False,
+  prototype_counts: tuple[int, ...] = (),
+  classes: int = 0,
+) -> Contents:
+  """What to write of a network, of what the project has names for."""
+  layout = {
+    "vissl": VISSL,
+    "timm": TIMM,
+    "torchvision": TORCHVISION,
+    "huggingface": HUGGING_FACE_Y if architecture.se_ratio else HUGGING_FACE_X,
+  }[title]
+  hugging = title == "huggingface"
+  with_swav = layout.swav and bool(hidden or out)
+  number = int(with_swav)
+  return Contents(
+    layout=layout,
+    prefix="regnet." if hugging and classes else "",
+    architecture=architecture,
+    hidden=hidden if with_swav else (),
+    out=out if with_swav else 0,
+    batch_norm=batch_norm and with_swav,
+    projection="0." if with_swav else "",
+    prototype_counts=prototype_counts if with_swav else (),
+    classes=classes,
+    classifier=layout.classifiers[number] if classes else "",
+  )
+
+
+def pairs(it: Contents) -> Iterator[Pair]:
+  """Every array that such a file has, ours in VISSL's order."""
+  layout, arch = it.layout, it.architecture
+  yield from _conv("trunk/stem", it.prefix + layout.stem)
+  yield from _norm("trunk/bn_stem", it.prefix + layout.stem_norm)
+  width = arch.stem_width
+  for stage, depth in enumerate(arch.depths, 1):
+    for index in range(depth):
+      before = it.prefix + block_name(layout, stage, index)
+      ours = f"trunk/stage{stage}_block{index}"
+      changes = width != arch.widths[stage - 1] or (
+        index == 0 and arch.strides[stage - 1] != 1
+      )
+      for name, theirs in layout.inside.items():
+        if "shortcut" in name and (arch.linear or not changes):
+          continue
+        if name.startswith("se/"):
+          if arch.se_ratio:
+            yield from _conv(f"{ours}/{name}", before + theirs)
+            yield _bias(f"{ours}/{name}", before + theirs)
+        elif name.startswith("bn_"):
+          yield from _norm(f"{ours}/{name}", before + theirs)
+        else:
+          yield from _conv(f"{ours}/{name}", before + theirs)
+      width = arch.widths[stage - 1]
+  yield from _projection(it)
+  for number in range(len(it.prototype_counts)):
+    yield Pair(
+      f"params/prototypes_{number}/kernel",
+      f"{it.projection}prototypes{number}.weight",
+      _LINEAR,
+    )
+  if it.classes:
+    yield from _linear("classifier", it.classifier)
+
+
+def counters(it: Contents) -> Iterator[str]:
+  """Names of the counters that PyTorch's normalisations keep."""
+  for pair in pairs(it):
+    if pair.theirs.endswith(".running_var"):
+      yield pair.theirs.removesuffix(".running_var") + _COUNTER
+
+
+def _projection(it):
+  step = 3 if it.batch_norm else 2  # Linear, norm, ReLU.
+  for number in range(len(it.hidden) + bool(it.out)):
+    theirs = f"{it.projection}projection_head.{number * step}"
+    yield from _linear(f"head/linear{number}", theirs)
+    if it.batch_norm and number < len(it.hidden):
+      after = f"{it.projection}projection_head.{number * step + 1}"
+      yield from _norm(f"head/bn{number}", after)
+
+
+def _conv(ours, theirs):
+  yield Pair(f"params/{ours}/kernel", f"{theirs}.weight", _CONV)
+
+
+def _bias(ours, theirs):
+  return Pair(f"params/{ours}/bias", f"{theirs}.bias", (0,))
+
+
+def _linear(ours, theirs):
+  yield Pair(f"params/{ours}/kernel", f"{theirs}.weight", _LINEAR)
+  yield _bias(ours, theirs)
+
+
+def _norm(ours, theirs):
+  yield Pair(f"params/{ours}/scale", f"{theirs}.weight", (0,))
+  yield _bias(ours, theirs)
+  yield Pair(f"batch_stats/{ours}/mean", f"{theirs}.running_mean", (0,))
+  yield Pair(f"batch_stats/{ours}/var", f"{theirs}.running_var", (0,))
+
+
+def block_name(layout, stage, index):
+  return layout.block.format(
+    stage=stage,
+    tap=stage + 1,
+    before=stage - 1,
+    index=index,
+    number=index + 1,
+  )

@@ -1,0 +1,210 @@
+"""Every shipped config holds together, down to the shapes of one step."""
+
+import importlib
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from configs import hardware
+from seer_jax.config import auto, keys, resolved, validate
+from seer_jax.models import encoder
+from seer_jax.runtime import errors
+from seer_jax.tasks import swav
+from seer_jax.training import optim
+from seer_jax.training import step as step_lib
+
+CONFIGS = sorted(
+  path.stem
+  for path in (pathlib.Path(__file__).parents[2] / "configs").glob("*.py")
+)
+
+
+# Networks of these differ from that of seer_rg256 in numbers alone.
+LIKE_RG256 = ("seer_rg64", "seer_rg128")
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=pytest.mark.slow) if name in LIKE_RG256 else name
+    for name in CONFIGS
+  ],
+)
+def test_every_config_resolves_and_its_step_keeps_the_shapes(name, native_conv):
+  config = importlib.import_module(f"configs.{name}").get_config()
+  here = auto.Situation(
+    images=50_000,
+    side=64,
+    devices=1,
+    platform="cpu",
+    precision=("fp32", "a test"),
+    cores=2,
+  )
+  auto.complete(config, here)
+  validate.check_each(config)
+  validate.check_together(config)
+  # Of equal blocks one is traced.
+  arch = encoder.architecture(config.model)
+  config.model.depths = (1,) * len(arch.depths)
+  config.model.widths = arch.widths
+  config.model.group_widths = arch.group_widths
+  config.model.strides = arch.strides
+  task = swav.SwAV(config, jnp.float32)
+  tx, _ = optim.make(config.optim, config.steps, config.batch_size)
+  before = jax.eval_shape(lambda: step_lib.init(task, tx, config))
+  batch = {
+    "crops": tuple(
+      jax.ShapeDtypeStruct((config.batch_size, count, size, size, 3), jnp.uint8)
+      for count, size in zip(
+        config.crops.counts, config.crops.sizes, strict=True
+      )
+    ),
+    "stand_ins": jax.ShapeDtypeStruct((config.batch_size,), jnp.float32),
+  }
+  step = step_lib.train_step(task, tx, config)
+  after, window = jax.eval_shape(step, before, batch)
+  assert after == before
+  assert window["loss"].shape == ()
+
+
+@pytest.mark.parametrize(
+  ("wrong", "near"),
+  [
+    ("batch_sise", "batch_size"),
+    ("swav.epsilom", "swav.epsilon"),
+    ("epsilon", "swav.epsilon"),
+    ("data.train.pth", "data.train.path"),
+    ("learning_rate_of_the_whole_thing", None),
+  ],
+)
+def test_a_misspelt_key_has_a_nearest_one(wrong, near):
+  assert keys.nearest_key(keys.base(), wrong) == near
+
+
+def test_unknown_keys_and_wrong_types_raise():
+  config = keys.base()
+  config.lock()
+  with pytest.raises(AttributeError):
+    config.batchsize = 3
+  with pytest.raises(TypeError):
+    config.batch_size = "many"
+
+
+@pytest.mark.parametrize(
+  ("key", "value"),
+  [
+    ("batch_size", 0),
+    ("steps", -1),
+    ("mesh.data", 0),
+    ("mesh.data", True),
+    ("crops.sizes", ()),
+    ("crops.scales", (0.4, 1.0)),
+    ("crops.ratio", (0, 1)),
+    ("model.prototypes", ()),
+    ("model.strides", (2, 3)),
+    ("swav.epsilon", 0.0),
+    ("optim.name", "adam"),
+    ("eval.knn_k", ()),
+    ("seed", -1),
+  ],
+)
+def test_a_value_that_never_works_is_named(key, value):
+  config = keys.base()
+  with config.ignore_type():
+    keys.put(config, key, value)
+  with pytest.raises(errors.UserError, match=rf"config.{key} is .*must"):
+    validate.check_each(config)
+
+
+def claimed(workdir):
+  """A workdir that a run with an open batch has begun and saved in."""
+  config = keys.base()
+  config.batch_size, config.crops.sizes = 48, (40, 16)
+  resolved.claim(workdir, config)
+  (workdir / "checkpoints" / "5").mkdir(parents=True)
+  return config
+
+
+def test_a_workdir_keeps_its_config_but_for_what_touches_no_result(tmp_path):
+  config = claimed(tmp_path)
+  config.data.workers = 7
+  resolved.claim(tmp_path, config)
+  config.seed = 1
+  with pytest.raises(errors.UserError, match="seed was 0, is 1"):
+    resolved.claim(tmp_path, config)
+  assert json.loads((tmp_path / "config.json").read_text())["seed"] == 0
+
+
+def test_a_workdir_without_checkpoint_holds_nothing_to_keep(tmp_path):
+  config = keys.base()
+  resolved.claim(tmp_path, config)
+  config.seed = 1
+  resolved.claim(tmp_path, config)
+  assert json.loads((tmp_path / "config.json").read_text())["seed"] == 1
+
+
+def test_a_run_goes_on_with_the_choices_it_began_with(tmp_path):
+  claimed(tmp_path)
+  config = keys.base()
+  resolved.recall(tmp_path, config)
+  assert config.batch_size == 48
+  assert config.crops.sizes == (40, 16)
+
+
+def test_a_damaged_config_of_a_run_is_told(tmp_path):
+  claimed(tmp_path)
+  (tmp_path / "config.json").write_text("{")
+  with pytest.raises(errors.UserError, match="damaged"):
+    resolved.recall(tmp_path, keys.base())
+
+
+# Computed from SEER's own scheduler, step for step.
+RATES = {
+  "seer_rg256": {
+    0: 0.15,
+    1000: 1.33125,
+    7999: 9.598819,
+    8000: 9.498725,
+    61035: 4.8048,
+    122069: 0.0096,
+  },
+  "seer_rg10b": {
+    0: 0.15,
+    1: 0.151664,
+    1000: 1.813637,
+    5499: 9.298341,
+    5500: 9.256395,
+    8000: 9.207906,
+    63004: 4.654650,
+    126007: 0.0093,
+  },
+}
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_recipes_have_the_published_rate_at_every_step(name):
+  config = importlib.import_module(f"configs.{name}").get_config()
+  _, rate = optim.make(config.optim, config.steps, config.batch_size)
+  for step, published in RATES[name].items():
+    assert float(rate(step)) == pytest.approx(published, rel=2e-6, abs=6e-7)
+
+
+@pytest.mark.parametrize("chip", hardware.NAMES)
+@pytest.mark.parametrize(
+  "name", [name for name in CONFIGS if name.startswith("se")]
+)
+def test_every_recipe_has_a_form_for_every_hardware(name, chip):
+  config = importlib.import_module(f"configs.{name}").get_config(chip)
+  validate.check_each(config)
+  size = {"seer_rg10b": 9.6e9, "seer_rg256": 1.4e9}.get(name, 0)
+  memory = importlib.import_module(f"configs.hardware.{chip}").MEMORY_GIB
+  assert size * 8 / config.mesh.fsdp < memory / 2 * 2**30
+  assert config.precision == ("fp16" if chip == "v100" else "bf16")
+
+
+def test_unknown_hardware_is_a_user_error():
+  with pytest.raises(errors.UserError, match=r"'v7'; known are a100"):
+    importlib.import_module("configs.seer_rg256").get_config("v7")

@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+
+from seer_jax.training import monitors
+
+
+def test_even_use_of_prototypes_has_entropy_one():
+  use = monitors.prototype_use(np.full(8, 3.0))
+  assert use["prototypes/entropy"] == pytest.approx(1)
+  assert use["prototypes/in_use"] == 8
+  assert use["prototypes/max_share"] == pytest.approx(1 / 8)
+
+
+def test_one_prototype_for_all_has_entropy_zero():
+  use = monitors.prototype_use(np.array([0.0, 9.0, 0.0]))
+  assert use == {
+    "prototypes/entropy": 0.0,
+    "prototypes/in_use": 1,
+    "prototypes/max_share": 1.0,
+  }
+
+
+GOOD = {"loss_over_lnk": 0.5, "prototypes/max_share": 0.02}
+
+
+def sentinel():
+  return monitors.Sentinel(patience=100, epsilon=0.05, freeze_steps=313)
+
+
+def test_a_loss_that_stays_at_ln_k_is_told_once_and_not_too_early():
+  stuck = GOOD | {"loss_over_lnk": 0.998}
+  watch = sentinel()
+  assert watch.verdict(99, stuck) is None
+  words = watch.verdict(100, stuck)
+  assert "0.998 of ln K" in words
+  assert "swav.epsilon=0.03 (now 0.05)" in words
+  assert watch.verdict(101, stuck) is None
+
+
+def test_one_prototype_taking_all_is_told():
+  words = sentinel().verdict(200, GOOD | {"prototypes/max_share": 0.9})
+  assert "one prototype takes 90%" in words
+
+
+def test_a_healthy_run_hears_nothing():
+  assert sentinel().verdict(10_000, GOOD) is None
+
+
+def fed(supply, waits, every=20):
+  found = [
+    supply.verdict((number + 1) * every, wait)
+    for number, wait in enumerate(waits)
+  ]
+  return [words for words in found if words]
+
+
+def test_steps_that_wait_for_images_are_told_once_what_to_change():
+  words = fed(monitors.Supply(0, 8), [0.9] + [0.3] * 30)
+  assert words == [
+    "steps wait for images 30% of the time. 8 cores could decode:"
+    " --config.data.workers=7"
+  ]
+  (words,) = fed(monitors.Supply(7, 8), [0.2] * 30)
+  assert "seer_jax.data.pack SRC DST --side=512" in words
+
+
+def test_a_wait_at_the_start_or_a_short_one_is_not_told():
+  assert not fed(monitors.Supply(0, 8), [1.0] + [0.05] * 100)
+  assert not fed(monitors.Supply(0, 8), [0.5] * 10)
