@@ -102,11 +102,10 @@ def published(datas: list[bytes]):
 def ours(datas: list[bytes]):
   """Functions that do the same with `seer_jax`: host, whole, synthetic."""
   import jax
-  import jax.numpy as jnp
   import numpy as np
 
   from seer_jax.config import keys
-  from seer_jax.data import crops
+  from seer_jax.data import crops, preprocessing
   from seer_jax.tasks import augment
 
   groups = tuple(map(crops.CropGroup, COUNTS, SIZES, SCALES))
@@ -125,7 +124,7 @@ def ours(datas: list[bytes]):
       x_NxHxWx3 = x.reshape(-1, *x.shape[2:])
       keys_N = jax.random.split(key, len(x_NxHxWx3))
       pixels = augment.augment(x_NxHxWx3, keys_N, options)
-      done.append(augment.normalize(pixels, options, jnp.float32))
+      done.append(preprocessing.normalize(pixels, options.mean, options.std))
     return done
 
   def stacked(numbers):

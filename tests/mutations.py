@@ -72,8 +72,8 @@ MUTATIONS = (
   Mutation(
     "gradients summed instead of averaged",
     "training/step.py",
-    "lambda s, x: s + x / parts, sums, one",
-    "lambda s, x: s + x, sums, one",
+    "lambda s, x: s + x / parts, means, one",
+    "lambda s, x: s + x, means, one",
     "training/scale_test.py::test_four_parts_of_a_batch_equal_the_whole[two-heads-1]",
   ),
   Mutation(
@@ -86,8 +86,8 @@ MUTATIONS = (
   Mutation(
     "codes per part",
     "training/step.py",
-    "now.params, crops, targets._replace(codes_BxAxK=codes_BxAxK)",
-    "now.params, crops, None",
+    "slope(now.params, images, targets_of_part)",
+    "slope(now.params, images, None)",
     "training/scale_test.py::test_four_parts_of_a_batch_equal_the_whole[two-heads-1]",
   ),
   Mutation(

@@ -25,6 +25,7 @@ import numpy as np
 from absl import flags
 
 from seer_jax.data import crops, retry, shuffle, sources
+from seer_jax.data.preprocessing import Preprocessing
 from seer_jax.runtime import errors, preemption
 from seer_jax.runtime import mesh as mesh_lib
 
@@ -318,14 +319,13 @@ class _CleanView:
   """Index of an image, or -1 for padding -> its clean view. Runs in workers."""
 
   source: sources.Source
-  resize: int
-  size: int
-  interpolation: str
+  preprocessing: Preprocessing
   max_pixels: int
 
   def __call__(self, index: int) -> dict[str, Any]:
+    side = self.preprocessing.size
     nothing = {
-      "image": np.zeros((self.size, self.size, 3), np.uint8),
+      "image": np.zeros((side, side, 3), np.uint8),
       "index": index,
       "label": -1,
       "mask": False,
@@ -338,9 +338,7 @@ class _CleanView:
     except (OSError, errors.BadImage):
       return nothing
     return {
-      "image": crops.center_crop(
-        image, self.resize, self.size, self.interpolation
-      ),
+      "image": self.preprocessing.view(image),
       "index": index,
       "label": self.source.label_of(index),
       "mask": True,
@@ -350,25 +348,28 @@ class _CleanView:
 def clean_batches(
   source: sources.Source,
   indices: Sequence[int],
-  config: ml_collections.ConfigDict,
+  preprocessing: Preprocessing,
   mesh: jax.sharding.Mesh,
+  batch_size: int,
+  max_pixels: int,
 ) -> Iterator[dict[str, jax.Array]]:
-  """Batches of clean views: {"image": uint8 BxHxWx3, "index", "label", "mask"}.
+  """Batches of clean views: {"image": uint8 BxSxSx3, "index", "label", "mask"}.
 
   Every chosen image once, in order. The mask is False for unusable images, and
   for the rows that fill up the last batch, whose index is -1.
+
+  Args:
+    source: the images.
+    indices: which of them.
+    preprocessing: makes the view, of side S; pixels are not normalised.
+    mesh: where the batches go.
+    batch_size: of all devices together; raised to a multiple of their number.
+    max_pixels: as for `crops.decode`.
   """
-  batch, devices = config.eval.batch_size, mesh.size
-  batch = -(-batch // devices) * devices
+  batch = -(-batch_size // mesh.size) * mesh.size
   padded = np.full(-(-len(indices) // batch) * batch, -1, np.int64)
   padded[: len(indices)] = indices
-  view = _CleanView(
-    source,
-    config.eval.resize,
-    config.eval.size,
-    config.eval.interpolation,
-    config.data.max_pixels,
-  )
+  view = _CleanView(source, preprocessing, max_pixels)
   rows = mesh_lib.local_rows(mesh, batch)
   loader = (
     grain.MapDataset.source(padded.reshape(-1, batch)[:, rows].ravel())

@@ -60,8 +60,12 @@ class Preprocessing:
 
   def normalize(self, x: Any) -> Any:
     """Pixels from 0 to 255 to floats around zero; of NumPy or JAX."""
-    mean, std = np.float32(self.mean), np.float32(self.std)
-    return (x / np.float32(255) - mean) / std
+    return normalize(x / np.float32(255), self.mean, self.std)
+
+
+def normalize(x: Any, mean: Sequence[float], std: Sequence[float]) -> Any:
+  """Pixels from 0 to 1 to floats around zero, by channel; of NumPy or JAX."""
+  return (x - np.float32(mean)) / np.float32(std)
 
 
 def _pixels(image):

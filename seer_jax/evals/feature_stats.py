@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from seer_jax.evals import features
-from seer_jax.tasks import state
 
 
 def spread(features_NxD: np.ndarray, most: int = 2048) -> dict[str, float]:
@@ -39,6 +39,8 @@ class Spread:
   def __init__(self, extract: features.Extractor, images: features.ImageSet):
     self._extract, self._images = extract, images
 
-  def run(self, now: state.State) -> Iterator[tuple[str, float]]:
+  def run(self, variables: Any) -> Iterator[tuple[str, float]]:
     """Yields (`features/std`, ...), (`features/rank`, ...)."""
-    yield from spread(self._extract(now, self._images).features_NxD).items()
+    yield from spread(
+      self._extract(variables, self._images).features_NxD
+    ).items()

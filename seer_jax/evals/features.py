@@ -1,25 +1,24 @@
-"""The trunk over a set of images: clean views in, features and labels out."""
+"""An encoder over a set of images: clean views in, features and labels out."""
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import jax
-import ml_collections
 import numpy as np
 
 from seer_jax.data import pipeline, sources
+from seer_jax.data.preprocessing import Preprocessing
 from seer_jax.runtime import errors
 from seer_jax.runtime import mesh as mesh_lib
-from seer_jax.tasks import augment, state, swav
 
 _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-  """Pooled trunk features of a set of images.
+  """Features of a set of images.
 
   Attributes:
     features_NxD: float32.
@@ -38,56 +37,97 @@ class ImageSet:
   indices: Sequence[int]
 
 
-class Extractor:
-  """Runs a task's trunk in evaluation mode over image sets.
+class Encoder(Protocol):
+  """Anything that turns images into features, and how it wants them.
 
-  Keeps what it computed of each set until it is told to forget, so that several
-  evaluators of one state pay for one pass.
+  `models.encoder.Encoder` is one: that of a task, or what `seer_jax.load`
+  returns for a run, an export or a file of another project.
+  """
+
+  preprocessing: Preprocessing
+
+  def apply(
+    self, variables: Any, x_NxHxWx3: jax.Array
+  ) -> Mapping[str, jax.Array]:
+    """Normalised float images to taps, such as `avgpool`, NxD."""
+    ...
+
+
+class Extractor:
+  """Runs an encoder over image sets, with the preprocessing it wants.
+
+      model, variables = seer_jax.load("regnety_320.seer")
+      extract = Extractor(model, mesh)
+      found = extract.of(variables, ImageSet(source, range(1000)))
+
+  Calling it keeps what it computed of each set until it is told to forget, so
+  that several evaluators of the same variables pay for one pass.
   """
 
   def __init__(
     self,
-    task: swav.SwAV,
-    config: ml_collections.ConfigDict,
+    encoder: Encoder,
     mesh: jax.sharding.Mesh,
+    *,
+    batch_size: int = 64,
+    max_pixels: int = 2**28,
+    dtype: Any = np.float32,
+    tap: str = "avgpool",
     between: Callable[[], None] = lambda: None,
   ):
-    """`between` is called before each batch; what it raises ends the pass."""
-    self._config, self._mesh, self.between = config, mesh, between
+    """Nothing is computed yet.
+
+    Args:
+      encoder: whose features are wanted.
+      mesh: where it runs.
+      batch_size: images at once, over all devices.
+      max_pixels: as for `crops.decode`.
+      dtype: what the network computes in.
+      tap: which of its answers, NxD.
+      between: called before each batch; what it raises ends the pass.
+    """
+    self._preprocessing, self._mesh = encoder.preprocessing, mesh
+    self._batch_size, self._max_pixels = batch_size, max_pixels
+    self.between = between
     self._kept: dict[int, Features] = {}
     self._told: set[tuple[int, int]] = set()
+
+    def forward(variables, pixels_BxSxSx3):
+      x = encoder.preprocessing.normalize(pixels_BxSxSx3.astype(np.float32))
+      return encoder.apply(variables, x.astype(dtype))[tap]
+
     self._forward: Callable[..., jax.Array] = jax.jit(
-      lambda params, batch_stats, image_BxHxWx3: task.model.apply(
-        {"params": params, "batch_stats": batch_stats},
-        augment.normalize(
-          augment.to_float(image_BxHxWx3), config.augment, task.dtype
-        ),
-        method="features",
-      ),
-      out_shardings=mesh_lib.replicated(mesh),
+      forward, out_shardings=mesh_lib.replicated(mesh)
     )
 
-  def __call__(self, now: state.State, images: ImageSet) -> Features:
+  def __call__(self, variables: Any, images: ImageSet) -> Features:
     """Features of every usable image of the set, in order."""
     if id(images) not in self._kept:
-      self._kept[id(images)] = self.of(now.params, now.batch_stats, images)
+      self._kept[id(images)] = self.of(variables, images)
     return self._kept[id(images)]
 
   def forget(self) -> None:
-    """The next state is another."""
+    """The next variables are others."""
     self._kept = {}
 
-  def of(self, params: Any, batch_stats: Any, images: ImageSet) -> Features:
-    """The same for parameters and statistics of your own, not kept."""
-    params = mesh_lib.store(params, "params", self._mesh)
-    batch_stats = mesh_lib.store(batch_stats, "batch_stats", self._mesh)
+  def of(self, variables: Any, images: ImageSet) -> Features:
+    """The same, not kept."""
+    variables = {
+      kind: mesh_lib.store(tree, kind, self._mesh)
+      for kind, tree in variables.items()
+    }
     features, labels = [], []
     batches = pipeline.clean_batches(
-      images.source, images.indices, self._config, self._mesh
+      images.source,
+      images.indices,
+      self._preprocessing,
+      self._mesh,
+      self._batch_size,
+      self._max_pixels,
     )
     for batch in batches:
       self.between()
-      feature_BxD = self._forward(params, batch_stats, batch["image"])
+      feature_BxD = self._forward(variables, batch["image"])
       mask_B = mesh_lib.to_host(batch["mask"])
       features.append(np.asarray(feature_BxD)[mask_B])
       labels.append(mesh_lib.to_host(batch["label"])[mask_B])
@@ -104,7 +144,5 @@ class Extractor:
     for index in indices.tolist():
       if index >= 0 and (id(source), index) not in self._told:
         self._told.add((id(source), index))
-        name, reason = pipeline.describe(
-          source, index, self._config.data.max_pixels
-        )
+        name, reason = pipeline.describe(source, index, self._max_pixels)
         _log.warning("left out of evaluation: %r: %s", name, reason)

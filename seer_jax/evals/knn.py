@@ -6,13 +6,13 @@ weight exp(cosine / T).
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from seer_jax.evals import features
-from seer_jax.tasks import state
 
 _CHUNK = 256
 
@@ -31,11 +31,11 @@ class Knn:
     self._extract, self._bank, self._query = extract, bank, query
     self._ks, self._temperature = ks, temperature
 
-  def run(self, now: state.State) -> Iterator[tuple[str, float]]:
+  def run(self, variables: Any) -> Iterator[tuple[str, float]]:
     """Yields (`knn/k=20`, share of queries classified rightly), ..."""
     bank, query = (
-      self._extract(now, self._bank),
-      self._extract(now, self._query),
+      self._extract(variables, self._bank),
+      self._extract(variables, self._query),
     )
     found = accuracy(
       bank, query, self._ks, self._temperature, self._extract.between

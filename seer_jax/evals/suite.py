@@ -1,7 +1,8 @@
 """Which images a run is evaluated on while it trains, and how."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import jax
 import ml_collections
@@ -10,7 +11,6 @@ import numpy as np
 from seer_jax.data import shuffle, sources
 from seer_jax.evals import feature_stats, features, knn
 from seer_jax.runtime import errors
-from seer_jax.tasks import state, swav
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +51,18 @@ def sets(config: ml_collections.ConfigDict, source: sources.Source) -> Sets:
   return _some(config, source, held_out, len(source)), query
 
 
+class Evaluator(Protocol):
+  """One measure of a representation.
+
+  Evaluators run in any order, and share what an `Extractor` computed. Batches
+  are padded and sharded; each image counts once.
+  """
+
+  def run(self, variables: Any) -> Iterator[tuple[str, float]]:
+    """Yields (name, value) for an encoder's variables."""
+    ...
+
+
 class Evaluation:
   """Spread of clean features always; kNN where there are labels."""
 
@@ -58,7 +70,8 @@ class Evaluation:
     self,
     config: ml_collections.ConfigDict,
     images: Sets,
-    task: swav.SwAV,
+    encoder: features.Encoder,
+    dtype: Any,
     mesh: jax.sharding.Mesh,
     between: Callable[[], None],
   ):
@@ -67,26 +80,34 @@ class Evaluation:
     Args:
       config: resolved.
       images: of `sets`.
-      task: whose features are looked at.
-      mesh: where its state lies.
+      encoder: whose features are looked at.
+      dtype: what it computes in.
+      mesh: where its variables lie.
       between: called before each batch; what it raises ends the evaluation.
     """
-    self._extract = features.Extractor(task, config, mesh, between)
+    self._extract = features.Extractor(
+      encoder,
+      mesh,
+      batch_size=config.eval.batch_size,
+      max_pixels=config.data.max_pixels,
+      dtype=dtype,
+      between=between,
+    )
     self._evaluators = list(_evaluators(config, images, self._extract))
 
-  def run(self, now: state.State) -> dict[str, float]:
-    """What is found of a state, by name."""
+  def run(self, variables: Any) -> dict[str, float]:
+    """What is found of the encoder's variables, by name."""
     try:
       return {
         name: value
         for each in self._evaluators
-        for name, value in each.run(now)
+        for name, value in each.run(variables)
       }
     finally:
       self._extract.forget()
 
 
-def _evaluators(config, images, extract):
+def _evaluators(config, images, extract) -> Iterator[Evaluator]:
   bank, query = images
   yield feature_stats.Spread(extract, bank)
   labels = [

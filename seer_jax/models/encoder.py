@@ -181,20 +181,36 @@ class SwavModel(Encoder):
 
 
 def create(config: ml_collections.ConfigDict) -> SwavModel:
-  """The network of a resolved config."""
-  return SwavModel(
-    architecture=architecture(config.model),
-    hidden=tuple(config.model.head.hidden),
-    out=config.model.head.out,
-    batch_norm=config.model.head.batch_norm,
-    prototype_counts=tuple(config.model.prototypes),
-    bn_groups=config.model.bn_groups,
-    execution=regnet.Execution(
+  """The network of a resolved config, over a batch's crops."""
+  return SwavModel(**_fields(config))
+
+
+def of_images(config: ml_collections.ConfigDict) -> Encoder:
+  """The same network, of the same variables, over single images."""
+  return Encoder(**_fields(config))
+
+
+def _fields(config):
+  return {
+    "architecture": architecture(config.model),
+    "hidden": tuple(config.model.head.hidden),
+    "out": config.model.head.out,
+    "batch_norm": config.model.head.batch_norm,
+    "prototype_counts": tuple(config.model.prototypes),
+    "bn_groups": config.model.bn_groups,
+    "execution": regnet.Execution(
       config.model.remat,
       tuple(map(tuple, config.model.remat_groups)),
       config.model.scan,
     ),
-  )
+    "preprocessing": Preprocessing(
+      config.eval.resize,
+      config.eval.size,
+      config.eval.interpolation,
+      tuple(config.augment.mean),
+      tuple(config.augment.std),
+    ),
+  }
 
 
 def architecture(

@@ -23,13 +23,13 @@ import jax
 import ml_collections
 from jax.experimental.compilation_cache import compilation_cache
 
+from seer_jax import tasks
 from seer_jax.config import auto, validate
 from seer_jax.data import pipeline, sources
 from seer_jax.models import encoder
 from seer_jax.planning import accelerators, collectives, plan_report
 from seer_jax.runtime import errors, host
 from seer_jax.runtime import mesh as mesh_lib
-from seer_jax.tasks import swav
 from seer_jax.training import optim
 from seer_jax.training import step as step_lib
 
@@ -212,7 +212,7 @@ def _uncached():
 
 
 def _build(config, mesh):
-  task = swav.create(config)
+  task = tasks.create(config)
   tx, _ = optim.make(config.optim, config.steps, config.batch_size)
   return step_lib.build(task, tx, config, mesh)
 

@@ -1,1 +1,12 @@
 """What is learned: views, a loss, the state it changes."""
+
+import jax.numpy as jnp
+import ml_collections
+
+from seer_jax.tasks import base, swav
+
+
+def create(config: ml_collections.ConfigDict) -> base.Task:
+  """The task of a resolved config, in its precision."""
+  dtype = {"bf16": jnp.bfloat16, "fp16": jnp.float16, "fp32": jnp.float32}
+  return swav.SwAV(config, jnp.dtype(dtype[config.precision]))

@@ -113,14 +113,6 @@ def to_float(pixels: jax.Array) -> jax.Array:
   return pixels.astype(jnp.float32) / 255
 
 
-def normalize(
-  pixels: jax.Array, options: ml_collections.ConfigDict, dtype: jnp.dtype
-) -> jax.Array:
-  """Pixels in [0, 1] to zero mean and unit variance, in the trunk's dtype."""
-  mean_3, std_3 = jnp.array(options.mean), jnp.array(options.std)
-  return ((pixels - mean_3) / std_3).astype(dtype)
-
-
 def _on_each_shard(fn, crops, drawn):
   """Runs `fn` on each device's own rows of the mesh of `jax.set_mesh`.
 

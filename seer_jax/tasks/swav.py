@@ -1,39 +1,29 @@
-"""Tasks: what is trained. Each has an initial state, a view and a loss."""
+"""Pre-training by swapped prediction: SwAV as a task."""
 
 import itertools
+import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
+from seer_jax.data import preprocessing
 from seer_jax.models import encoder
-from seer_jax.tasks import augment, state, swav_loss
+from seer_jax.tasks import augment, base, swav_loss
+from seer_jax.tasks.state import State
 
 
 class Targets(NamedTuple):
   """What a batch's crops are to predict."""
 
   codes_BxAxK: tuple[jax.Array, ...]  # One for each prototype head.
-  usage_K: jax.Array  # Crops nearest to each prototype, before balancing.
+  nearest_BxA: jax.Array  # Prototypes of the first head, before balancing.
 
 
-class Aux(NamedTuple):
-  """What a loss returns beside its value."""
-
-  batch_stats: Any
-  z_BxAxP: jax.Array  # Projections of the crops that assign.
-  usage_K: jax.Array
-  metrics: dict[str, jax.Array]  # Means over the batch.
-
-
-def create(config: ml_collections.ConfigDict) -> "SwAV":
-  """The task of a resolved config, in its precision."""
-  dtype = {"bf16": jnp.bfloat16, "fp16": jnp.float16, "fp32": jnp.float32}
-  return SwAV(config, jnp.dtype(dtype[config.precision]))
-
-
-class SwAV:
+class SwAV(base.Task):
   """Pre-training by swapped prediction, on batches of multi-crops."""
 
   METRICS = ("loss", "loss_over_lnk")
@@ -41,7 +31,9 @@ class SwAV:
   def __init__(self, config: ml_collections.ConfigDict, dtype: jnp.dtype):
     self.config = config
     self.model = encoder.create(config)
+    self.encoder = encoder.of_images(config)
     self.dtype = dtype
+    self.totals = {"usage_K": (self.model.prototype_counts[0],)}
 
   def init(self, key: jax.Array) -> tuple[Any, Any, Any]:
     """Fresh (params, batch_stats, extra); only shapes of crops matter here.
@@ -68,7 +60,7 @@ class SwAV:
       return step >= self.config.swav.freeze_steps
     return True
 
-  def project(self, params: Any) -> Any:
+  def after_update(self, params: Any) -> Any:
     """Puts prototypes back on the sphere after an update (section 3.1)."""
     return {
       name: {"kernel": encoder.normalize(value["kernel"])}
@@ -76,11 +68,6 @@ class SwAV:
       else value
       for name, value in params.items()
     }
-
-  def keyed(self, batch: dict[str, Any], key: jax.Array) -> dict[str, Any]:
-    """The batch with a key for each image, for whatever is random about it."""
-    images = batch["crops"][0].shape[0]
-    return batch | {"keys_B": jax.random.split(key, images)}
 
   def view(self, batch: dict[str, Any]) -> list[jax.Array]:
     """Augmented, normalised crops, one BxVxHxWx3 array a resolution."""
@@ -98,31 +85,33 @@ class SwAV:
         keys_BxV.reshape(images * count),
         self.config.augment,
       )
-      pixels = augment.normalize(pixels, self.config.augment, self.dtype)
-      views.append(pixels.reshape(shape))
+      pixels = preprocessing.normalize(
+        pixels, self.config.augment.mean, self.config.augment.std
+      )
+      views.append(pixels.astype(self.dtype).reshape(shape))
     return views
 
   def loss(
     self,
     params: Any,
-    now: state.State,
+    state: State,
     batch: dict[str, Any],
     targets: Targets | None = None,
-  ) -> tuple[jax.Array, Aux]:
+  ) -> tuple[jax.Array, base.Aux]:
     """The swapped loss of a batch, averaged over prototype heads.
 
     Args:
       params: to differentiate by.
-      now: the rest of the state.
-      batch: crops with keys, see `keyed`.
+      state: the rest of the state.
+      batch: crops, with a key for each image.
       targets: what to predict; assigned within this batch when None.
     """
     options = self.config.swav
-    views, batch_stats = self._encode(params, now, batch)
+    views, batch_stats = self._encode(params, state, batch)
     with jax.named_scope("swav"):
       z_BxAxP = views.z_BxVxP[:, jnp.array(options.assign_crops)]
       if targets is None:
-        targets = self.targets(params, now, z_BxAxP)
+        targets = self.targets(params, state, z_BxAxP)
       losses, relative = [], []
       for scores_BxVxK, codes_BxAxK in zip(
         views.scores_BxVxK, targets.codes_BxAxK, strict=True
@@ -137,10 +126,11 @@ class SwAV:
       "loss": loss,
       "loss_over_lnk": jnp.mean(jnp.stack(relative)),
     }
-    return loss, Aux(batch_stats, z_BxAxP, targets.usage_K, metrics)
+    totals = {"usage_K": _usage(targets.nearest_BxA, *self.totals["usage_K"])}
+    return loss, base.Aux(batch_stats, metrics, totals, z_BxAxP)
 
-  def project_assigning(
-    self, params: Any, now: state.State, batch: dict[str, Any]
+  def summarize(
+    self, params: Any, state: State, batch: dict[str, Any]
   ) -> jax.Array:
     """z_BxAxP alone, as `loss` will see it: the first pass of accumulation."""
     options, counts = self.config.swav, self.config.crops.counts
@@ -153,14 +143,12 @@ class SwAV:
         i for i, end in enumerate(ends) if end > max(options.assign_crops)
       )
     first = batch | {"crops": batch["crops"][:groups]}
-    views, _ = self._encode(params, now, first)
+    views, _ = self._encode(params, state, first)
     return views.z_BxVxP[:, jnp.array(options.assign_crops)]
 
-  def targets(
-    self, params: Any, now: state.State, z_BxAxP: jax.Array
-  ) -> Targets:
+  def targets(self, params: Any, state: State, z_BxAxP: jax.Array) -> Targets:
     """Codes of a whole batch, balanced over it and the queue."""
-    options, queue = self.config.swav, now.extra["queue"]
+    options, queue = self.config.swav, state.extra["queue"]
     z_BxAxP = jax.lax.stop_gradient(z_BxAxP)
     queue_scores, used = (None,) * len(self.model.prototype_counts), None
     if queue is not None:
@@ -178,25 +166,29 @@ class SwAV:
       )
       for scores_BxAxK, queued_AxQxK in zip(scores, queue_scores, strict=True)
     )
-    return Targets(codes, _usage(scores[0]))
+    return Targets(codes, jnp.argmax(scores[0], axis=-1))
 
-  def remember(self, now: state.State, z_BxAxP: jax.Array) -> dict[str, Any]:
+  def after_step(self, state: State, z_BxAxP: jax.Array) -> dict[str, Any]:
     """`extra` after a batch: the queue with its projections in front."""
-    queue = now.extra["queue"]
+    queue = state.extra["queue"]
     if queue is None:
-      return now.extra
-    active = now.step >= self.config.swav.queue_start
+      return state.extra
+    active = state.step >= self.config.swav.queue_start
     return {"queue": swav_loss.push(queue, z_BxAxP, active)}
+
+  def report(self, totals: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """How evenly crops fell on prototypes."""
+    return prototype_use(totals["usage_K"])
 
   @property
   def _trains_norms(self):
     return not self.config.model.frozen_norms
 
-  def _encode(self, params, now, batch):
+  def _encode(self, params, state, batch):
     with jax.named_scope("augment"):
       crops = self.view(batch)
     views, changed = self.model.apply(
-      {"params": params, "batch_stats": now.batch_stats},
+      {"params": params, "batch_stats": state.batch_stats},
       crops,
       train=self._trains_norms,
       mutable=["batch_stats"],
@@ -207,7 +199,28 @@ class SwAV:
     return self.model.apply({"params": params}, z, method="scores")
 
 
-def _usage(scores_BxAxK):
-  nearest = jnp.argmax(scores_BxAxK, axis=-1)
-  prototypes = scores_BxAxK.shape[-1]
-  return jnp.bincount(nearest.ravel(), length=prototypes).astype(jnp.float32)
+def _usage(nearest_BxA, prototypes):
+  """Crops nearest to each prototype, K floats."""
+  nearest = jnp.bincount(nearest_BxA.ravel(), length=prototypes)
+  return nearest.astype(jnp.float32)
+
+
+def prototype_use(usage_K: np.ndarray) -> dict[str, float]:
+  """How evenly crops fall on prototypes, by their nearest one.
+
+  Args:
+    usage_K: crops nearest to each prototype, over some window.
+
+  Returns:
+    `prototypes/entropy`: of the shares, over ln K; 1 is even, 0 is one for all.
+    `prototypes/in_use`: how many got any crop.
+    `prototypes/max_share`: the share of the most used one.
+  """
+  share_K = usage_K / max(usage_K.sum(), 1)
+  used = share_K[share_K > 0]
+  entropy = -np.sum(used * np.log(used)) / math.log(len(usage_K))
+  return {
+    "prototypes/entropy": float(entropy),
+    "prototypes/in_use": len(used),
+    "prototypes/max_share": float(share_K.max()),
+  }

@@ -13,7 +13,7 @@ import numpy as np
 from seer_jax.data import pipeline, sources
 from seer_jax.runtime import errors
 from seer_jax.runtime import mesh as mesh_lib
-from seer_jax.tasks import state, swav
+from seer_jax.tasks import base, state
 from seer_jax.training import loss_scale, optim
 from seer_jax.training import step as step_lib
 from seer_jax.weights import checkpoint
@@ -82,7 +82,7 @@ def replay(
   workdir: pathlib.Path,
   source: sources.Source,
   mesh: jax.sharding.Mesh,
-  task: swav.SwAV,
+  task: base.Task,
 ) -> Iterator[str]:
   """Repeats the newest step in `divergence`; lines of what was found.
 
@@ -122,7 +122,7 @@ def replay(
     + ("the same, not finite" if bad else "it is finite here")
   )
   yield (
-    f"images whose projection is not finite: {len(rows)} of {len(ids)}"
+    f"images whose features are not finite: {len(rows)} of {len(ids)}"
     + _some([ids[row] for row in rows])
   )
   yield f"gradients that are not finite: {len(gradients)}" + _some(gradients)
@@ -160,22 +160,23 @@ def _largest(now):
 
 
 def _bad_rows(task, config, now, batch):
-  """Rows of the batch whose projections are not all finite.
+  """Rows of the batch for which the network's answers are not all finite.
 
   Through the running statistics: in those of a batch, one spoils all.
   """
+  variables = {"params": now.params, "batch_stats": now.batch_stats}
 
-  def project(now, batch):
-    batch = {name: x for name, x in batch.items() if name != "stand_ins"}
-    key = state.key_of(config.seed, "augment", now.step)
-    views = task.model.apply(
-      {"params": now.params, "batch_stats": now.batch_stats},
-      task.view(task.keyed(batch, key)),
-      train=False,
-    )
-    return jnp.all(jnp.isfinite(views.z_BxVxP), axis=(1, 2))
+  def fine(now, variables, batch):
+    fine_B = True
+    for views in task.view(step_lib.keyed(config, now, batch)):
+      x_NxHxWx3 = views.reshape(-1, *views.shape[2:])
+      for tap in jax.tree.leaves(task.encoder.apply(variables, x_NxHxWx3)):
+        finite_BxR = jnp.isfinite(tap).reshape(views.shape[0], -1)
+        fine_B &= jnp.all(finite_BxR, axis=1)
+    return fine_B
 
-  return np.flatnonzero(~mesh_lib.to_host(jax.jit(project)(now, batch)))
+  fine_B = mesh_lib.to_host(jax.jit(fine)(now, variables, batch))
+  return np.flatnonzero(~fine_B)
 
 
 def _bad_gradients(task, config, now, batch):

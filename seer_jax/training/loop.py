@@ -13,7 +13,7 @@ from seer_jax.data import pipeline, sources
 from seer_jax.evals import suite
 from seer_jax.runtime import distributed, errors, host, preemption, watchdog
 from seer_jax.runtime import mesh as mesh_lib
-from seer_jax.tasks import swav
+from seer_jax.tasks import base
 from seer_jax.training import divergence, metrics, monitors, optim
 from seer_jax.training import step as step_lib
 from seer_jax.weights import checkpoint
@@ -59,7 +59,7 @@ class Loop:
     source: sources.Source,
     mesh: jax.sharding.Mesh,
     images: suite.Sets,
-    task: swav.SwAV,
+    task: base.Task,
     notices: preemption.Signals,
     closing: contextlib.ExitStack,
   ):
@@ -80,7 +80,7 @@ class Loop:
       return closing.enter_context(contextlib.closing(thing))
 
     self._config, self._workdir, self._source = config, workdir, source
-    self._mesh, self._notices = mesh, notices
+    self._mesh, self._task, self._notices = mesh, task, notices
     self._votes = distributed.Votes(mesh, 3)
     self._dog = closed_at_the_end(
       watchdog.Watchdog(workdir, config.watchdog, jax.process_index())
@@ -103,7 +103,7 @@ class Loop:
     if resumed:
       _log.info("resumed at step %d of %d", self._step, config.steps)
     self._evaluation = suite.Evaluation(
-      config, images, task, mesh, self._in_evaluation
+      config, images, task.encoder, task.dtype, mesh, self._in_evaluation
     )
     self._bad_images = pipeline.BadImages(
       source, workdir, config.data.max_bad, config.data.max_pixels
@@ -288,7 +288,12 @@ class Loop:
     self._dog.at(f"evaluating at step {self._step}", patient=True)
     began = time.perf_counter()
     try:
-      found = self._evaluation.run(self._now)
+      found = self._evaluation.run(
+        {
+          "params": self._now.params,
+          "batch_stats": self._now.batch_stats,
+        }
+      )
     except _Interrupted as error:
       self._stop(error.args[0])
     self._check_best(found)
@@ -374,7 +379,7 @@ class Loop:
     step, window = self._pending
     self._pending = None
     window = jax.device_get(window)
-    found = _summary(window) | self._clock.read()
+    found = _summary(self._task, window) | self._clock.read()
     found["lr"] = float(self._schedule(step - 1))
     found["images_seen"] = step * self._config.batch_size
     found["seconds"] = self._clock.total()
@@ -454,16 +459,15 @@ def _check_data(place, source):
     )
 
 
-def _summary(window):
+def _summary(task, window):
   """Window sums to what the log shows."""
   steps = max(1.0, float(window["steps"]))
   means = {
-    name: float(window[name]) / steps
-    for name in ("loss", "loss_over_lnk", "grad_norm")
+    name: float(window[name]) / steps for name in (*task.METRICS, "grad_norm")
   }
   for name in ("stand_ins", "skipped", "loss_scale"):
     means[name] = float(window[name])
-  return means | monitors.prototype_use(window["usage_K"])
+  return means | task.report({name: window[name] for name in task.totals})
 
 
 def _line(found):

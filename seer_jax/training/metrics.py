@@ -279,9 +279,11 @@ class Bar:
 
   def tell(self, step: int, metrics: dict[str, float]) -> None:
     """Shows the newest metrics, those of `step`."""
-    text = (
-      f"loss {metrics['loss']:.3f} ({metrics['loss_over_lnk']:.2f} ln K),"
-      f" {metrics['images_per_second']:.0f} img/s,"
+    text = f"loss {metrics['loss']:.3f}"
+    if "loss_over_lnk" in metrics:
+      text += f" ({metrics['loss_over_lnk']:.2f} ln K)"
+    text += (
+      f", {metrics['images_per_second']:.0f} img/s,"
       f" data wait {metrics['data_wait']:.0%}"
     )
     if self._live:

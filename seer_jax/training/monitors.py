@@ -1,32 +1,7 @@
 """Is it learning? Signs that need no labels, and a verdict in words."""
 
-import math
-
-import numpy as np
-
 # Waiting longer than this share of the time, over so many steps, is told.
 _HUNGRY, _SETTLED = 0.1, 200
-
-
-def prototype_use(usage_K: np.ndarray) -> dict[str, float]:
-  """How evenly crops fall on prototypes, by their nearest one.
-
-  Args:
-    usage_K: crops nearest to each prototype, over some window.
-
-  Returns:
-    `prototypes/entropy`: of the shares, over ln K; 1 is even, 0 is one for all.
-    `prototypes/in_use`: how many got any crop.
-    `prototypes/max_share`: the share of the most used one.
-  """
-  share_K = usage_K / max(usage_K.sum(), 1)
-  used = share_K[share_K > 0]
-  entropy = -np.sum(used * np.log(used)) / math.log(len(usage_K))
-  return {
-    "prototypes/entropy": float(entropy),
-    "prototypes/in_use": len(used),
-    "prototypes/max_share": float(share_K.max()),
-  }
 
 
 class Sentinel:
@@ -47,13 +22,13 @@ class Sentinel:
     """A sentence the first time a late step looks collapsed, else None."""
     if self._said or step < self._patience:
       return None
-    if metrics["prototypes/max_share"] > 0.5:
+    if metrics.get("prototypes/max_share", 0) > 0.5:
       what = (
         f"one prototype takes {metrics['prototypes/max_share']:.0%} of the"
         " crops"
       )
       tries = "a lower optim.lr, longer optim.warmup_fraction"
-    elif metrics["loss_over_lnk"] > 0.99:
+    elif metrics.get("loss_over_lnk", 0) > 0.99:
       what = (
         f"the loss is still {metrics['loss_over_lnk']:.3f} of ln K, that of"
         " guessing"

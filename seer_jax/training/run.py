@@ -3,26 +3,37 @@
 import contextlib
 import logging
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import ml_collections
 
 import seer_jax
+from seer_jax import tasks
 from seer_jax.config import auto, keys, resolved, validate
 from seer_jax.data import sources
 from seer_jax.evals import suite
 from seer_jax.models import encoder
 from seer_jax.runtime import distributed, errors, host, preemption, run_lock
 from seer_jax.runtime import mesh as mesh_lib
-from seer_jax.tasks import swav
 from seer_jax.training import divergence, loop, metrics
 
 _log = logging.getLogger(__name__)
 
 
-def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-  """Pre-trains to the end of the config, from wherever the workdir stands.
+def run(
+  config: ml_collections.ConfigDict,
+  workdir: pathlib.Path,
+  create_task: Callable[
+    [ml_collections.ConfigDict], tasks.base.Task
+  ] = tasks.create,
+) -> None:
+  """Trains to the end of the config, from wherever the workdir stands.
+
+  Args:
+    config: may have open keys, which are chosen here.
+    workdir: of this run alone; a run that is there goes on.
+    create_task: what is learned, of the resolved config; SwAV by default.
 
   Raises:
     UserError: something the user can mend.
@@ -44,7 +55,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         f"cannot write to --workdir={workdir}: {error.strerror}"
       ) from error
     closing.enter_context(jax.set_mesh(mesh))
-    task = swav.create(config)
+    task = create_task(config)
     loop.Loop(
       config, workdir, source, mesh, images, task, notices, closing
     ).run()
@@ -87,7 +98,7 @@ def replay(
   resolved.claim(workdir, config, write=False)
   with jax.set_mesh(mesh):
     yield from divergence.replay(
-      config, workdir, source, mesh, swav.create(config)
+      config, workdir, source, mesh, tasks.create(config)
     )
 
 
@@ -128,7 +139,7 @@ def closing_lines(workdir: pathlib.Path) -> Iterator[str]:
   """What a finished run has to show, from its metrics file."""
   lines = metrics.read_lines(workdir / "metrics.jsonl")
   evaluations = [line for line in lines if "features/rank" in line]
-  logged = [line for line in lines if "loss_over_lnk" in line]
+  logged = [line for line in lines if "loss" in line]
   if not evaluations or not logged:
     return  # Somebody took the file away.
   before, after = evaluations[0], evaluations[-1]
@@ -141,7 +152,7 @@ def closing_lines(workdir: pathlib.Path) -> Iterator[str]:
     f"effective rank of features: untrained {before['features/rank']:.1f},"
     f" trained {after['features/rank']:.1f}"
   )
-  yield (
-    f"loss / ln K: first {logged[0]['loss_over_lnk']:.3f},"
-    f" last {logged[-1]['loss_over_lnk']:.3f}"
-  )
+  name, words = "loss", "loss"
+  if "loss_over_lnk" in logged[0]:
+    name, words = "loss_over_lnk", "loss / ln K"
+  yield f"{words}: first {logged[0][name]:.3f}, last {logged[-1][name]:.3f}"

@@ -9,7 +9,7 @@ import ml_collections
 import optax
 
 from seer_jax.runtime import mesh as mesh_lib
-from seer_jax.tasks import state, swav
+from seer_jax.tasks import base, state
 from seer_jax.training import loss_scale
 
 Step = Callable[[state.State, Any], tuple[state.State, Any]]
@@ -32,7 +32,7 @@ class Programs(NamedTuple):
 
 
 def build(
-  task: swav.SwAV,
+  task: base.Task,
   tx: optax.GradientTransformationExtraArgs,
   config: ml_collections.ConfigDict,
   mesh: jax.sharding.Mesh,
@@ -68,7 +68,7 @@ def build(
 
 
 def init(
-  task: swav.SwAV,
+  task: base.Task,
   tx: optax.GradientTransformationExtraArgs,
   config: ml_collections.ConfigDict,
 ) -> state.State:
@@ -87,7 +87,7 @@ def init(
 
 
 def train_step(
-  task: swav.SwAV,
+  task: base.Task,
   tx: optax.GradientTransformationExtraArgs,
   config: ml_collections.ConfigDict,
 ) -> Step:
@@ -110,17 +110,15 @@ def train_step(
       updates, opt_state = tx.update(
         grads, now.opt_state, now.params, step=now.step
       )
-      params = task.project(optax.apply_updates(now.params, updates))
-    done = {"grad_norm": grad_norm, "usage_K": aux.usage_K, "steps": 1.0}
+      params = task.after_update(optax.apply_updates(now.params, updates))
+    done = {"grad_norm": grad_norm, "steps": 1.0, **aux.metrics, **aux.totals}
     always = {"stand_ins": stand_ins, "skipped": 1.0 - good}
-    window = _grown(
-      now.window, aux.metrics | done, always, good, now.step, config.log.every
-    )
+    window = _grown(now.window, done, always, good, now.step, config.log.every)
     after = now.replace(
       params=params,
       batch_stats=aux.batch_stats,
       opt_state=opt_state,
-      extra=task.remember(now, aux.z_BxAxP),
+      extra=task.after_step(now, aux.kept),
     )
     after = jax.tree.map(lambda new, old: jnp.where(good, new, old), after, now)
     after = after.replace(
@@ -141,18 +139,17 @@ def train_step(
 
 
 def gradient(
-  task: swav.SwAV,
+  task: base.Task,
   config: ml_collections.ConfigDict,
   now: state.State,
   batch: dict[str, Any],
-) -> tuple[Any, swav.Aux]:
+) -> tuple[Any, base.Aux]:
   """Gradients by the parameters, and Aux, of a batch as the pipeline makes it.
 
   Zero where nothing is to be learned at this step.
   """
-  crops = {name: x for name, x in batch.items() if name != "stand_ins"}
-  crops = task.keyed(crops, state.key_of(config.seed, "augment", now.step))
-  grads, aux = _whole_gradient(task, now, crops, config.accumulate)
+  images = keyed(config, now, batch)
+  grads, aux = _whole_gradient(task, now, images, config.accumulate)
   grads = jax.tree.map_with_path(
     lambda path, g: jnp.where(
       task.trainable(mesh_lib.path_of(path), now.step), g, 0
@@ -160,6 +157,16 @@ def gradient(
     grads,
   )
   return grads, aux
+
+
+def keyed(
+  config: ml_collections.ConfigDict, now: state.State, batch: dict[str, Any]
+) -> dict[str, Any]:
+  """A batch of the pipeline as tasks want it: with a key for each image."""
+  images = {name: x for name, x in batch.items() if name != "stand_ins"}
+  key = state.key_of(config.seed, "augment", now.step)
+  count = jax.tree.leaves(images)[0].shape[0]
+  return images | {"keys_B": jax.random.split(key, count)}
 
 
 def _whole_gradient(task, now, batch, parts):
@@ -180,38 +187,39 @@ def _whole_gradient(task, now, batch, parts):
 def _accumulated(task, slope, now, batch, parts):
   """The gradient of a batch that is too large to differentiate at once.
 
-  Codes are balanced over the whole batch, so its parts go through the network
-  twice: once for projections, from which all codes are assigned, and once for
-  gradients. Only BatchNorm tells it from one large batch: its statistics are
-  those of each part; the running ones move once, by the parts' mean.
+  Where losses of images depend on each other (SwAV's codes are balanced over
+  the whole batch), its parts go through the network twice: once for a summary,
+  from which all targets follow, and once for gradients. Only BatchNorm tells it
+  from one large batch: its statistics are those of each part; the running ones
+  move once, by the parts' mean.
   """
   batch = mesh_lib.into_parts(batch, parts)
 
-  def project(_, part):
-    return None, task.project_assigning(now.params, now, part)
+  def summarize(_, part):
+    return None, task.summarize(now.params, now, part)
 
-  z_BxAxP = mesh_lib.from_parts(jax.lax.scan(project, None, batch)[1])
-  targets = task.targets(now.params, now, z_BxAxP)
-  codes = mesh_lib.into_parts(targets.codes_BxAxK, parts)
+  summary = mesh_lib.from_parts(jax.lax.scan(summarize, None, batch)[1])
+  targets = task.targets(now.params, now, summary)
+  targets = mesh_lib.into_parts(targets, parts)
 
   def add(sums, part):
-    crops, codes_BxAxK = part
-    grads, aux = slope(
-      now.params, crops, targets._replace(codes_BxAxK=codes_BxAxK)
-    )
+    means, totals = sums
+    images, targets_of_part = part
+    grads, aux = slope(now.params, images, targets_of_part)
     one = grads, aux.batch_stats, aux.metrics
-    return jax.tree.map(lambda s, x: s + x / parts, sums, one), None
+    means = jax.tree.map(lambda s, x: s + x / parts, means, one)
+    return (means, jax.tree.map(jnp.add, totals, aux.totals)), aux.kept
 
-  none = jax.tree.map(
-    lambda leaf: jnp.zeros_like(leaf),
-    (
-      now.params,
-      now.batch_stats,
-      {name: jnp.zeros(()) for name in task.METRICS},
-    ),
+  means = (
+    jax.tree.map(jnp.zeros_like, now.params),
+    jax.tree.map(jnp.zeros_like, now.batch_stats),
+    {name: jnp.zeros(()) for name in task.METRICS},
   )
-  (grads, stats, metrics), _ = jax.lax.scan(add, none, (batch, codes))
-  return grads, swav.Aux(stats, z_BxAxP, targets.usage_K, metrics)
+  sums = means, _empty_totals(task)
+  (means, totals), kept = jax.lax.scan(add, sums, (batch, targets))
+  grads, batch_stats, metrics = means
+  kept = mesh_lib.from_parts(kept)
+  return grads, base.Aux(batch_stats, metrics, totals, kept)
 
 
 def _grown(window, done, always, good, step, every):
@@ -225,5 +233,8 @@ def _grown(window, done, always, good, step, every):
 
 def _empty_window(task):
   names = (*task.METRICS, "grad_norm", "stand_ins", "steps", "skipped")
-  window = {name: jnp.zeros(()) for name in names}
-  return window | {"usage_K": jnp.zeros(task.model.prototype_counts[0])}
+  return {name: jnp.zeros(()) for name in names} | _empty_totals(task)
+
+
+def _empty_totals(task):
+  return {name: jnp.zeros(shape) for name, shape in task.totals.items()}

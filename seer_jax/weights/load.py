@@ -6,7 +6,6 @@ from typing import Any
 import jax
 
 from seer_jax.config import resolved
-from seer_jax.data.preprocessing import Preprocessing
 from seer_jax.models import architectures, encoder
 from seer_jax.runtime import errors
 from seer_jax.weights import (
@@ -104,20 +103,7 @@ def _of_run(workdir):
   """The newest checkpoint of a run of our own."""
   config = resolved.of_run(workdir)
   saved = checkpoint.Checkpoints(workdir / "checkpoints").read()
-  trained = encoder.create(config)
-  network = encoder.Encoder(
-    trained.architecture,
-    trained.hidden,
-    trained.out,
-    trained.batch_norm,
-    trained.prototype_counts,
-    preprocessing=Preprocessing(
-      config.eval.resize,
-      config.eval.size,
-      config.eval.interpolation,
-      tuple(config.augment.mean),
-      tuple(config.augment.std),
-    ),
-  )
   tree = {kind: saved[kind] for kind in ("params", "batch_stats")}
-  return lazy_weights.in_memory(f"a run, {workdir}", network, tree)
+  return lazy_weights.in_memory(
+    f"a run, {workdir}", encoder.of_images(config), tree
+  )

@@ -68,7 +68,7 @@ def test_stopped_at_any_shard_it_goes_on_to_the_same(
   photos, tmp_path, monkeypatch
 ):
   run(photos, tmp_path / "whole", "--shard=4")
-  strip = pack.privacy.strip
+  strip = pack.strip_metadata.strip
 
   class Killed(BaseException):
     pass
@@ -83,10 +83,10 @@ def test_stopped_at_any_shard_it_goes_on_to_the_same(
       return strip(data, *others)
 
     out = tmp_path / f"out{stop}"
-    monkeypatch.setattr(pack.privacy, "strip", until)
+    monkeypatch.setattr(pack.strip_metadata, "strip", until)
     with pytest.raises(Killed):
       run(photos, out, "--shard=4")
-    monkeypatch.setattr(pack.privacy, "strip", strip)
+    monkeypatch.setattr(pack.strip_metadata, "strip", strip)
     assert not (out / "images.json").exists()
     assert run(photos, out, "--shard=4") == 0
     names = sorted(path.name for path in out.iterdir())

@@ -4,7 +4,7 @@ import pytest
 
 from configs import digits
 from seer_jax.config import keys
-from seer_jax.data import pipeline, sources
+from seer_jax.data import pipeline, preprocessing, sources
 from seer_jax.runtime import errors, mesh
 
 
@@ -141,7 +141,11 @@ def test_clean_batches_hold_every_image_once_and_padding_is_masked():
   source = Numbers(20, bad={5})
   chosen = list(range(20))
   seen = []
-  for batch in pipeline.clean_batches(source, chosen, settings(), mesh.make(8)):
+  prepared = preprocessing.Preprocessing(resize=8, size=8)
+  batches = pipeline.clean_batches(
+    source, chosen, prepared, mesh.make(8), batch_size=8, max_pixels=2**20
+  )
+  for batch in batches:
     assert batch["image"].shape == (8, 8, 8, 3)
     mask = np.asarray(batch["mask"])
     seen += np.asarray(batch["image"])[mask, 0, 0, 0].tolist()

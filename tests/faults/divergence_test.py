@@ -175,7 +175,7 @@ def test_data_that_stays_bad_ends_the_run_and_is_replayed(
   kept = json.loads(
     (tmp_path / "run" / "divergence" / step / "place.json").read_text()
   )
-  blamed = next(line for line in found if "projection" in line)
+  blamed = next(line for line in found if "images whose features" in line)
   assert ": 2 of 8: " in blamed
   for row in (2, 5):
     assert kept["ids"][row] in blamed
@@ -194,7 +194,7 @@ def test_nan_in_gradients_ends_the_run_at_the_second_time(
   assert caplog.text.count("Back to step 6") == 1
   found = list(run.replay(settings(photos), tmp_path / "run"))
   assert any("the same, not finite" in line for line in found)
-  assert any("projection is not finite: 0 of 8" in line for line in found)
+  assert any("features are not finite: 0 of 8" in line for line in found)
   gradients = next(line for line in found if line.startswith("gradients"))
   assert not gradients.endswith(": 0")
   # What was saved is untouched, and the same command meets the same end.

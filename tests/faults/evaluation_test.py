@@ -38,12 +38,12 @@ def test_one_that_was_stopped_is_neither_lost_nor_doubled(
 ):
   """Stopped in the evaluation of step 4; killed soon after it was repeated."""
   run_lib.run(settings(photos), tmp_path / "undisturbed")
-  evaluate, advance = suite.Evaluation.run, loop.Loop._advance
+  evaluate, advance = loop.Loop._evaluate, loop.Loop._advance
 
-  def stopped(self, now):
-    if int(now.step) == 4:
+  def stopped(self):
+    if self._step == 4:
       os.kill(os.getpid(), signal.SIGTERM)
-    return evaluate(self, now)
+    evaluate(self)
 
   def killed(self, batches):
     if self._step == 5:
@@ -51,7 +51,7 @@ def test_one_that_was_stopped_is_neither_lost_nor_doubled(
     advance(self, batches)
 
   with monkeypatch.context() as patch:
-    patch.setattr(suite.Evaluation, "run", stopped)
+    patch.setattr(loop.Loop, "_evaluate", stopped)
     with pytest.raises(loop.Stopped):
       run_lib.run(settings(photos), tmp_path / "run")
   with monkeypatch.context() as patch:
@@ -82,10 +82,10 @@ def test_features_of_one_state_are_not_those_of_the_next(photos, tmp_path):
   seen = []
   run = suite.Evaluation.run
 
-  def twice(self, now):
-    seen.append(run(self, now))
-    other = now.replace(params=jax.tree.map(lambda x: -2 * x, now.params))
-    seen.append(run(self, other))
+  def twice(self, variables):
+    seen.append(run(self, variables))
+    params = jax.tree.map(lambda x: -2 * x, variables["params"])
+    seen.append(run(self, variables | {"params": params}))
     return seen[0]
 
   with pytest.MonkeyPatch.context() as patch:

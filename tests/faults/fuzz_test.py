@@ -24,13 +24,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from photos import encode, plant, scene, tiny
 
-from seer_jax import main
+from seer_jax import main, tasks
 from seer_jax.config import keys, resolved
 from seer_jax.data import crops, pipeline, sources, strip_metadata
 from seer_jax.data.storage import tf_example
 from seer_jax.runtime import errors
 from seer_jax.runtime import mesh as mesh_lib
-from seer_jax.tasks import swav
 from seer_jax.training import metrics, run, step
 from seer_jax.weights import checkpoint
 
@@ -189,7 +188,7 @@ def trace(some, mesh):
   """Shapes of a step: what a run does first, and costs most of a second."""
   if some.batch_size > 64 or max(some.crops.sizes) > 64:
     return
-  task = swav.create(some)
+  task = tasks.create(some)
   tx, schedule = run.loop.optim.make(some.optim, some.steps, some.batch_size)
   assert np.isfinite(float(schedule(0)))
   programs = step.build(task, tx, some, mesh)

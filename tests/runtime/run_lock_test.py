@@ -37,7 +37,7 @@ def test_a_living_owner_is_respected_and_named(tmp_path):
 def test_an_owner_that_was_killed_here_is_followed_at_once(tmp_path, caplog):
   code = (
     "import sys, pathlib; from seer_jax.runtime import run_lock;"
-    "lock.Lock(pathlib.Path(sys.argv[1])).__enter__();"
+    "run_lock.Lock(pathlib.Path(sys.argv[1])).__enter__();"
     "print('held', flush=True); input()"
   )
   with subprocess.Popen(
@@ -114,8 +114,8 @@ def test_of_many_that_find_a_dead_owner_one_gets_the_lock(tmp_path):
 def test_a_run_that_was_taken_over_meanwhile_ends(tmp_path):
   code = (
     "import sys, time, pathlib; from seer_jax.runtime import run_lock;"
-    "lock.SIGN_EVERY = 0.1;"
-    "lock.Lock(pathlib.Path(sys.argv[1])).__enter__();"
+    "run_lock.SIGN_EVERY = 0.1;"
+    "run_lock.Lock(pathlib.Path(sys.argv[1])).__enter__();"
     "print('held', flush=True); time.sleep(60)"
   )
   with subprocess.Popen(

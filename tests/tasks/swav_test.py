@@ -183,7 +183,7 @@ class _Scores:
     if method == "scores":  # Of the crops that assign.
       return tuple(scores_BxVxK[:, :2] for scores_BxVxK in scores)
     z_BxVxP = jnp.zeros((*scores[0].shape[:2], 4))
-    views = swav.model.Views(z_BxVxP, z_BxVxP, scores)
+    views = encoder.Views(z_BxVxP, z_BxVxP, scores)
     return views, {"batch_stats": {}}
 
 
@@ -191,7 +191,7 @@ def test_the_task_averages_the_loss_over_prototype_heads(
   reference, monkeypatch
 ):
   config = keys.base()
-  monkeypatch.setattr(swav.model, "create", lambda config: _Scores())
+  monkeypatch.setattr(encoder, "create", lambda config: _Scores())
   monkeypatch.setattr(swav.SwAV, "view", lambda self, batch: [])
   task = swav.SwAV(config, jnp.float32)
   heads = {
@@ -223,6 +223,25 @@ def test_the_task_averages_the_loss_over_prototype_heads(
     np.testing.assert_allclose(
       gradients[name] / scale, gradient / 2 / scale, rtol=0, atol=1e-5
     )
+
+
+# The log.
+
+
+def test_even_use_of_prototypes_has_entropy_one():
+  use = swav.prototype_use(np.full(8, 3.0))
+  assert use["prototypes/entropy"] == pytest.approx(1)
+  assert use["prototypes/in_use"] == 8
+  assert use["prototypes/max_share"] == pytest.approx(1 / 8)
+
+
+def test_one_prototype_for_all_has_entropy_zero():
+  use = swav.prototype_use(np.array([0.0, 9.0, 0.0]))
+  assert use == {
+    "prototypes/entropy": 0.0,
+    "prototypes/in_use": 1,
+    "prototypes/max_share": 1.0,
+  }
 
 
 # The queue.

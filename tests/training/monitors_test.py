@@ -1,24 +1,4 @@
-import numpy as np
-import pytest
-
 from seer_jax.training import monitors
-
-
-def test_even_use_of_prototypes_has_entropy_one():
-  use = monitors.prototype_use(np.full(8, 3.0))
-  assert use["prototypes/entropy"] == pytest.approx(1)
-  assert use["prototypes/in_use"] == 8
-  assert use["prototypes/max_share"] == pytest.approx(1 / 8)
-
-
-def test_one_prototype_for_all_has_entropy_zero():
-  use = monitors.prototype_use(np.array([0.0, 9.0, 0.0]))
-  assert use == {
-    "prototypes/entropy": 0.0,
-    "prototypes/in_use": 1,
-    "prototypes/max_share": 1.0,
-  }
-
 
 GOOD = {"loss_over_lnk": 0.5, "prototypes/max_share": 0.02}
 
