@@ -30,6 +30,10 @@ REQUEST_BYTES = 1 << 20
 # What a run imports, at once or later.
 PRELOADED = (
   "seer_jax.main",
+  "ml_collections.config_flags",
+  "seer_jax.planning.plan_report",
+  "seer_jax.planning.plan",
+  "seer_jax.training.run",
   "orbax.checkpoint.experimental.v1",
   "sklearn.datasets",
   "tensorboardX",

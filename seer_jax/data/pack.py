@@ -1,17 +1,9 @@
-"""python -m seer_jax.data.pack SRC DST
+"""Images into ArrayRecord shards: pixels, a label and an id each, no more.
 
-Packs a folder, a list, tar shards or others into ArrayRecord shards, without
-anything but the pixels, a label and an id for each image. Run again, it goes on
-where it was stopped. To train on them: --config.data.train.kind=array_record
---config.data.train.path=DST.
-
-python -m seer_jax.data.pack --check SRC only looks: sizes, labels, unusable and
-equal images, and how long reading them takes.
-
-Exit status: 0 done, 2 a mistake in the call, 75 stopped by a signal.
+Packed again, it goes on where it was stopped. To train on the shards:
+--config.data.train.kind=array_record --config.data.train.path=DST.
 """
 
-import argparse
 import collections
 import contextlib
 import fcntl
@@ -19,66 +11,18 @@ import hashlib
 import json
 import os
 import pathlib
-import signal
-import sys
 
 import numpy as np
 import tqdm
 
-from seer_jax.data import inspect, retry, sources, strip_metadata
+from seer_jax.data import retry, sources, strip_metadata
 from seer_jax.data.sources import array_record
 from seer_jax.data.storage import files, tf_example
-from seer_jax.runtime import arguments, errors, process_pool
+from seer_jax.runtime import errors, process_pool
 
-_STOPPED = 75
 _PARTS, _PLAN = "parts", "plan.json"
 _BAD = "bad_images.txt"
 _SHARDS = "array_record", "tar"
-# Of a source, that the command line may set.
-_KEYS = frozenset(sources.DEFAULTS) - {"kind", "path", "take_seed", "parts"}
-
-
-def _parse(argv):
-  parser = arguments.Parser(
-    prog="python -m seer_jax.data.pack",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  add = parser.add_argument
-  add("source", metavar="SRC", help="folder, list, shards, or a URL of these")
-  add("target", metavar="DST", nargs="?", help="folder for the shards")
-  add("--check", action="store_true", help="only look, write nothing")
-  add("--kind", choices=[k for k in sources.KINDS if k != "mix"])
-  add("--split", default="", help="as config.data.train.split")
-  add("--name", default="", help="of the TFDS data set")
-  add("--labels", default="", help="of a list: .npy file of labels")
-  add("--exclude", default="", help="file of ids, paths or hashes to leave out")
-  add("--only", default="", help="file that names the images to take")
-  add("--take", type=float, default=1.0, help="share or number to take")
-  add("--skip", type=float, default=0.0, help="share or number to leave before")
-  add("--balanced", action="store_true", help="as many of each class")
-  add(
-    "--side", type=int, default=0, help="shrink shorter sides to this, pixels"
-  )
-  add("--shard", type=int, default=4096, help="images a shard")
-  add("--workers", type=int, default=os.cpu_count(), help="processes")
-  add("--max_pixels", type=int, default=200_000_000)
-  options = parser.parse_args(argv)
-  if files.is_url(options.target or ""):
-    raise errors.UserError(
-      f"DST is {options.target}; shards are written to this machine's file"
-      " systems only: give a folder, then copy it"
-    )
-  if bool(options.target) == options.check:
-    raise errors.UserError(
-      "give SRC and DST, or --check and SRC; --help tells more"
-    )
-  for key in ("shard", "workers", "max_pixels"):
-    if getattr(options, key) < 1:
-      raise errors.UserError(f"--{key} must be positive")
-  if options.side < 0:
-    raise errors.UserError("--side must be 0 or positive")
-  return options
 
 
 def kind_of(path: str) -> str:
@@ -101,23 +45,21 @@ def kind_of(path: str) -> str:
   return "folder"
 
 
-def _open(options):
-  return sources.open_source(
-    {key: value for key, value in vars(options).items() if key in _KEYS}
-    | {
-      "kind": options.kind or kind_of(os.path.expanduser(options.source)),
-      "path": options.source,
-    }
-  )
-
-
 class Packer:
   """Packs one shard, in a process of its own."""
 
-  def __init__(self, source: sources.Source, target: pathlib.Path, options):
+  def __init__(
+    self,
+    source: sources.Source,
+    target: pathlib.Path,
+    shard: int,
+    side: int,
+    max_pixels: int,
+  ):
+    """See `pack`."""
     self._source, self._target = source, target
-    self._size, self._side = options.shard, options.side
-    self._max_pixels = options.max_pixels
+    self._size, self._side = shard, side
+    self._max_pixels = max_pixels
 
   def __len__(self) -> int:
     return -(-len(self._source) // self._size)
@@ -189,36 +131,54 @@ class Packer:
     return before.hex() if before else hashlib.sha256(data).hexdigest()
 
 
-def pack(source: sources.Source, target: pathlib.Path, options) -> str:
+def pack(
+  source: sources.Source,
+  target: pathlib.Path,
+  *,
+  shard: int = 4096,
+  side: int = 0,
+  max_pixels: int = 200_000_000,
+  workers: int = 1,
+) -> str:
   """Packs all shards that are not there yet; returns what was done.
+
+  Args:
+    source: the images.
+    target: folder for the shards.
+    shard: images in each.
+    side: shorter sides are shrunk to so many pixels; 0 leaves them.
+    max_pixels: as for `crops.decode`.
+    workers: processes.
 
   Raises:
     UserError: the folder holds something else, or cannot be written to.
+    Lost: the disk is full.
+    Stopped: `process_pool.stop` was called.
   """
-  with _alone(target), _full_disk(target):
-    return _pack(source, target, options)
-
-
-def _pack(source, target, options):
-  packer = Packer(source, target, options)
+  packer = Packer(source, target, shard, side, max_pixels)
   plan = {
     "source": source.fingerprint,
     "images": len(source),
-    "shard": options.shard,
-    "side": options.side,
-    "max_pixels": options.max_pixels,
+    "shard": shard,
+    "side": side,
+    "max_pixels": max_pixels,
   }
+  with _alone(target), _full_disk(target):
+    return _pack(packer, plan, source, target, workers)
+
+
+def _pack(packer, plan, source, target, workers):
   done = _begin(target, plan)
   if done:
     return f"{target} is packed already: {done}"
   missing = [s for s in range(len(packer)) if not packer.report_of(s).exists()]
-  there = (len(packer) - len(missing)) * options.shard
+  there = (len(packer) - len(missing)) * plan["shard"]
   if there:
     print(f"going on: {len(packer) - len(missing)} shards are there already")
   with tqdm.tqdm(
     total=len(source), initial=min(there, len(source)), unit=" images"
   ) as bar:
-    for looked_at in process_pool.each(packer, missing, options.workers):
+    for looked_at in process_pool.each(packer, missing, workers):
       bar.update(looked_at)
   return _finish(target, packer, source)
 
@@ -258,7 +218,7 @@ def _full_disk(target):
   """What writing shards fails with has no name; the disk says what it is."""
   try:
     yield
-  except (errors.UserError, errors.Lost, process_pool.Stopped):
+  except (errors.UserError, errors.Lost, errors.Stopped):
     raise
   except (OSError, RuntimeError) as error:
     words = " ".join(str(getattr(error, "strerror", "") or error).split())
@@ -365,45 +325,3 @@ def _write(path, text):
     file.flush()
     os.fsync(file.fileno())
   part.rename(path)
-
-
-def _run(options):
-  source = _open(options)
-  print(source)
-  if options.check:
-    for line in inspect.report(source, options.max_pixels, options.workers):
-      print(line)
-    return
-  print(pack(source, pathlib.Path(options.target).expanduser(), options))
-
-
-def _stop(number, _):
-  """The first signal asks for an orderly end, the second one has it."""
-  if process_pool.asked():
-    signal.signal(number, signal.SIG_DFL)
-    signal.raise_signal(number)
-  process_pool.stop()
-
-
-def main(argv: list[str] | None = None) -> int:
-  """Packs or checks; returns the exit status."""
-  with contextlib.ExitStack() as stack:
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-      before = signal.signal(number, _stop)
-      stack.callback(signal.signal, number, before)
-    try:
-      _run(_parse(argv))
-    except errors.UserError as error:
-      print(error, file=sys.stderr)
-      return 2
-    except errors.Lost as error:
-      print(error, file=sys.stderr)
-      return errors.Lost.STATUS
-    except process_pool.Stopped:
-      print("stopped; the same command goes on", file=sys.stderr)
-      return _STOPPED
-  return 0
-
-
-if __name__ == "__main__":
-  sys.exit(main())

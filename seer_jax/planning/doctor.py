@@ -1,16 +1,12 @@
-"""python -m seer_jax.planning.doctor
+"""What this machine has, what a run would make of it, and what is wrong.
 
-Tells what this machine has, what a run would make of it, and what is wrong with
-the installation, each with its mend.
-
-Exit status: 0 nothing is wrong, 2 something is.
+Each fault of the installation is told with its mend.
 """
 
 import collections
 import dataclasses
 import platform
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 
 from seer_jax.runtime import host
@@ -285,13 +281,3 @@ def report(facts: Facts) -> tuple[list[str], int]:
   if not wrong:
     lines.append("nothing is wrong")
   return lines, 2 if wrong else 0
-
-
-def main() -> int:
-  lines, status = report(host.gather())
-  print("\n".join(lines))
-  return status
-
-
-if __name__ == "__main__":
-  sys.exit(main())

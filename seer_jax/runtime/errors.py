@@ -4,18 +4,27 @@
 class UserError(Exception):
   """A mistake the user can mend.
 
-  The message is one line: what was wrong, the value, and what to do. `main`
-  prints it without a traceback and exits with status 2.
+  The message is one line: what was wrong, the value, and what to do. The
+  command line prints it without a traceback and exits with `STATUS`.
   """
+
+  STATUS = 2
 
 
 class Lost(Exception):
   """Something that the run stood on is gone: a worker, a disk.
 
-  The message is one line. `main` exits with `STATUS`; the same command resumes.
+  The message is one line. The same command resumes.
   """
 
   STATUS = 70  # sysexits' EX_SOFTWARE; 1 is left to defects.
+
+
+class Stopped(Exception):
+  """A signal asked to stop, and all is saved; the same command resumes."""
+
+  # Not a signal's own status: schedulers requeue on it (sysexits' EX_TEMPFAIL).
+  STATUS = 75
 
 
 class BadImage(Exception):

@@ -42,7 +42,7 @@ devices = [
   }
   for each in jax.local_devices()
 ]
-from seer_jax import mesh
+from seer_jax.runtime import mesh
 print(json.dumps({"devices": devices, "precision": mesh.precision_here()}))
 """
 
@@ -143,9 +143,16 @@ def cores() -> int:
 
 
 def cache_folder() -> pathlib.Path:
-  """Where `main` keeps compiled programs."""
+  """Where compiled programs are kept."""
   cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
   return pathlib.Path(cache).expanduser() / "seer_jax" / "xla"
+
+
+def keep_compiled() -> None:
+  """Compiled programs survive the process, in the user's cache folder."""
+  import jax  # A machine without it can still be examined.
+
+  jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
 
 
 def _versions():

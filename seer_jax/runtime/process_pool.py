@@ -11,10 +11,6 @@ from seer_jax.runtime import errors, preemption
 _asked: Any = threading.Event()  # In the processes of a pool, their parent's.
 
 
-class Stopped(Exception):
-  """The parent asked to stop."""
-
-
 def stop() -> None:
   """Asks all work under way to stop."""
   _asked.set()
@@ -32,7 +28,7 @@ def stop_if_asked() -> None:
     Stopped: it is to stop.
   """
   if _asked.is_set():
-    raise Stopped
+    raise errors.Stopped("stopped; the same command goes on")
 
 
 def each(

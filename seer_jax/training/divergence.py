@@ -66,7 +66,7 @@ def keep(
   last = (
     f"could not be kept ({words})"
     if words
-    else f"is in {workdir / 'divergence' / str(step)}: --mode=replay repeats"
+    else f"is in {workdir / 'divergence' / str(step)}: seer-jax replay repeats"
     " it and looks for the cause"
   )
   raise errors.UserError(

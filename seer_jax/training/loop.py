@@ -25,10 +25,6 @@ _log = logging.getLogger(__name__)
 _AGAIN_AFTER, _AGAIN_FOR = 10, 1800
 
 
-class Stopped(Exception):
-  """A signal asked to stop, and everything is saved."""
-
-
 class _Interrupted(Exception):
   """A signal came in the middle of an evaluation."""
 
@@ -97,7 +93,7 @@ class Loop:
     self._checkpoints.tidy()
     if (workdir / "divergence").exists() and distributed.is_lead():
       _log.warning(
-        "this run gave up once, diverged; --mode=replay looks for the cause"
+        "this run gave up once, diverged; seer-jax replay looks for the cause"
       )
     resumed = self._restore()
     if resumed:
@@ -368,11 +364,13 @@ class Loop:
     if self._window is None:
       # Nothing was done since the newest checkpoint, if there is one.
       self._checkpoints.wait()
-      raise Stopped(f"stopped by {name} at step {self._step}, nothing is lost")
+      raise errors.Stopped(
+        f"stopped by {name} at step {self._step}, nothing is lost"
+      )
     self._save_surely()
     saved = self._checkpoints.newest
     what = "all saved" if saved == self._step else f"saved up to step {saved}"
-    raise Stopped(f"stopped by {name} at step {self._step}, {what}")
+    raise errors.Stopped(f"stopped by {name} at step {self._step}, {what}")
 
   def _log(self):
     """The metrics of a step, while the next one runs."""

@@ -87,8 +87,8 @@ class Supply:
     else:
       mend = (
         f"all {self._cores} cores decode already: images packed at the size"
-        " that is needed cost less, python -m seer_jax.data.pack SRC DST"
-        " --side=512 (shorter sides, pixels); or give a machine with more"
+        " that is needed cost less, seer-jax pack SRC DST --side=512 (shorter"
+        " sides, pixels); or give a machine with more"
         " cores a device"
       )
     return f"steps wait for images {share:.0%} of the time. {mend}"

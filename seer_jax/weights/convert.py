@@ -1,30 +1,22 @@
-"""`python -m seer_jax.weights.convert IN [OUT --to FORMAT]`: weights.
+"""Weights in the formats of other projects, or as a table of what they are.
 
-    python -m seer_jax.weights.convert seer_32.torch  # What is in it.
-    python -m seer_jax.weights.convert seer_32.torch seer.safetensors --to timm
-    python -m seer_jax.weights.convert runs/photos exported --to huggingface
-
-IN is anything that `seer_jax.load` takes. Prints what was mapped and what was
-left out; arrays that nothing accounts for end it with status 2.
+Arrays that nothing accounts for are an error; what a format has no place for is
+told.
 """
 
 import json
 import math
-import os
 import pathlib
-import sys
 from collections.abc import Iterable, Iterator
 
-import jax
 import numpy as np
 
 from seer_jax.models import architectures
-from seer_jax.runtime import arguments, errors
+from seer_jax.runtime import errors
 from seer_jax.weights import (
   export_orbax,
   export_stablehlo,
   lazy_weights,
-  load,
   name_maps,
 )
 from seer_jax.weights.formats import safetensors_file, torch_file
@@ -54,6 +46,10 @@ def convert(
   Raises:
     UserError: the format has no place for such a trunk, or the disk refuses.
   """
+  if to not in FORMATS:
+    raise errors.UserError(
+      f"--to={to} is none of the formats {', '.join(FORMATS)}"
+    )
   if to == "orbax":
     export_orbax.write(out, opened.model, lazy_weights.variables(opened))
     yield from table(opened, opened.shapes)
@@ -230,42 +226,3 @@ def table(
     f"images: shorter side {prepared.resize} ({prepared.interpolation}), centre"
     f" {prepared.size}, mean {prepared.mean}, std {prepared.std}"
   )
-
-
-def _parse(argv):
-  parser = arguments.Parser(
-    prog="python -m seer_jax.weights.convert",
-    description=__doc__.splitlines()[0],
-  )
-  parser.add_argument("source", metavar="IN", help="a file, folder or name")
-  parser.add_argument("target", metavar="OUT", nargs="?", help="what to write")
-  parser.add_argument("--to", choices=FORMATS, help="in which format")
-  options = parser.parse_args(argv)
-  if (options.target is None) != (options.to is None):
-    parser.error("give both OUT and --to, or neither to see what is in IN")
-  return options
-
-
-def main(argv: list[str] | None = None) -> int:
-  """Converts or describes; returns the exit status."""
-  # What is converted is read and written once: no accelerator is needed.
-  os.environ.setdefault("JAX_PLATFORMS", "cpu")
-  jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
-  try:
-    options = _parse(argv)
-    opened = load.open_weights(options.source)
-    if options.to is None:
-      lines = table(opened)
-    else:
-      target = pathlib.Path(options.target).expanduser()
-      lines = convert(opened, target, options.to)
-    for line in lines:
-      print(line)
-  except errors.UserError as error:
-    print(error, file=sys.stderr)
-    return 2
-  return 0
-
-
-if __name__ == "__main__":
-  sys.exit(main())

@@ -30,7 +30,7 @@ def load(
     name_or_path: a published name (`seer_32`, `seer_256_in1k`, timm's
       `regnety_320.seer`, a repository on Hugging Face's hub); a file of VISSL,
       timm, torchvision or Hugging Face, or a folder with one; the workdir of a
-      run; or what `seer_jax.weights.convert --to orbax` wrote.
+      run; or what `seer-jax convert --to orbax` wrote.
     mesh: to spread the arrays over, stored as a run does (`mesh.make`). None
       puts them on one device.
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from photos import encode, scene
 
+from seer_jax import commands
 from seer_jax.data import pack, sources
 
 
@@ -31,8 +32,8 @@ def photos(tmp_path):
   return tmp_path / "photos"
 
 
-def run(*args):
-  return pack.main([str(arg) for arg in (*args, "--workers=1")])
+def run(*args, command="pack"):
+  return commands.main([command, *map(str, args), "--workers=1"])
 
 
 def test_a_packed_folder_is_the_folder(photos, tmp_path, capsys):
@@ -100,7 +101,7 @@ def test_stopped_at_any_shard_it_goes_on_to_the_same(
 def test_a_signal_stops_it_to_go_on(photos, tmp_path):
   for number in range(400):
     (photos / f"{number}.jpg").write_bytes(encode(".jpg", scene(400, 600)))
-  command = [sys.executable, "-m", "seer_jax.data.pack", str(photos)]
+  command = [sys.executable, "-m", "seer_jax", "pack", str(photos)]
   command += [str(tmp_path / "out"), "--shard=10", "--workers=2"]
   process = subprocess.Popen(
     command, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -119,7 +120,7 @@ def test_a_signal_stops_it_to_go_on(photos, tmp_path):
 
 def test_ctrl_c_while_workers_start_ends_it(photos, tmp_path):
   """It goes to all processes of a terminal, which may know no handler yet."""
-  command = [sys.executable, "-m", "seer_jax.data.pack", str(photos)]
+  command = [sys.executable, "-m", "seer_jax", "pack", str(photos)]
   command += [str(tmp_path / "out"), "--shard=1", "--workers=4"]
   with subprocess.Popen(
     command,
@@ -147,10 +148,10 @@ def test_excluded_images_are_not_packed(photos, tmp_path, capsys):
   assert len(ids) == 16 and not {"a/04.jpg", "b/01.jpg"} & set(ids)
 
 
-def test_check_counts_what_is_there(photos, tmp_path, capsys):
+def test_inspect_counts_what_is_there(photos, tmp_path, capsys):
   (photos / "copy.jpg").write_bytes((photos / "b" / "01.jpg").read_bytes())
   before = sorted(tmp_path.rglob("*"))
-  assert run("--check", photos) == 0
+  assert run(photos, command="inspect") == 0
   out = capsys.readouterr().out
   assert "19 usable, 2 not, 0 excluded" in out
   assert "a/00.jpg: not an image" in out
@@ -171,9 +172,9 @@ def told(capsys, *args):
 
 def test_mistakes_are_told_in_one_line(photos, tmp_path, capsys):
   out = tmp_path / "out"
-  assert "give SRC and DST" in told(capsys, photos)
-  assert "give SRC and DST" in told(capsys, "--check", photos, out)
-  assert "unrecognized" in told(capsys, photos, out, "--shards=3")
+  assert "required: DST" in told(capsys, photos)
+  assert "did you mean --shard?" in told(capsys, photos, out, "--shards=3")
+  assert "what is 'more'?" in told(capsys, photos, out, "more")
   assert "--shard must be" in told(capsys, photos, out, "--shard=0")
   assert "no such folder" in told(capsys, tmp_path / "nowhere", out)
   assert "is not empty" in told(capsys, photos, photos)
@@ -188,7 +189,7 @@ def test_mistakes_are_told_in_one_line(photos, tmp_path, capsys):
 def test_nothing_usable_is_a_mistake(tmp_path, capsys):
   (tmp_path / "photos").mkdir()
   (tmp_path / "photos" / "a.jpg").write_bytes(b"nonsense")
-  assert run("--check", tmp_path / "photos") == 2
+  assert run(tmp_path / "photos", command="inspect") == 2
   out, told = capsys.readouterr()
   assert "a.jpg: not an image" in out
   assert "not one image" in told
@@ -251,11 +252,11 @@ def test_a_disk_that_fills_up_is_told_and_the_same_command_goes_on(
   photos, tmp_path
 ):
   command = (
-    "import resource, sys; from seer_jax.data import pack;"
+    "import resource, sys; from seer_jax import commands;"
     "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000));"
-    "sys.exit(pack.main(sys.argv[1:]))"
+    "sys.exit(commands.main(sys.argv[1:]))"
   )
-  arguments = str(photos), str(tmp_path / "out"), "--workers=1"
+  arguments = "pack", str(photos), str(tmp_path / "out"), "--workers=1"
   for shard in ("--shard=5",):
     result = subprocess.run(
       [sys.executable, "-c", command, *arguments, shard],
@@ -271,7 +272,7 @@ def test_a_disk_that_fills_up_is_told_and_the_same_command_goes_on(
 
 def test_a_pipe_is_no_image_and_keeps_nobody_waiting(photos, tmp_path, capsys):
   os.mkfifo(photos / "a" / "pipe.jpg")
-  assert run("--check", photos) == 0
+  assert run(photos, command="inspect") == 0
   assert "a/pipe.jpg: not a regular file" in capsys.readouterr().out
 
 

@@ -128,7 +128,7 @@ def stop_at(step, config, workdir, monkeypatch):
 
   with monkeypatch.context() as patch:
     patch.setattr(loop.Loop, "_news", stopping)
-    with pytest.raises(loop.Stopped):
+    with pytest.raises(errors.Stopped):
       run.run(config, workdir)
 
 
@@ -166,7 +166,7 @@ def test_data_that_stays_bad_ends_the_run_and_is_replayed(
 ):
   # Two images of every batch.
   poisoned.update(n for n in range(48, 4000) if n % 8 in (2, 5))
-  with pytest.raises(errors.UserError, match="--mode=replay") as caught:
+  with pytest.raises(errors.UserError, match="seer-jax replay") as caught:
     run.run(settings(photos), tmp_path / "run")
   assert "\n" not in str(caught.value)
   (step,) = (path.name for path in (tmp_path / "run" / "divergence").iterdir())

@@ -52,7 +52,7 @@ def test_one_that_was_stopped_is_neither_lost_nor_doubled(
 
   with monkeypatch.context() as patch:
     patch.setattr(loop.Loop, "_evaluate", stopped)
-    with pytest.raises(loop.Stopped):
+    with pytest.raises(errors.Stopped):
       run_lib.run(settings(photos), tmp_path / "run")
   with monkeypatch.context() as patch:
     patch.setattr(loop.Loop, "_advance", killed)

@@ -24,8 +24,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from photos import encode, plant, scene, tiny
 
-from seer_jax import main, tasks
-from seer_jax.config import keys, resolved
+from seer_jax import commands, main, tasks
+from seer_jax.config import from_flags, keys, resolved
 from seer_jax.data import crops, pipeline, sources, strip_metadata
 from seer_jax.data.storage import tf_example
 from seer_jax.runtime import errors
@@ -210,12 +210,14 @@ FLAGS = st.one_of(
 @fuzzed(1)
 @given(st.lists(FLAGS, max_size=4))
 def test_command_lines(given_flags):
-  main.flags.FLAGS.unparse_flags()
-  argv = ["main", "--config=configs/digits.py", *given_flags]
+  argv = main.command_line(["--config=configs/digits.py", *given_flags])
   shown = io.StringIO()
   try:
     with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown):
-      main._parse(argv)
+      name, *arguments = argv
+      command = commands.COMMANDS.get(name, commands.COMMANDS["train"])
+      options = command.parse(name, arguments)
+      from_flags.read(options.config, options.overrides)
   except errors.UserError as error:
     assert "\n" not in str(error)
   except SystemExit:

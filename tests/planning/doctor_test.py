@@ -9,7 +9,6 @@ import sys
 import jax
 import pytest
 
-from seer_jax import main
 from seer_jax.planning import doctor
 from seer_jax.runtime import host
 from seer_jax.runtime.host import Device, Facts, Gpu
@@ -270,11 +269,11 @@ def test_folders_with_cuda_are_found(tmp_path):
   assert host.foreign_cuda(path) == (str(tmp_path / "cuda"),)
 
 
-def test_the_cache_is_where_main_keeps_it(monkeypatch, tmp_path):
+def test_the_cache_is_where_runs_keep_it(monkeypatch, tmp_path):
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
   before = jax.config.jax_compilation_cache_dir
   try:
-    main._keep_compiled()
+    host.keep_compiled()
     kept = jax.config.jax_compilation_cache_dir
   finally:
     jax.config.update("jax_compilation_cache_dir", before)
@@ -283,7 +282,7 @@ def test_the_cache_is_where_main_keeps_it(monkeypatch, tmp_path):
 
 def test_the_command_examines_this_machine():
   run = subprocess.run(
-    [sys.executable, "-m", "seer_jax.planning.doctor"],
+    [sys.executable, "-m", "seer_jax", "doctor"],
     cwd=pathlib.Path(__file__).parents[2],
     env=os.environ | {"JAX_PLATFORMS": "cpu"},
     capture_output=True,
@@ -299,7 +298,7 @@ def test_without_a_single_package_it_says_so(tmp_path):
   root = pathlib.Path(__file__).parents[2]
   program = (
     f"import sys; sys.path.insert(0, {str(root)!r});"
-    " from seer_jax.planning import doctor; sys.exit(doctor.main())"
+    " from seer_jax import commands; sys.exit(commands.main(['doctor']))"
   )
   broken = tmp_path / "python"
   broken.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')

@@ -10,9 +10,10 @@ from photos import plant, tiny
 
 import seer_jax
 from configs import digits
+from seer_jax import commands
 from seer_jax.runtime import errors
 from seer_jax.training import run
-from seer_jax.weights import checkpoint, convert
+from seer_jax.weights import checkpoint
 
 pytestmark = pytest.mark.usefixtures("shared_steps")
 
@@ -212,7 +213,10 @@ def test_a_trunk_from_lists_is_trained_loaded_and_taken_elsewhere(tmp_path):
   same = jax.tree.map(np.array_equal, variables["params"], saved["params"])
   assert all(jax.tree.leaves(same))
   out = tmp_path / "out.torch"
-  assert convert.main([str(tmp_path / "run"), str(out), "--to=vissl"]) == 0
+  assert (
+    commands.main(["convert", str(tmp_path / "run"), str(out), "--to=vissl"])
+    == 0
+  )
   again, others = seer_jax.load(out)
   assert again.architecture == network.architecture
   same = jax.tree.map(np.array_equal, variables, others)

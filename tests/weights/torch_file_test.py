@@ -10,8 +10,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from seer_jax import commands
 from seer_jax.runtime import errors
-from seer_jax.weights import convert
 from seer_jax.weights.formats import lazy_tensors, safetensors_file, torch_file
 
 _TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n"
@@ -132,7 +132,7 @@ def test_a_pickle_that_calls_something_calls_nothing(
       magic + pickle.dumps(1001, 2) + pickle.dumps({}, 2) + pickled
     )
   assert "posix.system" in refused(path) or "nt.system" in refused(path)
-  assert convert.main([str(path)]) == 2
+  assert commands.main(["convert", str(path)]) == 2
   told = capsys.readouterr().err
   assert told.count("\n") == 1
   assert "posix.system" in told
@@ -215,7 +215,7 @@ def test_a_nest_of_containers_is_refused_in_one_line(tmp_path):
   path = zipped(
     tmp_path / "a.pth", b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b"."
   )
-  assert convert.main([str(path)]) == 2
+  assert commands.main(["convert", str(path)]) == 2
 
 
 @pytest.mark.parametrize("cut", [0, 1, 10, 100, 0.5, -1])
@@ -240,7 +240,7 @@ def test_any_damage_is_told_in_one_line_or_harmless(tmp_path, seed):
   for _ in range(rng.integers(1, 4)):
     data[rng.integers(len(data))] = rng.integers(256)
   path.write_bytes(data)
-  assert convert.main([str(path)]) == 2
+  assert commands.main(["convert", str(path)]) == 2
 
 
 @pytest.mark.extras

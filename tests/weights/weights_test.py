@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import seer_jax
+from seer_jax import commands
 from seer_jax.data.preprocessing import Preprocessing
 from seer_jax.models import architectures, encoder
 from seer_jax.runtime import errors
@@ -302,7 +303,7 @@ def test_a_slice_cannot_lie_outside_its_folder(tmp_path, name):
   saved = {"classy_state_dict": {"base_model": {"model": network}}}
   torch_file.write(path, saved, {}.__getitem__)
   before = sorted(tmp_path.rglob("*"))
-  assert convert.main([str(path)]) == 2
+  assert commands.main(["convert", str(path)]) == 2
   assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -388,7 +389,7 @@ def test_other_repositories_are_taken_by_name():
 def test_offline_says_which_file_to_place_where(tmp_path, monkeypatch, capsys):
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
   monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-  assert convert.main(["seer_128"]) == 2
+  assert commands.main(["convert", "seer_128"]) == 2
   line = capsys.readouterr().err
   assert line.count("\n") == 1
   assert str(tmp_path / "seer_jax" / "weights" / "seer_128") in line
@@ -435,7 +436,7 @@ def test_the_hub_is_asked_for_one_form_after_the_cache(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("argument", ["nothing_there.torch", "seer_33"])
 def test_a_name_of_nothing_is_one_line(argument, capsys):
-  assert convert.main([argument]) == 2
+  assert commands.main(["convert", argument]) == 2
   line = capsys.readouterr().err
   assert line.count("\n") == 1
   assert "seer_256_in1k" in line
@@ -445,7 +446,7 @@ def test_a_name_of_nothing_is_one_line(argument, capsys):
   "arguments", [[], ["a", "--to=vissl"], ["a", "b"], ["a", "b", "--to=x"]]
 )
 def test_a_wrong_command_line_is_one_line(arguments, capsys):
-  assert convert.main(arguments) == 2
+  assert commands.main(["convert", *arguments]) == 2
   assert capsys.readouterr().err.count("\n") == 1
 
 

@@ -1,4 +1,4 @@
-"""Images in ArrayRecord shards, written by `data/pack.py` or by others."""
+"""Images in ArrayRecord shards, written by `data.pack` or by others."""
 
 import collections
 import errno
@@ -27,14 +27,14 @@ class ArrayRecords:
   """The records of all shards, in the order of their names.
 
   A record is an encoded image, or a `tf.train.Example` that holds one. In a
-  folder that `seer_jax.data.pack` wrote, ids and labels are read from the files
+  folder that `seer-jax pack` wrote, ids and labels are read from the files
   beside the shards; elsewhere an id is the shard's name and the number in it,
   `label_of` reads the record, whose label counts if `labels` names it.
 
   Args:
     path: a folder, a file, or a pattern.
     labels: a text file of the names of labels, a line each, for shards that
-      `seer_jax.data.pack` did not write.
+      `seer-jax pack` did not write.
 
   Raises:
     UserError: there are no shards, or one is damaged or cut short.
@@ -197,8 +197,8 @@ def _about(folder: str) -> dict[str, Any]:
   if not os.path.exists(path):
     if os.path.exists(os.path.join(folder, PLAN)):
       raise errors.UserError(
-        f"{folder} is half packed; finish it with the same python -m"
-        " seer_jax.data.pack command"
+        f"{folder} is half packed; finish it with the same"
+        " seer-jax pack command"
       )
     return {}
   try:

@@ -1,0 +1,88 @@
+"""The command line: `python -m seer_jax COMMAND`, or `seer-jax COMMAND`.
+
+A command stands in the file of its room: its arguments, two examples, and a
+function that runs it. What it runs is imported there and not here, so that
+`--help` answers at once and a machine without JAX can be told so.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+
+import seer_jax
+from seer_jax.commands import data, planning, training, weights
+from seer_jax.commands.parser import Command, nearest
+from seer_jax.runtime import errors
+
+COMMANDS: Mapping[str, Command] = {
+  "train": training.TRAIN,
+  "pack": data.PACK,
+  "inspect": data.INSPECT,
+  "convert": weights.CONVERT,
+  "plan": planning.PLAN,
+  "replay": training.REPLAY,
+  "doctor": planning.DOCTOR,
+}
+
+
+def cli() -> None:
+  """Runs the command line of this process, and exits."""
+  if "" not in sys.path:
+    sys.path.insert(0, "")  # As `python -m` does; configs import each other.
+  sys.exit(main(sys.argv[1:]))
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs a command.
+
+  Args:
+    argv: the name of the command, and its arguments.
+
+  Returns:
+    The exit status: 0 done, 2 a mistake of the user, 70 something that the
+    command needs is gone, 75 stopped by a signal. One line on standard error
+    says what.
+  """
+  try:
+    return _run(*argv)
+  except errors.UserError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return errors.UserError.STATUS
+  except errors.Lost as error:
+    print(f"error: {error}", file=sys.stderr)
+    return errors.Lost.STATUS
+  except errors.Stopped as stop:
+    print(stop, file=sys.stderr)
+    return errors.Stopped.STATUS
+
+
+def _run(name="", *arguments):
+  if name in ("-h", "--help", "help"):
+    print(overview())
+    return 0
+  if name == "--version":
+    print(f"seer_jax {seer_jax.__version__}")
+    return 0
+  if name not in COMMANDS:
+    what = f"there is no command {name!r}" if name else "give a command"
+    raise errors.UserError(
+      f"{what}{nearest(name, COMMANDS)}; there are {', '.join(COMMANDS)}, and"
+      " --help tells more"
+    )
+  return COMMANDS[name](name, arguments) or 0
+
+
+def overview() -> str:
+  """What `seer-jax --help` prints."""
+  lines = [f"  {name:9} {each.sentence}" for name, each in COMMANDS.items()]
+  return "\n".join(
+    [
+      "usage: seer-jax COMMAND ...",
+      "",
+      "Self-supervised vision on uncurated images, in JAX.",
+      "",
+      *lines,
+      "",
+      "seer-jax COMMAND --help tells the arguments of one, with examples.",
+      "python -m seer_jax COMMAND does the same.",
+    ]
+  )

@@ -1,0 +1,58 @@
+"""`plan` and `doctor`: hardware that is elsewhere, and what is wrong here."""
+
+import argparse
+
+from seer_jax.commands.parser import Command
+from seer_jax.runtime import errors
+
+
+def _add_plan(parser):
+  parser.add_argument(
+    "--topology",
+    metavar="CHIP:SHAPE",
+    help="v100:64x8 (hosts x GPUs) or v5p:8x8x8 (chips of a slice)",
+  )
+
+
+def _plan(options: argparse.Namespace) -> None:
+  from seer_jax.config import from_flags
+
+  config = from_flags.read(options.config, options.overrides)
+  if options.topology is None:
+    raise errors.UserError(
+      "give --topology, such as v100:64x8 (hosts x GPUs) or v5p:8x8x8"
+    )
+  from seer_jax.planning import plan, plan_report
+  from seer_jax.runtime import logs
+
+  logs.show()
+  for line in plan_report.lines(plan.plan(config, options.topology)):
+    print(line)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+  from seer_jax.planning import doctor
+  from seer_jax.runtime import host
+
+  lines, status = doctor.report(host.gather())
+  print("\n".join(lines))
+  return status
+
+
+PLAN = Command(
+  "Compiles the step for absent hardware, and says whether it fits.",
+  (
+    "seer-jax plan --config configs/seer_rg256.py:v100 --topology v100:64x8",
+    "seer-jax plan --config configs/folder.py --topology v5p:4x4x4"
+    " --config.batch_size=4096",
+  ),
+  _add_plan,
+  _plan,
+  has_config=True,
+)
+DOCTOR = Command(
+  "Tells what this machine has, and what is wrong with it.",
+  ("seer-jax doctor", "JAX_PLATFORMS=cpu seer-jax doctor"),
+  lambda parser: None,
+  _doctor,
+)

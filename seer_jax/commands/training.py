@@ -1,0 +1,117 @@
+"""`train` and `replay`: the loop, and a look at why it diverged."""
+
+import argparse
+import contextlib
+import os
+import pathlib
+import sys
+
+from seer_jax.commands.parser import Command
+from seer_jax.runtime import errors
+
+
+def _add_arguments(parser):
+  add = parser.add_argument
+  add(
+    "--workdir",
+    metavar="DIR",
+    help="where the run is kept; the same folder resumes it",
+  )
+  several = parser.add_argument_group(
+    "several processes",
+    "Found by themselves under SLURM, Open MPI, Kubernetes and on Cloud TPUs.",
+  )
+  add = several.add_argument
+  add("--coordinator", metavar="HOST:PORT", help="where the first one listens")
+  add("--processes", metavar="N", type=int, help="how many there are")
+  add("--process", metavar="I", type=int, help="which this is, from 0")
+  add(
+    "--patience",
+    metavar="SECONDS",
+    type=float,
+    default=300,
+    help="how long to wait for the others (%(default)s)",
+  )
+
+
+def _train(options: argparse.Namespace) -> None:
+  with _ending_together():
+    config, workdir = _begin(options)
+    from seer_jax.training import run
+
+    run.run(config, workdir)
+
+
+def _replay(options: argparse.Namespace) -> None:
+  with _ending_together():
+    config, workdir = _begin(options)
+    from seer_jax.training import run
+
+    for line in run.replay(config, workdir):
+      print(line)
+
+
+def _begin(options):
+  """Reads the config and joins the other processes, if there are any."""
+  from seer_jax.config import from_flags
+  from seer_jax.runtime import logs
+
+  config = from_flags.read(options.config, options.overrides)
+  if options.workdir is None:
+    raise errors.UserError("give --workdir, the folder to keep the run in")
+  import jax
+
+  from seer_jax.runtime import distributed, host
+
+  logs.show()
+  host.keep_compiled()
+  place = distributed.find(
+    os.environ, options.coordinator, options.processes, options.process
+  )
+  distributed.start(place, options.patience)
+  if not distributed.is_lead():
+    logs.show_less(jax.process_index())
+  return config, pathlib.Path(options.workdir).expanduser()
+
+
+@contextlib.contextmanager
+def _ending_together():
+  """One of several processes fails, and all end, saying why."""
+  from seer_jax.runtime import abort
+
+  try:
+    yield
+  except errors.UserError as error:
+    abort.fail(errors.UserError.STATUS, str(error))
+  except errors.Lost as error:
+    abort.fail(errors.Lost.STATUS, str(error))
+  except errors.Stopped as stop:
+    abort.last_words(str(stop))
+    sys.exit(errors.Stopped.STATUS)
+  except (Exception, KeyboardInterrupt) as error:
+    abort.crash(error)
+    raise
+
+
+TRAIN = Command(
+  "Pre-trains on images; run again, it goes on where it stopped.",
+  (
+    "seer-jax train --config configs/digits.py --workdir runs/digits",
+    "seer-jax train --config configs/folder.py --workdir runs/photos"
+    " --config.data.train.path=~/photos",
+  ),
+  _add_arguments,
+  _train,
+  has_config=True,
+)
+REPLAY = Command(
+  "Repeats the step at which a run gave up, and looks for the cause.",
+  (
+    "seer-jax replay --config configs/digits.py --workdir runs/digits",
+    "seer-jax replay --config configs/folder.py --workdir runs/photos"
+    " --config.data.train.path=~/photos",
+  ),
+  _add_arguments,
+  _replay,
+  has_config=True,
+)

@@ -1,0 +1,52 @@
+"""`convert`: weights in and out."""
+
+import argparse
+import os
+import pathlib
+
+from seer_jax.commands.parser import Command
+from seer_jax.runtime import errors
+
+
+def _add_arguments(parser):
+  add = parser.add_argument
+  add("source", metavar="IN", help="file, folder or name; a run's workdir")
+  add("target", metavar="OUT", nargs="?", help="what to write")
+  add(
+    "--to",
+    metavar="FORMAT",
+    help="of OUT: vissl, timm, torchvision, huggingface, orbax or stablehlo",
+  )
+
+
+def _convert(options: argparse.Namespace) -> None:
+  if (options.target is None) != (options.to is None):
+    raise errors.UserError(
+      "give both OUT and --to, or neither to see what is in IN"
+    )
+  # What is converted is read and written once: no accelerator is needed.
+  os.environ.setdefault("JAX_PLATFORMS", "cpu")
+  import jax
+
+  from seer_jax.weights import convert, load
+
+  jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
+  opened = load.open_weights(options.source)
+  if options.to is None:
+    lines = convert.table(opened)
+  else:
+    target = pathlib.Path(options.target).expanduser()
+    lines = convert.convert(opened, target, options.to)
+  for line in lines:
+    print(line)
+
+
+CONVERT = Command(
+  "Tells what is in weights, or writes them in another project's format.",
+  (
+    "seer-jax convert seer_32.torch",
+    "seer-jax convert runs/photos my_model --to huggingface",
+  ),
+  _add_arguments,
+  _convert,
+)
