@@ -9,7 +9,7 @@ BatchNorm is synchronised over 64 GPUs, an eighth of the batch.
 Data: unlabelled, a billion or as many as you have (then also set steps). To be
 planned before it is rented (docs/scale.md):
 
-    python -m seer_jax.main --mode plan --topology v100:64x8 \
+    seer-jax plan --topology v100:64x8 \
       --config configs/seer_rg256.py:v100
     python -m seer_jax.main --config configs/seer_rg256.py:v100 \
       --config.data.train.path=DIR --workdir runs/rg256
