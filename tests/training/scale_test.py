@@ -30,7 +30,7 @@ def small_splits(monkeypatch):
   ],
 )
 def test_ten_steps_are_the_same_on_every_mesh(small_splits, data, fsdp, trunk):
-  # A lower rate than in parity_test: the tolerance is ten times lower as well.
+  # A lower rate than in step_parity_test, for a tenth of its tolerance.
   rate = ten_steps.LOW_RATE
   one = ten_steps.run("one-head", 1, rate, **trunk)
   many = ten_steps.run("one-head", data, rate, fsdp, **trunk)

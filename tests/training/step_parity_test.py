@@ -156,7 +156,7 @@ def test_a_gather_is_found_in_the_text_of_a_program():
 
 
 # The way of the grouped convolution on a CPU, and that on accelerators, which
-# alone has to be kept from gathering (see conv.py).
+# alone has to be kept from gathering (see grouped_conv.py).
 @pytest.mark.parametrize("path", ["_merged", "_native"])
 def test_eight_devices_exchange_no_activations(monkeypatch, path):
   monkeypatch.setattr(grouped_conv, "_merged", getattr(grouped_conv, path))
