@@ -63,11 +63,11 @@ def _run(name="", *arguments):
     print(f"seer_jax {seer_jax.__version__}")
     return 0
   if name not in COMMANDS:
-    what = f"there is no command {name!r}" if name else "give a command"
-    raise errors.UserError(
-      f"{what}{nearest(name, COMMANDS)}; there are {', '.join(COMMANDS)}, and"
-      " --help tells more"
-    )
+    known = f"Commands: {', '.join(COMMANDS)}; --help tells more"
+    if not name:
+      raise errors.UserError(f"no command is given. {known}")
+    hint = nearest(name, COMMANDS).rstrip(";") or "."
+    raise errors.UserError(f"there is no command {name!r}{hint} {known}")
   return COMMANDS[name](name, arguments) or 0
 
 

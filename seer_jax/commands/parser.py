@@ -67,15 +67,8 @@ class Command:
       # Somebody who typed KEY is told that there is none.
       literal = [f"--config.KEY={options.overrides}"] * bool(options.overrides)
       options.overrides = literal + ours
-    for argument in rest:
-      known = parser._option_string_actions
-      raise errors.UserError(
-        f"{parser.prog}: there is no option"
-        f" {argument.split('=')[0]}{nearest(argument.split('=')[0], known)};"
-        " --help tells more"
-        if argument.startswith("-")
-        else f"{parser.prog}: what is {argument!r}? --help tells more"
-      )
+    if rest:
+      raise errors.UserError(_complaint(parser, rest[0]))
     return options
 
 
@@ -84,6 +77,16 @@ class _Parser(argparse.ArgumentParser):
 
   def error(self, message: str) -> NoReturn:
     raise errors.UserError(f"{self.prog}: {message}; --help tells more")
+
+
+def _complaint(parser, argument):
+  """About an argument that no option takes."""
+  what = f"what is {argument!r}?"
+  if argument.startswith("-"):
+    name = argument.split("=")[0]
+    hint = nearest(name, parser._option_string_actions)
+    what = f"there is no option {name}{hint}"
+  return f"{parser.prog}: {what} --help tells more"
 
 
 def _overrides(rest):
@@ -103,6 +106,6 @@ def _overrides(rest):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-  """ "; did you mean ...?", or nothing where nothing is near."""
+  """Asks for the known name that is most like a wrong one, if any is."""
   close = difflib.get_close_matches(name, list(known), n=1)
-  return f"; did you mean {close[0]}?" if close else ""
+  return f"; did you mean {close[0]}?" if close else ";"

@@ -33,6 +33,11 @@ class State:
   streak: jax.Array
   window: Any
 
+  @property
+  def variables(self) -> dict[str, Any]:
+    """What an encoder is applied with."""
+    return {"params": self.params, "batch_stats": self.batch_stats}
+
 
 def key_of(seed: int, name: str, step: jax.Array | int = 0) -> jax.Array:
   """The key of one use (`name`) at one step; the same whenever asked for."""

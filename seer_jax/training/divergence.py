@@ -164,18 +164,17 @@ def _bad_rows(task, config, now, batch):
 
   Through the running statistics: in those of a batch, one spoils all.
   """
-  variables = {"params": now.params, "batch_stats": now.batch_stats}
 
-  def fine(now, variables, batch):
+  def fine(now, batch):
     fine_B = True
     for views in task.view(step_lib.keyed(config, now, batch)):
       x_NxHxWx3 = views.reshape(-1, *views.shape[2:])
-      for tap in jax.tree.leaves(task.encoder.apply(variables, x_NxHxWx3)):
+      for tap in jax.tree.leaves(task.encoder.apply(now.variables, x_NxHxWx3)):
         finite_BxR = jnp.isfinite(tap).reshape(views.shape[0], -1)
         fine_B &= jnp.all(finite_BxR, axis=1)
     return fine_B
 
-  fine_B = mesh_lib.to_host(jax.jit(fine)(now, variables, batch))
+  fine_B = mesh_lib.to_host(jax.jit(fine)(now, batch))
   return np.flatnonzero(~fine_B)
 
 

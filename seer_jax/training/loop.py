@@ -284,12 +284,7 @@ class Loop:
     self._dog.at(f"evaluating at step {self._step}", patient=True)
     began = time.perf_counter()
     try:
-      found = self._evaluation.run(
-        {
-          "params": self._now.params,
-          "batch_stats": self._now.batch_stats,
-        }
-      )
+      found = self._evaluation.run(self._now.variables)
     except _Interrupted as error:
       self._stop(error.args[0])
     self._check_best(found)
