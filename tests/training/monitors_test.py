@@ -41,7 +41,7 @@ def test_steps_that_wait_for_images_are_told_once_what_to_change():
     " --config.data.workers=7"
   ]
   (words,) = fed(monitors.Supply(7, 8), [0.2] * 30)
-  assert "seer_jax.data.pack SRC DST --side=512" in words
+  assert "seer-jax pack SRC DST --side=512" in words
 
 
 def test_a_wait_at_the_start_or_a_short_one_is_not_told():
