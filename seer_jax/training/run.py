@@ -16,24 +16,26 @@ from seer_jax.evals import suite
 from seer_jax.models import encoder
 from seer_jax.runtime import distributed, errors, host, preemption, run_lock
 from seer_jax.runtime import mesh as mesh_lib
+from seer_jax.tasks import base
 from seer_jax.training import divergence, loop, metrics
 
 _log = logging.getLogger(__name__)
+
+# The task of a resolved config.
+CreateTask = Callable[[ml_collections.ConfigDict], base.Task]
 
 
 def run(
   config: ml_collections.ConfigDict,
   workdir: pathlib.Path,
-  create_task: Callable[
-    [ml_collections.ConfigDict], tasks.base.Task
-  ] = tasks.create,
+  create_task: CreateTask = tasks.create,
 ) -> None:
   """Trains to the end of the config, from wherever the workdir stands.
 
   Args:
     config: may have open keys, which are chosen here.
     workdir: of this run alone; a run that is there goes on.
-    create_task: what is learned, of the resolved config; SwAV by default.
+    create_task: what is learned; SwAV by default.
 
   Raises:
     UserError: something the user can mend.
@@ -87,7 +89,9 @@ def begin(
 
 
 def replay(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path
+  config: ml_collections.ConfigDict,
+  workdir: pathlib.Path,
+  create_task: CreateTask = tasks.create,
 ) -> Iterator[str]:
   """Repeats the step at which a run gave up; see `divergence.py`.
 
@@ -98,7 +102,7 @@ def replay(
   resolved.claim(workdir, config, write=False)
   with jax.set_mesh(mesh):
     yield from divergence.replay(
-      config, workdir, source, mesh, tasks.create(config)
+      config, workdir, source, mesh, create_task(config)
     )
 
 
