@@ -192,6 +192,7 @@ def test_the_task_averages_the_loss_over_prototype_heads(
 ):
   config = keys.base()
   monkeypatch.setattr(encoder, "create", lambda config: _Scores())
+  monkeypatch.setattr(encoder, "of_images", lambda config: None)
   monkeypatch.setattr(swav.SwAV, "view", lambda self, batch: [])
   task = swav.SwAV(config, jnp.float32)
   heads = {
