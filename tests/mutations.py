@@ -104,7 +104,7 @@ MUTATIONS = (
     "weights/formats/lazy_tensors.py",
     "if too_much or start + _span(shape, strides) > count:",
     "if too_much:",
-    "weights/torch_file_test.py::test_a_header_that_lies_is_refused",
+    "weights/formats/torch_file_test.py::test_a_header_that_lies_is_refused",
   ),
 )
 

@@ -84,5 +84,9 @@ def overview() -> str:
       "",
       "seer-jax COMMAND --help tells the arguments of one, with examples.",
       "python -m seer_jax COMMAND does the same.",
+      "",
+      "Exit status: 0 done; 2 a mistake that one line explains; 70 a worker, a",
+      "disk or another process is gone; 75 stopped by a signal, all is saved.",
+      "After 70 and 75 the same command goes on.",
     ]
   )
