@@ -18,7 +18,7 @@ def _flags() -> str:
     return given
   quick = f"{given} {LEVEL}=0"
   # With YNN's fusions (jax 0.10 to 0.12) the mean of a ReLU is finite where the
-  # ReLU got NaN, and --mode=replay finds no image to blame.
+  # ReLU got NaN, and seer-jax replay finds no image to blame.
   quick += " --xla_cpu_experimental_ynn_fusion_type="
   # Later versions refuse to start with this one.
   if metadata.version("jaxlib").startswith("0.10."):

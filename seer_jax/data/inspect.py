@@ -189,7 +189,7 @@ def _speed(source, hashes, usable, max_pixels):
   return (
     f"input (2 x 224, 4 x 96): {rate:.0f} images a second and core; an epoch"
     f" takes {_hours(hours)} at least on the {cores} core(s) here, however fast"
-    " the network is. How fast that is: --mode=plan --topology=..."
+    " the network is. How fast that is: seer-jax plan --topology=..."
   )
 
 
