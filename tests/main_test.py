@@ -75,12 +75,26 @@ def test_a_finished_run_started_again_only_tells_its_result(tiny, tmp_path):
   assert lines_of(workdir) == before
 
 
+CRASH = """
+import os, signal
+from seer_jax.training import run
+run.run = lambda *_: os.kill(os.getpid(), signal.SIGSEGV)
+"""
+
+
+def test_a_crash_of_a_library_leaves_the_stacks(tmp_path):
+  code, _, err = run(*TINY, f"--workdir={tmp_path}", code=CRASH)
+  assert code == -signal.SIGSEGV
+  assert "Segmentation fault" in err and "in _train" in err
+
+
 @pytest.mark.slow
 def test_eight_devices_learn_what_one_does(tiny, tmp_path):
   code, _, err = run(*TINY, f"--workdir={tmp_path}", devices=8)
   assert code == 0, err
+  # Up to the second evaluation.
   for one, eight in zip(
-    metrics_of(tiny)[1:6], metrics_of(tmp_path)[1:6], strict=True
+    metrics_of(tiny)[1:5], metrics_of(tmp_path)[1:5], strict=True
   ):
     assert eight["loss"] == pytest.approx(one["loss"], rel=1e-4)
 
