@@ -44,15 +44,12 @@ def main(argv: Sequence[str]) -> int:
   """
   try:
     return _run(*argv)
-  except errors.UserError as error:
+  except (errors.UserError, errors.Lost) as error:
     print(f"error: {error}", file=sys.stderr)
-    return errors.UserError.STATUS
-  except errors.Lost as error:
-    print(f"error: {error}", file=sys.stderr)
-    return errors.Lost.STATUS
+    return error.STATUS
   except errors.Stopped as stop:
     print(stop, file=sys.stderr)
-    return errors.Stopped.STATUS
+    return stop.STATUS
 
 
 def _run(name="", *arguments):

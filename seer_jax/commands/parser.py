@@ -53,20 +53,14 @@ class Command:
       parser.add_argument(
         "--config", metavar="FILE", help="the experiment, a file of configs/"
       )
-      # Read below: there are as many as keys.
-      parser.add_argument(
-        "--config.KEY",
-        metavar="VALUE",
-        dest="overrides",
-        help="any key of the config, such as --config.swav.epsilon=0.04",
+      parser.add_argument_group(
+        "keys of the config",
+        "--config.KEY=VALUE sets any of them: --config.swav.epsilon=0.04",
       )
     self.add_arguments(parser)
     options, rest = parser.parse_known_args(arguments)
     if self.has_config:
-      ours, rest = _overrides(rest)
-      # Somebody who typed KEY is told that there is none.
-      literal = [f"--config.KEY={options.overrides}"] * bool(options.overrides)
-      options.overrides = literal + ours
+      options.overrides, rest = _overrides(rest)
     if rest:
       raise errors.UserError(_complaint(parser, rest[0]))
     return options

@@ -81,13 +81,11 @@ def _ending_together():
 
   try:
     yield
-  except errors.UserError as error:
-    abort.fail(errors.UserError.STATUS, str(error))
-  except errors.Lost as error:
-    abort.fail(errors.Lost.STATUS, str(error))
+  except (errors.UserError, errors.Lost) as error:
+    abort.fail(error.STATUS, str(error))
   except errors.Stopped as stop:
     abort.last_words(str(stop))
-    sys.exit(errors.Stopped.STATUS)
+    sys.exit(stop.STATUS)
   except (Exception, KeyboardInterrupt) as error:
     abort.crash(error)
     raise

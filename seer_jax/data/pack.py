@@ -135,10 +135,10 @@ def pack(
   source: sources.Source,
   target: pathlib.Path,
   *,
-  shard: int = 4096,
-  side: int = 0,
-  max_pixels: int = 200_000_000,
-  workers: int = 1,
+  shard: int,
+  side: int,
+  max_pixels: int,
+  workers: int,
 ) -> str:
   """Packs all shards that are not there yet; returns what was done.
 

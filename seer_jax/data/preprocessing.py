@@ -14,7 +14,8 @@ import numpy as np
 from seer_jax.data import crops
 from seer_jax.runtime import errors
 
-_MAX_PIXELS = 2**28
+# Larger images are refused, where no config says which.
+MAX_PIXELS = 2**28
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +79,7 @@ def _pixels(image):
       ) from error
   if isinstance(image, bytes):
     try:
-      return crops.decode(image, _MAX_PIXELS)
+      return crops.decode(image, MAX_PIXELS)
     except errors.BadImage as error:
       raise errors.UserError(f"cannot decode an image: {error}") from error
   if hasattr(image, "convert"):

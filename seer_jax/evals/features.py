@@ -8,8 +8,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from seer_jax.data import pipeline, sources
-from seer_jax.data.preprocessing import Preprocessing
+from seer_jax.data import pipeline, preprocessing, sources
 from seer_jax.runtime import errors
 from seer_jax.runtime import mesh as mesh_lib
 
@@ -44,12 +43,12 @@ class Encoder(Protocol):
   returns for a run, an export or a file of another project.
   """
 
-  preprocessing: Preprocessing
+  preprocessing: preprocessing.Preprocessing
 
   def apply(
     self, variables: Any, x_NxHxWx3: jax.Array
   ) -> Mapping[str, jax.Array]:
-    """Normalised float images to taps, such as `avgpool`, NxD."""
+    """Normalised float images to taps; `avgpool`, NxD, is the features."""
     ...
 
 
@@ -70,9 +69,8 @@ class Extractor:
     mesh: jax.sharding.Mesh,
     *,
     batch_size: int = 64,
-    max_pixels: int = 2**28,
+    max_pixels: int = preprocessing.MAX_PIXELS,
     dtype: Any = np.float32,
-    tap: str = "avgpool",
     between: Callable[[], None] = lambda: None,
   ):
     """Nothing is computed yet.
@@ -83,7 +81,6 @@ class Extractor:
       batch_size: images at once, over all devices.
       max_pixels: as for `crops.decode`.
       dtype: what the network computes in.
-      tap: which of its answers, NxD.
       between: called before each batch; what it raises ends the pass.
     """
     self._preprocessing, self._mesh = encoder.preprocessing, mesh
@@ -94,7 +91,7 @@ class Extractor:
 
     def forward(variables, pixels_BxSxSx3):
       x = encoder.preprocessing.normalize(pixels_BxSxSx3.astype(np.float32))
-      return encoder.apply(variables, x.astype(dtype))[tap]
+      return encoder.apply(variables, x.astype(dtype))["avgpool"]
 
     self._forward: Callable[..., jax.Array] = jax.jit(
       forward, out_shardings=mesh_lib.replicated(mesh)
