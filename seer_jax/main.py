@@ -13,7 +13,7 @@ TPUs (launch/README.md), or by --coordinator=HOST:PORT --processes=N
 
 Exit status: 0 done, 2 a mistake you can mend (one line says how), 70 something
 that the run stood on is gone or stuck, 75 stopped by a signal with everything
-saved. After 70 and 75 the same command resumes.
+saved, 130 interrupted at once. After 70, 75 and 130 the same command resumes.
 """
 
 import argparse

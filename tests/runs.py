@@ -84,6 +84,10 @@ class Forked:
     self.wait(timeout)
     return tuple(path.read_text() for path in self._kept)
 
+  def said(self):
+    """What it has written to standard error so far."""
+    return self._kept[1].read_text()
+
   def send_signal(self, number):
     if self.poll() is None:
       os.kill(self.pid, number)

@@ -39,8 +39,8 @@ def main(argv: Sequence[str]) -> int:
 
   Returns:
     The exit status: 0 done, 2 a mistake of the user, 70 something that the
-    command needs is gone, 75 stopped by a signal. One line on standard error
-    says what.
+    command needs is gone, 75 stopped by a signal, 130 interrupted before it
+    could stop. One line on standard error says what.
   """
   try:
     return _run(*argv)
@@ -50,6 +50,9 @@ def main(argv: Sequence[str]) -> int:
   except errors.Stopped as stop:
     print(stop, file=sys.stderr)
     return stop.STATUS
+  except KeyboardInterrupt:
+    print("interrupted", file=sys.stderr)
+    return errors.INTERRUPTED
 
 
 def _run(name="", *arguments):
@@ -83,7 +86,7 @@ def overview() -> str:
       "python -m seer_jax COMMAND does the same.",
       "",
       "Exit status: 0 done; 2 a mistake that one line explains; 70 a worker, a",
-      "disk or another process is gone; 75 stopped by a signal, all is saved.",
-      "After 70 and 75 the same command goes on.",
+      "disk or another process is gone; 75 stopped by a signal, all is saved;",
+      "130 interrupted at once. After 70, 75 and 130 the same command goes on.",
     ]
   )

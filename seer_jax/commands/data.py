@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import os
-import pathlib
 import signal
 
 from seer_jax.commands.parser import Command
@@ -88,6 +87,7 @@ def _open(options):
 def _pack(options: argparse.Namespace) -> None:
   from seer_jax.data import pack
   from seer_jax.data.storage import files
+  from seer_jax.runtime import host
 
   if files.is_url(options.target):
     raise errors.UserError(
@@ -101,7 +101,7 @@ def _pack(options: argparse.Namespace) -> None:
     print(source)
     done = pack.pack(
       source,
-      pathlib.Path(options.target).expanduser(),
+      host.user_path(options.target),
       shard=options.shard,
       side=options.side,
       max_pixels=options.max_pixels,
@@ -123,7 +123,7 @@ def _inspect(options: argparse.Namespace) -> None:
 @contextlib.contextmanager
 def _stopped_by_signals():
   """The first signal asks for an orderly end, the second one has it."""
-  from seer_jax.runtime import process_pool
+  from seer_jax.runtime import preemption, process_pool
 
   def stop(number, _):
     if process_pool.asked():
@@ -132,7 +132,9 @@ def _stopped_by_signals():
     process_pool.stop()
 
   with contextlib.ExitStack() as stack:
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+    for number in preemption.NOTICES:
+      if number == signal.SIGHUP and preemption.is_ignored(number):
+        continue  # Started by nohup.
       stack.callback(signal.signal, number, signal.signal(number, stop))
     yield
 

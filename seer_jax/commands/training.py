@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import os
-import pathlib
 import sys
 
 from seer_jax.commands.parser import Command
@@ -57,21 +56,30 @@ def _begin(options):
   from seer_jax.runtime import logs
 
   config = from_flags.read(options.config, options.overrides)
-  if options.workdir is None:
+  if not options.workdir:
     raise errors.UserError("give --workdir, the folder to keep the run in")
   import jax
 
   from seer_jax.runtime import distributed, host
 
   logs.show()
-  host.keep_compiled()
+  keep_compiled()
   place = distributed.find(
     os.environ, options.coordinator, options.processes, options.process
   )
   distributed.start(place, options.patience)
   if not distributed.is_lead():
     logs.show_less(jax.process_index())
-  return config, pathlib.Path(options.workdir).expanduser()
+  return config, host.user_path(options.workdir)
+
+
+def keep_compiled() -> None:
+  """Compiled programs survive the process, in the user's cache folder."""
+  import jax
+
+  from seer_jax.runtime import host
+
+  jax.config.update("jax_compilation_cache_dir", str(host.cache_folder()))
 
 
 @contextlib.contextmanager
@@ -86,7 +94,13 @@ def _ending_together():
   except errors.Stopped as stop:
     abort.last_words(str(stop))
     sys.exit(stop.STATUS)
-  except (Exception, KeyboardInterrupt) as error:
+  except KeyboardInterrupt:
+    abort.fail(
+      errors.INTERRUPTED,
+      "interrupted; what was not saved is lost, and the same command goes on"
+      " from the newest checkpoint",
+    )
+  except Exception as error:
     abort.crash(error)
     raise
 

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import pathlib
 
 from seer_jax.commands.parser import Command
 from seer_jax.runtime import errors
@@ -28,6 +27,7 @@ def _convert(options: argparse.Namespace) -> None:
   os.environ.setdefault("JAX_PLATFORMS", "cpu")
   import jax
 
+  from seer_jax.runtime import host
   from seer_jax.weights import convert, load
 
   jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
@@ -35,7 +35,7 @@ def _convert(options: argparse.Namespace) -> None:
   if options.to is None:
     lines = convert.table(opened)
   else:
-    target = pathlib.Path(options.target).expanduser()
+    target = host.user_path(options.target)
     lines = convert.convert(opened, target, options.to)
   for line in lines:
     print(line)

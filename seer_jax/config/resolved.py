@@ -95,12 +95,21 @@ def claim(
 def _claimed(workdir):
   """The config of the run whose checkpoints are here; empty without any."""
   path = workdir / "config.json"
-  if not path.exists() or not any((workdir / "checkpoints").glob("[0-9]*")):
-    return {}
   try:
+    # Not glob, for which a folder that is closed to us is an empty one.
+    names = os.listdir(workdir / "checkpoints")
+    if not any(name[0].isdigit() for name in names):
+      return {}
     found = json.loads(path.read_text())
     if not isinstance(found, dict):
       raise ValueError("no object")
+  except (FileNotFoundError, NotADirectoryError):
+    return {}
+  except OSError as error:
+    raise errors.UserError(
+      f"cannot read {error.filename}: {error.strerror}; let this user read and"
+      " write all of the workdir, or give another --workdir"
+    ) from error
   except ValueError as error:
     raise errors.UserError(
       f"{path} is damaged ({error}); put it back, or give another --workdir"

@@ -191,8 +191,8 @@ def _alone(target):
     lock.parent.mkdir(parents=True, exist_ok=True)
     file = lock.open("w")
   except OSError as error:
-    raise errors.UserError(
-      f"cannot write to {target}: {error.strerror}"
+    raise errors.of_disk(
+      error, f"cannot write to {target}: {error.strerror}"
     ) from None
   with file:
     try:
@@ -243,8 +243,8 @@ def _begin(target, plan):
       _write(path, json.dumps(plan))
     theirs = json.loads(path.read_text())
   except OSError as error:
-    raise errors.UserError(
-      f"cannot write to {target}: {error.strerror}"
+    raise errors.of_disk(
+      error, f"cannot write to {target}: {error.strerror}"
     ) from None
   except ValueError:
     raise errors.UserError(

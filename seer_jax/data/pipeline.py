@@ -9,6 +9,7 @@ it would have seen.
 
 import dataclasses
 import faulthandler
+import functools
 import logging
 import multiprocessing
 import os
@@ -24,7 +25,7 @@ import ml_collections
 import numpy as np
 from absl import flags
 
-from seer_jax.data import crops, retry, shuffle, sources
+from seer_jax.data import crops, retry, shared_memory, shuffle, sources
 from seer_jax.data.preprocessing import Preprocessing
 from seer_jax.runtime import errors, preemption
 from seer_jax.runtime import mesh as mesh_lib
@@ -61,8 +62,15 @@ class BadImages:
     self._max_pixels = max_pixels
     self._met: set[int] = set()
     self._listed: set[str] = set()
-    if self._path.exists():
+    try:
       self._listed.update(os.fsdecode(self._path.read_bytes()).split("\n"))
+    except FileNotFoundError:
+      pass
+    except OSError as error:
+      raise errors.UserError(
+        f"cannot read {self._path}: {error.strerror}; make it readable, or"
+        " remove it"
+      ) from error
 
   def record(self, indices: np.ndarray) -> None:
     """Takes the indices of unusable images; negative ones mean none.
@@ -172,8 +180,9 @@ class _MultiCrop:
     )
 
 
-def _begin_worker(worker, workers):
+def _begin_worker(owner, worker, workers):
   del worker, workers
+  shared_memory.name_segments_after(owner)
   preemption.leave_to_the_parent()
   preemption.end_with_the_parent()
   faulthandler.register(signal.SIGUSR2)  # Asked for by the watchdog.
@@ -269,7 +278,8 @@ def train_batches(
     if not flags.FLAGS.is_parsed():
       flags.FLAGS.mark_as_parsed()
     options = grain.MultiprocessingOptions(num_workers=config.data.workers)
-    loader = loader.mp_prefetch(options, worker_init_fn=_begin_worker)
+    begin = functools.partial(_begin_worker, shared_memory.owner())
+    loader = loader.mp_prefetch(options, worker_init_fn=begin)
 
   def to_devices(batch):
     bad_images.record(batch.pop("bad"))

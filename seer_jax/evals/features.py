@@ -17,15 +17,17 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-  """Features of a set of images.
+  """Features of a set of images; only those that are finite.
 
   Attributes:
     features_NxD: float32.
     labels_N: -1 where there is none.
+    nonfinite: share of the images whose features are not; they are left out.
   """
 
   features_NxD: np.ndarray
   labels_N: np.ndarray
+  nonfinite: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +100,7 @@ class Extractor:
     )
 
   def __call__(self, variables: Any, images: ImageSet) -> Features:
-    """Features of every usable image of the set, in order."""
+    """Finite features of the usable images of the set, in order."""
     if id(images) not in self._kept:
       self._kept[id(images)] = self.of(variables, images)
     return self._kept[id(images)]
@@ -135,7 +137,7 @@ class Extractor:
         f"none of the {len(images.indices)} images to evaluate is usable; look"
         " at the warnings above"
       )
-    return Features(np.concatenate(features), np.concatenate(labels))
+    return _finite(np.concatenate(features), np.concatenate(labels))
 
   def _tell_unusable(self, source, indices):
     for index in indices.tolist():
@@ -143,3 +145,18 @@ class Extractor:
         self._told.add((id(source), index))
         name, reason = pipeline.describe(source, index, self._max_pixels)
         _log.warning("left out of evaluation: %r: %s", name, reason)
+
+
+def _finite(features_NxD, labels_N):
+  """Leaves out rows that are not finite, of which one would spoil every sum."""
+  finite_N = np.isfinite(features_NxD).all(1)
+  if finite_N.all():
+    return Features(features_NxD, labels_N)
+  share = 1 - float(finite_N.mean())
+  _log.warning(
+    "the features of %d of %d images are not finite; they are left out of the"
+    " evaluation",
+    (~finite_N).sum(),
+    len(finite_N),
+  )
+  return Features(features_NxD[finite_N], labels_N[finite_N], share)

@@ -53,10 +53,13 @@ def accuracy(
 ) -> dict[int, float]:
   """{k: top-1 accuracy}; a k larger than the bank means the whole bank.
 
-  Images without a label (-1) are left out on both sides. `between` is called
-  before each chunk of queries.
+  Images without a label (-1) are left out on both sides; where none is left on
+  one, nothing is classified rightly. `between` is called before each chunk of
+  queries.
   """
   bank, query = _labelled(bank), _labelled(query)
+  if not (len(bank.labels_N) and len(query.labels_N)):
+    return dict.fromkeys(ks, 0.0)
   classes = 1 + int(max(bank.labels_N.max(), query.labels_N.max()))
   bank_NxD = jnp.asarray(_unit(bank.features_NxD))
   one_hot_NxL = jax.nn.one_hot(bank.labels_N, classes)

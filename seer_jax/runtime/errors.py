@@ -1,5 +1,10 @@
 """The failures that are somebody's news rather than a defect here."""
 
+import errno
+
+# What a disk says that has no room; another time, or elsewhere, it has.
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+
 
 class UserError(Exception):
   """A mistake the user can mend.
@@ -20,11 +25,29 @@ class Lost(Exception):
   STATUS = 70  # sysexits' EX_SOFTWARE; 1 is left to defects.
 
 
+# Of Ctrl-C that is not waited for: what shells report of SIGINT.
+INTERRUPTED = 130
+
+
 class Stopped(Exception):
   """A signal asked to stop, and all is saved; the same command resumes."""
 
   # Not a signal's own status: schedulers requeue on it (sysexits' EX_TEMPFAIL).
   STATUS = 75
+
+
+def of_disk(error: OSError, words: str) -> UserError | Lost:
+  """The failure to raise when a disk refuses.
+
+  Args:
+    error: of the system.
+    words: the message.
+
+  Returns:
+    `Lost` where there is no room: the same command may go on later, or on
+    another machine. `UserError` for all else.
+  """
+  return (Lost if error.errno in _NO_ROOM else UserError)(words)
 
 
 class BadImage(Exception):

@@ -3,17 +3,27 @@
 Needs nothing but Python: any package may be missing, or broken.
 """
 
+import contextlib
 import dataclasses
+import functools
 import glob
 import json
+import logging
 import os
 import pathlib
 import re
 import shutil
+import socket
+import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from importlib import metadata
+
+from seer_jax.runtime import errors
+
+_log = logging.getLogger(__name__)
 
 _SHOWN = (
   *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy"),
@@ -112,8 +122,8 @@ def gather() -> Facts:
   gpus = _gpus()  # Before JAX takes its memory.
   devices, precision, complaint = _probe()
   shm = pathlib.Path("/dev/shm")
-  folder = cache_folder()
-  above = next(each for each in (folder, *folder.parents) if each.exists())
+  folder = _wanted_cache("xla")
+  above = _nearest_existing(folder)
   return Facts(
     versions=_versions(),
     devices=devices,
@@ -131,7 +141,7 @@ def gather() -> Facts:
     shm=shutil.disk_usage(shm).free if shm.exists() else -1,
     cache=str(folder),
     cache_free=shutil.disk_usage(above).free,
-    cache_writable=os.access(above, os.W_OK),
+    cache_writable=_is_usable(folder),
   )
 
 
@@ -142,17 +152,103 @@ def cores() -> int:
   return os.cpu_count() or 1
 
 
-def cache_folder() -> pathlib.Path:
-  """Where compiled programs are kept."""
+def user_path(path: str) -> pathlib.Path:
+  """A path as the user gave it, with `~` expanded.
+
+  Raises:
+    UserError: it is empty, or nobody knows what `~` is.
+  """
+  if not path:
+    raise errors.UserError("a path is empty; give a file or a folder")
+  try:
+    return pathlib.Path(path).expanduser()
+  except RuntimeError as error:
+    raise errors.UserError(
+      f"{path}: the home folder is unknown (HOME is not set, and the user has"
+      " no entry in /etc/passwd); give the path without ~"
+    ) from error
+
+
+def cache_folder(name: str = "xla") -> pathlib.Path:
+  """A folder of the user's cache: `$XDG_CACHE_HOME/seer_jax/NAME`.
+
+  Containers often have no home, or one that cannot be written to: then a
+  private folder of the system's temporary files, with a warning.
+  """
+  folder = _wanted_cache(name)
+  if _is_usable(folder):
+    return folder
+  return _temporary_cache(folder.parent) / name
+
+
+def _wanted_cache(name):
   cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-  return pathlib.Path(cache).expanduser() / "seer_jax" / "xla"
+  with contextlib.suppress(RuntimeError):  # No home: `~` stays.
+    return pathlib.Path(cache).expanduser() / "seer_jax" / name
+  return pathlib.Path(cache) / "seer_jax" / name
 
 
-def keep_compiled() -> None:
-  """Compiled programs survive the process, in the user's cache folder."""
-  import jax  # A machine without it can still be examined.
+def _is_usable(folder):
+  known = folder.parts[0] != "~"
+  here = _nearest_existing(folder)
+  effective = os.access in os.supports_effective_ids
+  wanted = os.R_OK | os.W_OK | os.X_OK
+  return known and os.access(here, wanted, effective_ids=effective)
 
-  jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
+
+def _nearest_existing(folder):
+  # pathlib's `exists` raises where a parent is closed to us.
+  return next(
+    each for each in (folder, *folder.parents) if os.path.exists(each)
+  )
+
+
+@functools.cache
+def _temporary_cache(instead_of):
+  folder = pathlib.Path(tempfile.gettempdir(), f"seer_jax-{os.getuid()}")
+  with contextlib.suppress(FileExistsError):
+    folder.mkdir(mode=0o700)
+  about = folder.lstat()
+  private = about.st_uid == os.getuid() and not about.st_mode & 0o077
+  if not (private and stat.S_ISDIR(about.st_mode)):
+    # Compiled programs that another user put there would run as ours.
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="seer_jax-"))
+  _log.warning(
+    "the cache %s cannot be used; compiled programs and indexes are kept in %s."
+    " Set XDG_CACHE_HOME to a folder that lasts",
+    instead_of,
+    folder,
+  )
+  return folder
+
+
+def this_machine() -> str:
+  """Same machine, same boot, same view of its processes."""
+  try:
+    boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+  except OSError:
+    return socket.gethostname()  # No Linux.
+
+
+def start_of(process: int | str | None) -> str | None:
+  """When a process of this machine started; None if it does not run.
+
+  Numbers of processes are used again; together with its start one is unique.
+  """
+  try:
+    status = pathlib.Path(f"/proc/{process}/stat").read_text()
+    state, *rest = status.rsplit(")", 1)[1].split()
+    return None if state == "Z" else rest[18]
+  except OSError:
+    pass
+  if pathlib.Path("/proc/self/stat").exists():
+    return None
+  try:
+    os.kill(int(process), 0)
+  except (OSError, TypeError, ValueError):
+    return None
+  return ""
 
 
 def _versions():

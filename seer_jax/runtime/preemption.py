@@ -11,11 +11,14 @@ from collections.abc import Iterator
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2).
 
 
-_NOTICES = signal.SIGTERM, signal.SIGUSR1, signal.SIGINT
+# SIGHUP: the terminal or the connection that a run was started from is closed.
+NOTICES = signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP
 
 
 class Signals:
-  """Notes preemption notices and Ctrl-C; a second Ctrl-C does as always.
+  """Notes preemption notices and Ctrl-C.
+
+  A second Ctrl-C is a KeyboardInterrupt.
 
   Attributes:
     caught: the number of the last signal, 0 without.
@@ -30,33 +33,41 @@ class Signals:
     # nothing is caught.
     self._before = {}
     if threading.current_thread() is threading.main_thread():
-      for number in _NOTICES:
+      for number in NOTICES:
+        if number == signal.SIGHUP and is_ignored(number):
+          continue  # Started by nohup.
         self._before[number] = signal.signal(number, self._note)
     return self
 
   def _note(self, number, frame):
     del frame
     self.caught, self.again = number, self.caught > 0
+    if number == signal.SIGINT:
+      # Not the handler of before: jobs in the background ignore Ctrl-C.
+      signal.signal(number, signal.default_int_handler)
     # Not print, which may be in the middle of something else.
     name = signal.Signals(number).name
     with contextlib.suppress(OSError):  # A full disk, a closed terminal.
       os.write(2, f"{name}: stopping as soon as it is safe\n".encode())
-    if number == signal.SIGINT:
-      signal.signal(number, self._before[number])
 
   def __exit__(self, kind, *exception):
     # Obeyed, the process is ending: an impatient second notice must not make
-    # it look killed.
+    # it look killed. Not SIG_IGN, which processes that are started inherit.
     obeyed = kind is not None and self.caught
     for number, handler in self._before.items():
-      signal.signal(number, signal.SIG_IGN if obeyed else handler)
+      signal.signal(number, (lambda *_: None) if obeyed else handler)
+
+
+def is_ignored(number: int) -> bool:
+  """Whether whoever started this process had it ignore a signal."""
+  return signal.getsignal(number) == signal.SIG_IGN
 
 
 def leave_to_the_parent() -> None:
   """For a worker process: signals sent to the whole group are not for it."""
-  for number in _NOTICES:
+  for number in NOTICES:
     signal.signal(number, signal.SIG_IGN)
-  signal.pthread_sigmask(signal.SIG_UNBLOCK, _NOTICES)
+  signal.pthread_sigmask(signal.SIG_UNBLOCK, NOTICES)
 
 
 @contextlib.contextmanager
@@ -65,7 +76,7 @@ def held_back() -> Iterator[None]:
 
   One that dies of Ctrl-C while it starts leaves its parent waiting for ever.
   """
-  before = signal.pthread_sigmask(signal.SIG_BLOCK, _NOTICES)
+  before = signal.pthread_sigmask(signal.SIG_BLOCK, NOTICES)
   try:
     yield
   finally:

@@ -17,7 +17,7 @@ import threading
 import time
 import uuid
 
-from seer_jax.runtime import abort, errors
+from seer_jax.runtime import abort, errors, host
 
 _log = logging.getLogger(__name__)
 
@@ -143,8 +143,8 @@ def _myself():
   return {
     "host": socket.gethostname(),
     "process": os.getpid(),
-    "began": _began(os.getpid()),
-    "machine": _machine(),
+    "began": host.start_of(os.getpid()),
+    "machine": host.this_machine(),
     "job": os.environ.get("SLURM_JOB_ID", ""),
     "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
   }
@@ -152,36 +152,10 @@ def _myself():
 
 def _alive(owner):
   """Whether the owner runs; None where that cannot be seen from here."""
-  if not owner or owner.get("machine") != _machine():
+  if not owner or owner.get("machine") != host.this_machine():
     return None
-  began = _began(owner.get("process"))
+  began = host.start_of(owner.get("process"))
   return began is not None and began == owner.get("began")
-
-
-def _machine():
-  """Same machine, same boot, same view of its processes."""
-  try:
-    boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-  except OSError:
-    return socket.gethostname()  # No Linux.
-
-
-def _began(process):
-  """When a process started: numbers of processes are used again."""
-  try:
-    status = pathlib.Path(f"/proc/{process}/stat").read_text()
-    state, *rest = status.rsplit(")", 1)[1].split()
-    return None if state == "Z" else rest[18]
-  except OSError:
-    pass
-  if pathlib.Path("/proc/self/stat").exists():
-    return None
-  try:
-    os.kill(int(process), 0)
-  except (OSError, TypeError, ValueError):
-    return None
-  return ""
 
 
 def _read(path):

@@ -44,6 +44,7 @@ class Loop:
       images, fingerprint: of the source, which must stay what it was.
       evaluated: step of the last evaluation, -1 before the first.
       evaluation: its values, if the checkpoint is of that step.
+      lines: in `metrics.jsonl` up to here.
       jumps: of each rollback, where it began and how far the run had come.
       seconds: spent in training so far, over all starts.
   """
@@ -112,6 +113,8 @@ class Loop:
       if lead
       else metrics.NoWriter()
     )
+    if resumed and lead:
+      self._check_lines()
     self._sentinel = monitors.Sentinel(
       # 100 steps pass at ln K on the easiest data; more on longer runs.
       patience=max(300, config.steps // 5),
@@ -126,6 +129,22 @@ class Loop:
     # A save that failed is due again at this step; and what was the newest
     # checkpoint then.
     self._save_at, self._failing = 0, None
+
+  def _check_lines(self):
+    """A checkpoint is saved when all lines up to it are on the disk."""
+    missing = self._place.get("lines", 0) - self._writer.count
+    if missing > 0:
+      gaps = metrics.gaps(
+        self._workdir / "metrics.jsonl", self._config.log.every, self._step
+      )
+      _log.warning(
+        "metrics.jsonl lacks %d of its %d lines up to step %d%s: it was"
+        " removed, cut or damaged. The run goes on; its curves have a gap",
+        missing,
+        self._place["lines"],
+        self._step,
+        f", those of steps {gaps}" if gaps else "",
+      )
 
   def _restore(self):
     """Takes the newest checkpoint, else the start; whether there was one."""
@@ -173,6 +192,7 @@ class Loop:
       "fingerprint": self._source.fingerprint,
       "evaluated": -1,
       "evaluation": {},
+      "lines": 0,
       "jumps": [],
       "seconds": 0.0,
     }
@@ -322,7 +342,10 @@ class Loop:
       # A checkpoint vouches for every line before it.
       self._checkpoints.fail(words)
       return
-    place = self._place | {"seconds": self._clock.total()}
+    place = self._place | {
+      "seconds": self._clock.total(),
+      "lines": self._writer.count,
+    }
     if place["evaluated"] != self._step:
       place["evaluation"] = {}
     self._checkpoints.save(self._step, self._now, self._programs.natural, place)

@@ -24,6 +24,9 @@ class Writer:
   A run that resumes at a step first drops what was written after it, so that
   the file has no gap and nothing twice. What cannot be written is kept and
   tried again with the next line.
+
+  Attributes:
+    count: of the lines of the file, and of those that wait to be written.
   """
 
   def __init__(
@@ -49,22 +52,25 @@ class Writer:
         a run that was stopped in one will do it again.
 
     Raises:
+      UserError: this user may not read or write the file.
       Lost: the disk does not take it.
     """
     last = step if evaluated is None else evaluated
-    kept = [
-      line
-      for line in read_lines(self._path)
-      if step is not None
-      and line["step"] <= (last if "eval_seconds" in line else step)
-    ]
     try:
+      kept = [
+        line
+        for line in read_lines(self._path)
+        if step is not None
+        and line["step"] <= (last if "eval_seconds" in line else step)
+      ]
       self._begin_with(kept)
     except OSError as error:
-      raise errors.Lost(
-        f"cannot write {self._path}: {error.strerror}; mend that, then run the"
-        " same command"
+      forbidden = isinstance(error, PermissionError)
+      raise (errors.UserError if forbidden else errors.Lost)(
+        f"cannot read and write {self._path}: {error.strerror}; mend that, then"
+        " run the same command"
       ) from error
+    self.count = len(kept)
     self._board.go_back(0 if step is None else step + 1)
 
   def _begin_with(self, lines):
@@ -84,6 +90,7 @@ class Writer:
   def write(self, step: int, metrics: dict[str, float]) -> None:
     """One line; `step` is how many updates were done."""
     self._waiting.append(json.dumps({"step": step} | metrics) + "\n")
+    self.count += 1
     self._write_waiting()
     self._board.write(step, metrics)
 
@@ -172,6 +179,8 @@ class _Board:
 class NoWriter:
   """In the place of a Writer, for processes that are not the first."""
 
+  count = 0
+
   def go_back(self, step: int | None, evaluated: int | None = None) -> None:
     """Nothing was written."""
 
@@ -199,6 +208,29 @@ def read_lines(path: pathlib.Path) -> list[dict[str, float]]:
     if isinstance(line, dict) and isinstance(line.get("step"), int):
       lines.append(line)
   return lines
+
+
+def gaps(path: pathlib.Path, every: int, last: int) -> str:
+  """Which steps a metrics file lacks: "20 to 60, 90"; "" if it has them all.
+
+  Args:
+    path: of the file.
+    every: steps between two lines.
+    last: step that it should reach.
+  """
+  there = {line["step"] for line in read_lines(path) if "loss" in line}
+  missing = [
+    step for step in range(every, last + 1, every) if step not in there
+  ]
+  ranges: list[list[int]] = []
+  for step in missing:
+    if ranges and step == ranges[-1][1] + every:
+      ranges[-1][1] = step
+    else:
+      ranges.append([step, step])
+  shown = [f"{a} to {b}" if a < b else f"{a}" for a, b in ranges[:3]]
+  more = ["..."] if len(ranges) > 3 else []
+  return ", ".join(shown + more)
 
 
 class Clock:

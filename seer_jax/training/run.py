@@ -1,6 +1,7 @@
 """A run, from its config to its result; `loop.py` does the training."""
 
 import contextlib
+import errno
 import logging
 import pathlib
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ import ml_collections
 import seer_jax
 from seer_jax import tasks
 from seer_jax.config import auto, keys, resolved, validate
-from seer_jax.data import sources
+from seer_jax.data import shared_memory, sources
 from seer_jax.evals import suite
 from seer_jax.models import encoder
 from seer_jax.runtime import distributed, errors, host, preemption, run_lock
@@ -46,16 +47,13 @@ def run(
     notices = closing.enter_context(preemption.Signals())
     source, mesh, images = begin(config, workdir)
     distributed.agree(_facts(config, source))
-    try:
+    with _taking(workdir):
       workdir.mkdir(parents=True, exist_ok=True)
       if distributed.is_lead():
         closing.enter_context(run_lock.Lock(workdir))
       # Again, behind the lock: another run may just have begun here.
       resolved.claim(workdir, config, write=distributed.is_lead())
-    except OSError as error:
-      raise errors.UserError(
-        f"cannot write to --workdir={workdir}: {error.strerror}"
-      ) from error
+    shared_memory.remove_orphans()
     closing.enter_context(jax.set_mesh(mesh))
     task = create_task(config)
     loop.Loop(
@@ -64,6 +62,19 @@ def run(
   if distributed.is_lead():
     for line in closing_lines(workdir):
       print(line)
+
+
+@contextlib.contextmanager
+def _taking(workdir):
+  """Says what a workdir that cannot be written to means."""
+  try:
+    yield
+  except OSError as error:
+    words = f"cannot write to --workdir={workdir}: {error.strerror}"
+    # It was written to once: the disk is the trouble, not the command.
+    if error.errno == errno.EROFS and (workdir / "checkpoints").is_dir():
+      raise errors.Lost(f"{words}; the same command goes on") from error
+    raise errors.of_disk(error, words) from error
 
 
 def begin(

@@ -193,8 +193,8 @@ def _describe(network, folder):
     ):
       (folder / name).write_text(json.dumps(words, indent=2) + "\n")
   except OSError as error:
-    raise errors.UserError(
-      f"cannot write {folder}: {error.strerror or error}"
+    raise errors.of_disk(
+      error, f"cannot write {folder}: {error.strerror or error}"
     ) from error
 
 

@@ -41,8 +41,8 @@ def write(
     checksums.seal(part)
     part.rename(folder)
   except OSError as error:
-    raise errors.UserError(
-      f"cannot write {folder}: {error.strerror or error}"
+    raise errors.of_disk(
+      error, f"cannot write {folder}: {error.strerror or error}"
     ) from error
 
 

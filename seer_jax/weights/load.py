@@ -7,7 +7,7 @@ import jax
 
 from seer_jax.config import resolved
 from seer_jax.models import architectures, encoder
-from seer_jax.runtime import errors
+from seer_jax.runtime import errors, host
 from seer_jax.weights import (
   checkpoint,
   export_orbax,
@@ -48,7 +48,7 @@ def load(
 
 def open_weights(name_or_path: str | pathlib.Path) -> lazy_weights.Weights:
   """As `load`, without reading any array."""
-  path = pathlib.Path(name_or_path).expanduser()
+  path = host.user_path(str(name_or_path))
   if path.exists():
     return _opened(path)
   it = model_zoo.find(str(name_or_path))

@@ -7,14 +7,13 @@ hub. SEER's weights are under a licence of their own, for research only.
 
 import contextlib
 import dataclasses
-import os
 import pathlib
 import re
 from collections.abc import Mapping
 
 from seer_jax.data.preprocessing import Preprocessing
 from seer_jax.models import architectures
-from seer_jax.runtime import errors
+from seer_jax.runtime import errors, host
 
 SEER_FEATURES = Preprocessing(256, 224, "bilinear")
 FINE_TUNED = Preprocessing(384, 384, "bicubic")
@@ -123,9 +122,7 @@ def find(name: str) -> Published | None:
 
 def folder_of(it: Published) -> pathlib.Path:
   """Where a file that the user fetched himself is looked for."""
-  cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-  folder = pathlib.Path(cache).expanduser() / "seer_jax" / "weights"
-  return folder / it.name.replace("/", "--")
+  return host.cache_folder("weights") / it.name.replace("/", "--")
 
 
 def fetched(it: Published) -> pathlib.Path:

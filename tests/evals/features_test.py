@@ -8,7 +8,7 @@ import pytest
 import seer_jax
 from seer_jax.data import sources
 from seer_jax.data.preprocessing import Preprocessing
-from seer_jax.evals import features
+from seer_jax.evals import feature_stats, features, knn
 from seer_jax.models import architectures, encoder
 from seer_jax.runtime import mesh as mesh_lib
 from seer_jax.weights import convert, lazy_weights
@@ -86,3 +86,31 @@ def test_features_do_not_depend_on_devices_or_batches(network):
     eight.of(variables, images()).features_NxD,
     atol=1e-5,
   )
+
+
+class Broken(Means):
+  """Gives features that are not finite for the darkest images."""
+
+  def __init__(self, count):
+    self.count = count
+
+  def apply(self, variables, x_NxHxWx3):
+    x_NxD = x_NxHxWx3.reshape(len(x_NxHxWx3), -1)
+    bad_N = jnp.argsort(jnp.argsort(x_NxD.mean(1))) < self.count
+    return {"avgpool": x_NxD.at[:, 1].divide(jnp.where(bad_N, 0, 1))}
+
+
+@pytest.mark.parametrize("count", [0, 1, 99, 100])
+def test_features_that_are_not_finite_are_left_out_and_counted(count, caplog):
+  bank, query = images(100), images(100)
+  extract = features.Extractor(Broken(count), mesh_lib.make(1), batch_size=100)
+  found = extract.of({}, bank)
+  assert np.isfinite(found.features_NxD).all()
+  assert len(found.features_NxD) == len(found.labels_N) == 100 - count
+  spread = dict(feature_stats.Spread(extract, bank).run({}))
+  assert spread.get("features/nonfinite", 0) == pytest.approx(count / 100)
+  right = dict(knn.Knn(extract, bank, query, (1, 20), 0.07).run({}))
+  everything = [*spread.values(), *right.values()]
+  assert np.isfinite(everything).all()
+  assert right["knn/k=1"] == (count < 100)
+  assert (f"{count} of 100" in caplog.text) == bool(count)

@@ -6,13 +6,16 @@ Each case is trained once undisturbed, then again and again with kill -9 at
 random moments (start-up, a step, a save, an evaluation), each time continued by
 the same command, until it has had its share of kills; every run that ends must
 equal the undisturbed one: the SHA-256 of all parameters, statistics, momentum
-and queue, and every line of metrics but for the clock's readings.
+and queue, and every line of metrics but for the clock's readings. Half of the
+kills are of the process alone, half of its process group, with its data workers
+and Python's resource tracker.
 """
 
 import argparse
 import contextlib
 import dataclasses
 import hashlib
+import os
 import pathlib
 import random
 import re
@@ -28,6 +31,8 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import runs
 
+from seer_jax.data import shared_memory
+
 EVERY = 20
 OPTIONS = (
   *runs.TINY,
@@ -38,6 +43,8 @@ OPTIONS = (
   f"--config.checkpoint.every={EVERY}",
   "--patience=60",
 )
+# Each run is a process group of its own.
+GROUP = "import os\nos.setpgid(0, 0)\n"
 # A survivor ends by itself within so many seconds.
 PATIENCE = 200
 
@@ -74,7 +81,9 @@ class Report:
   lost: list[int] = dataclasses.field(default_factory=list)
   lost_waiting: list[int] = dataclasses.field(default_factory=list)
   survivors: list[float] = dataclasses.field(default_factory=list)
+  groups: int = 0
   orphans: int = 0
+  segments: int = 0
   complaints: list[str] = dataclasses.field(default_factory=list)
 
 
@@ -101,6 +110,7 @@ def start(case, workdir, waiting=False):
       f"--workdir={workdir}",
       *flags,
       devices=case.devices,
+      code=GROUP,
     )
     for flags in place
   ]
@@ -147,7 +157,12 @@ def kill(rng, processes, report):
   if len(processes) > 1 and rng.random() < 0.7:
     victims = [rng.choice(processes)]
   workers = [child for each in victims for child in children(each.pid)]
+  whole = rng.random() < 0.5
+  report.groups += whole
   for each in victims:
+    with contextlib.suppress(ProcessLookupError):
+      if whole and os.getpgid(each.pid) == each.pid:
+        os.killpg(each.pid, signal.SIGKILL)
     each.send_signal(signal.SIGKILL)
   began = time.monotonic()
   words = []
@@ -197,6 +212,8 @@ def attack(case, kills, seed, report, tell=lambda words: None):
       # Every other run, beginning with one that does not.
       ended = disturbed(case, workdir, rng, wanted, report, run % 2 == 0)
       report.ended += 1
+      # Every start removes what the kill before it left.
+      report.segments += shared_memory.remove_orphans()
       if max(report.lost_waiting, default=0) > EVERY:
         report.complaints.append(f"{case.name}, run {run}: lost too much")
       if max(report.lost, default=0) > 2 * EVERY:
@@ -248,16 +265,19 @@ def disturbed(case, workdir, rng, wanted, report, waiting):
 def table(reports):
   """Lines of Markdown."""
   yield (
-    "| case | kills | runs | identical | most steps lost | when each save is"
-    " waited for | survivors ended within, s | workers left |"
+    "| case | kills | of groups | runs | identical | most steps lost | when"
+    " each save is waited for | survivors ended within, s | workers left |"
+    " segments left |"
   )
-  yield "| --- | --: | --: | --: | --: | --: | --: | --: |"
+  yield "| --- |" + " --: |" * 9
   for name, found in reports.items():
     yield (
-      f"| {name} | {found.kills} | {found.ended} | {found.identical} |"
+      f"| {name} | {found.kills} | {found.groups} | {found.ended} |"
+      f" {found.identical} |"
       f" {max(found.lost, default=0)} |"
       f" {max(found.lost_waiting, default=0)} |"
       f" {max(found.survivors, default=0):.0f} | {found.orphans} |"
+      f" {found.segments} |"
     )
 
 

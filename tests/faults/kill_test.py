@@ -21,5 +21,6 @@ def test_killed_at_random_moments_a_run_ends_as_the_undisturbed_one(name):
   assert not report.complaints, report
   assert report.identical == report.ended
   assert report.orphans == 0
+  assert report.segments == 0
   # A save that was being written when the kill came is one interval more.
   assert max(report.lost, default=0) <= 2 * campaign.EVERY

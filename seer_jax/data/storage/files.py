@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterator
 from typing import IO, Any
 
-from seer_jax.runtime import errors
+from seer_jax.runtime import errors, host
 
 # Whole files up to this size are hashed for a fingerprint, of larger ones so
 # many blocks, evenly spread: the gigabytes of a long list are not read for it.
@@ -212,9 +212,8 @@ def kept(name: str, *about: object) -> pathlib.Path:
     name: of the kind of thing.
     about: all that it depends on.
   """
-  home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
   key = hashlib.sha256(repr(about).encode()).hexdigest()[:24]
-  return pathlib.Path(home, "seer_jax", name, key)
+  return host.cache_folder(name) / key
 
 
 @contextlib.contextmanager
@@ -231,9 +230,10 @@ def keep(folder: pathlib.Path) -> Iterator[pathlib.Path]:
       part.rename(folder)
   except OSError as error:
     if not folder.exists():
-      raise errors.UserError(
+      raise errors.of_disk(
+        error,
         f"cannot keep an index in {folder.parent}: {error.strerror or error};"
-        " make room there, or set XDG_CACHE_HOME to another folder"
+        " make room there, or set XDG_CACHE_HOME to another folder",
       ) from error
   finally:
     _empty(part)

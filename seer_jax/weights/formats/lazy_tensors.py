@@ -162,8 +162,8 @@ def written(path: pathlib.Path) -> Iterator[pathlib.Path]:
   except OSError as error:
     with contextlib.suppress(OSError):
       part.unlink(missing_ok=True)
-    raise errors.UserError(
-      f"cannot write {path}: {error.strerror or error}"
+    raise errors.of_disk(
+      error, f"cannot write {path}: {error.strerror or error}"
     ) from error
   except BaseException:
     with contextlib.suppress(OSError):

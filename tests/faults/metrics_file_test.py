@@ -1,0 +1,94 @@
+"""A metrics file that somebody removed, cut or damaged between two starts."""
+
+import os
+import signal
+
+import pytest
+from photos import plant, tiny
+
+from seer_jax.runtime import errors
+from seer_jax.training import loop, metrics
+from seer_jax.training import run as run_lib
+
+pytestmark = pytest.mark.usefixtures("shared_steps")
+
+
+def lines(path):
+  return path.read_text().splitlines(keepends=True)
+
+
+def remove(path):
+  path.unlink()
+
+
+def empty(path):
+  path.write_text("")
+
+
+def cut(path):
+  path.write_text("".join(lines(path)[:3]))
+
+
+def tear_in_the_middle(path):
+  """Three lines lose their ends, and with it the next line its beginning."""
+  text = lines(path)
+  damaged = [line[:9] for line in text[2:5]]
+  path.write_text("".join([*text[:2], *damaged, *text[5:]]))
+
+
+def lose_an_evaluation(path):
+  text = lines(path)
+  assert "eval_seconds" in text[0]
+  path.write_text("".join(text[1:]))
+
+
+@pytest.mark.parametrize(
+  "harm, words",
+  [
+    (None, ""),
+    (remove, "lacks 6 of its 6 lines up to step 8, those of steps 2 to 8:"),
+    (empty, "lacks 6 of its 6 lines up to step 8, those of steps 2 to 8:"),
+    (cut, "lacks 3 of its 6 lines up to step 8, those of steps 6 to 8:"),
+    (
+      tear_in_the_middle,
+      "lacks 4 of its 6 lines up to step 8, those of steps 4",
+    ),
+    (lose_an_evaluation, "lacks 1 of its 6 lines up to step 8:"),
+  ],
+)
+def test_what_is_missing_is_said_once(
+  tmp_path, monkeypatch, caplog, harm, words
+):
+  config = tiny(plant(tmp_path / "photos", 40))
+  config.eval.every = config.checkpoint.every = 4
+  advance = loop.Loop._advance
+
+  def stopped(self, batches):
+    advance(self, batches)
+    if self._step in (8, 12):
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  monkeypatch.setattr(loop.Loop, "_advance", stopped)
+  caplog.set_level("WARNING")
+  with pytest.raises(errors.Stopped):
+    run_lib.run(config, tmp_path / "run")
+  if harm:
+    harm(tmp_path / "run" / "metrics.jsonl")
+  with pytest.raises(errors.Stopped):
+    run_lib.run(config, tmp_path / "run")
+  run_lib.run(config, tmp_path / "run")
+  said = [line for line in caplog.messages if "metrics.jsonl" in line]
+  assert len(said) == bool(harm)
+  assert words in "".join(said)
+
+
+def test_gaps_of_a_metrics_file(tmp_path):
+  path = tmp_path / "metrics.jsonl"
+  writer = metrics.Writer(tmp_path, None)
+  for step in (10, 40, 50, 70):
+    writer.write(step, {"loss": 1.0})
+  writer.close()
+  assert metrics.gaps(path, 10, 10) == ""
+  assert metrics.gaps(path, 10, 75) == "20 to 30, 60"
+  assert metrics.gaps(path, 5, 50) == "5, 15 to 35, 45"
+  assert metrics.gaps(path, 1, 72) == "1 to 9, 11 to 39, 41 to 49, ..."

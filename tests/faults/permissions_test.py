@@ -1,0 +1,125 @@
+"""Containers and shared machines: no home, files that are closed to us."""
+
+import os
+import pathlib
+import shutil
+import sys
+
+import permissions
+import pytest
+import runs
+
+from seer_jax.commands import training
+from seer_jax.data.storage import files
+from seer_jax.runtime import errors, host
+
+pytestmark = pytest.mark.skipif(
+  sys.platform != "linux", reason="capabilities are Linux's"
+)
+# As for a user ID without an entry in /etc/passwd.
+NOBODY = """
+import os, pwd
+del os.environ["HOME"]
+os.environ.pop("XDG_CACHE_HOME", None)
+def unknown(uid):
+  raise KeyError(f"getpwuid(): uid not found: {uid}")
+pwd.getpwuid = unknown
+"""
+
+
+@pytest.fixture
+def no_home(monkeypatch, tmp_path):
+  monkeypatch.delenv("HOME")
+  monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+  monkeypatch.setattr(
+    pathlib.posixpath, "expanduser", lambda path: path, raising=True
+  )
+  monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+  host._temporary_cache.cache_clear()
+  yield
+  host._temporary_cache.cache_clear()
+
+
+def test_without_a_home_what_is_compiled_is_kept_among_temporary_files(
+  no_home, tmp_path, caplog
+):
+  folder = tmp_path / f"seer_jax-{os.getuid()}"
+  for _ in range(2):
+    assert host.cache_folder() == folder / "xla"
+    assert files.kept("tars", 1).parent == folder / "tars"
+  assert folder.stat().st_mode & 0o777 == 0o700
+  assert len(caplog.messages) == 1
+  assert "XDG_CACHE_HOME" in caplog.text
+
+
+def test_a_folder_that_others_may_write_to_is_not_trusted(no_home, tmp_path):
+  folder = tmp_path / f"seer_jax-{os.getuid()}"
+  folder.mkdir()
+  folder.chmod(0o777)
+  cache = host.cache_folder()
+  assert cache.parent != folder
+  assert cache.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_tilde_that_nobody_knows_is_a_user_error(no_home):
+  with pytest.raises(errors.UserError, match="home folder is unknown"):
+    host.user_path("~/photos")
+
+
+def test_a_cache_that_is_closed_to_us_is_left_alone(
+  monkeypatch, tmp_path, caplog
+):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+  monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+  host._temporary_cache.cache_clear()
+  assert host.cache_folder() == tmp_path / "cache" / "seer_jax" / "xla"
+  closed = tmp_path / "cache" / "seer_jax"
+  closed.mkdir(parents=True)
+  for mode in (0o000, 0o300, 0o500):
+    closed.chmod(mode)
+    with permissions.obeyed():
+      assert host.cache_folder().parent.name == f"seer_jax-{os.getuid()}"
+  assert len(caplog.messages) == 1
+  closed.chmod(0o700)
+  host._temporary_cache.cache_clear()
+
+
+def test_a_run_needs_no_home(tiny, tmp_path):
+  code = NOBODY + f"import tempfile\ntempfile.tempdir = {str(tmp_path)!r}\n"
+  code, _, err = runs.run(
+    *runs.TINY, f"--workdir={tmp_path / 'run'}", code=code
+  )
+  assert code == 0, err
+  assert "Traceback" not in err
+  assert any((tmp_path / f"seer_jax-{os.getuid()}" / "xla").iterdir())
+  runs.assert_same_run(tiny, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+  "name",
+  ["metrics.jsonl", "config.json", "checkpoints", "bad_images.txt", "."],
+)
+def test_what_is_closed_to_us_in_a_workdir_is_named(tiny, tmp_path, name):
+  workdir = tmp_path / "run"
+  shutil.copytree(tiny, workdir)
+  (workdir / "bad_images.txt").touch()
+  config = (workdir / "config.json").read_bytes()
+  (workdir / name).chmod(0)
+  code, _, err = runs.run(
+    *runs.TINY, f"--workdir={workdir}", code=permissions.CODE
+  )
+  (workdir / name).chmod(0o700)
+  assert code == 2, err
+  assert "Traceback" not in err
+  last = err.strip().splitlines()[-1]
+  assert "Permission denied" in last
+  assert str(workdir / name) in last
+  assert (workdir / "config.json").read_bytes() == config
+
+
+def test_an_empty_workdir_is_a_user_error():
+  options = training.TRAIN.parse(
+    "train", ["--config=configs/digits.py", "--workdir="]
+  )
+  with pytest.raises(errors.UserError, match="give --workdir"):
+    training._begin(options)
