@@ -50,6 +50,21 @@ def of_disk(error: OSError, words: str) -> UserError | Lost:
   return (Lost if error.errno in _NO_ROOM else UserError)(words)
 
 
+def shown(it: object, most: int = 80) -> str:
+  """A name from a file of others, fit for one line of a message.
+
+  What no terminal should print is escaped, and what is long is cut. Containers
+  are named by their type: their `repr` may be longer than memory.
+  """
+  if not isinstance(it, (str, int, float, bytes, type(None))):
+    return f"a {type(it).__name__}"
+  text = str(it)[: most + 1] if isinstance(it, str) else repr(it)[: most + 1]
+  plain = "".join(
+    each if each.isprintable() else ascii(each)[1:-1] for each in text
+  )
+  return plain if len(plain) <= most else plain[: most - 3] + "..."
+
+
 class BadImage(Exception):
   """One image that cannot be used; the message is the reason, in a few words.
 

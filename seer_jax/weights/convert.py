@@ -29,6 +29,7 @@ FORMATS = (
   "orbax",
   "stablehlo",
 )
+_MODEL = "model.safetensors"  # In a folder of Hugging Face's.
 _FLOAT = np.dtype("<f4")
 _COUNT = np.dtype("<i8")
 
@@ -50,6 +51,11 @@ def convert(
     raise errors.UserError(
       f"--to={to} is none of the formats {', '.join(FORMATS)}"
     )
+  for path in (out, out / _MODEL):
+    if any(_is(path, file) for file in opened.files):
+      raise errors.UserError(
+        f"OUT would overwrite {path}, which IN is read from; give another name"
+      )
   if to == "orbax":
     export_orbax.write(out, opened.model, lazy_weights.variables(opened))
     yield from table(opened, opened.shapes)
@@ -59,6 +65,10 @@ def convert(
   else:
     yield from _to_pytorch(opened, out, to)
   yield f"wrote {out}"
+
+
+def _is(path, file):
+  return path.exists() and path.samefile(file)
 
 
 def _to_pytorch(opened, out, to):
@@ -103,7 +113,7 @@ def _to_pytorch(opened, out, to):
   else:
     file = out
     if to == "huggingface":
-      file = out / "model.safetensors"
+      file = out / _MODEL
       _describe(network, out)
     safetensors_file.write(file, entries, array_of, {"format": "pt"})
   yield from table(opened, [pair.ours for pair in pairs.values()])
@@ -116,7 +126,10 @@ def _check(network, to):
   groups = tuple(min(group, width) for width in arch.inner)
   bare = to != "vissl" and network.hidden and not network.out
   odd = {
-    "strides other than 2": arch.stem_stride != 2 or set(arch.strides) != {2},
+    "strides other than 2": arch.stem_stride != 2
+    # Hugging Face has a choice for the first stage.
+    or set(arch.strides[to == "huggingface" :]) != {2}
+    or arch.strides[0] not in (1, 2),
     "hidden layers before the classifier": bare and network.classes,
     "the blocks of RegNetZ": arch.linear
     and to in ("torchvision", "huggingface"),
@@ -171,7 +184,7 @@ def _describe(network, folder):
     "layer_type": "y" if arch.se_ratio else "x",
     "hidden_act": "relu",
     "num_channels": 3,
-    "downsample_in_first_stage": True,
+    "downsample_in_first_stage": arch.strides[0] == 2,
     "num_labels": network.classes or 2,
     "torch_dtype": "float32",
   }

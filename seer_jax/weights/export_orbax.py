@@ -7,6 +7,7 @@ rest is Orbax's, and readable with Orbax alone.
 import dataclasses
 import json
 import pathlib
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from orbax.checkpoint import v1 as ocp
 from seer_jax.data import preprocessing
 from seer_jax.models import architectures, encoder
 from seer_jax.runtime import checksums, errors
+from seer_jax.weights import config_json
 
 DESCRIPTION = "model.json"
 _ARRAYS = "variables"
@@ -29,10 +31,12 @@ def write(
   Raises:
     UserError: something is there already, or the disk refuses.
   """
+  folder = folder.absolute()  # Orbax refuses others.
   if folder.exists():
     raise errors.UserError(f"{folder} is there already; give a new folder")
   part = folder.with_name(folder.name + ".part")
   try:
+    shutil.rmtree(part, ignore_errors=True)  # Of a try that was killed.
     part.mkdir(parents=True)
     (part / DESCRIPTION).write_text(
       json.dumps(describe(network), indent=1) + "\n"
@@ -44,6 +48,8 @@ def write(
     raise errors.of_disk(
       error, f"cannot write {folder}: {error.strerror or error}"
     ) from error
+  finally:
+    shutil.rmtree(part, ignore_errors=True)
 
 
 def read(folder: pathlib.Path) -> tuple[encoder.Encoder, dict[str, Any]]:
@@ -52,9 +58,16 @@ def read(folder: pathlib.Path) -> tuple[encoder.Encoder, dict[str, Any]]:
   Raises:
     UserError: a file is missing, or is not as it was written.
   """
+  folder = folder.absolute()  # Orbax refuses others.
   for words in checksums.complaints(folder):
     raise errors.UserError(f"{folder} is damaged: {words}; convert it again")
-  network = of_description(json.loads((folder / DESCRIPTION).read_text()))
+  try:
+    network = of_description(config_json.read(folder / DESCRIPTION))
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    words = errors.shown(f"{type(error).__name__}: {error}")
+    raise errors.UserError(
+      f"{folder / DESCRIPTION} describes no network ({words})"
+    ) from error
   device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   saved = ocp.checkpointables_metadata(folder / _ARRAYS).metadata["state"]
   abstract = jax.tree.map(

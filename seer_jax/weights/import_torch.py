@@ -5,16 +5,20 @@ array must be accounted for.
 """
 
 import contextlib
-import json
-import math
 import pathlib
 
-from seer_jax.data.preprocessing import Preprocessing
 from seer_jax.models import encoder
 from seer_jax.runtime import errors
-from seer_jax.weights import infer_model, lazy_weights, model_zoo, name_maps
+from seer_jax.weights import (
+  config_json,
+  infer_model,
+  lazy_weights,
+  model_zoo,
+  name_maps,
+)
 from seer_jax.weights.formats import lazy_tensors, safetensors_file, torch_file
 
+_MOST_COMPLAINTS = 20
 _IN_FOLDERS = (
   "model.safetensors",
   "model.safetensors.index.json",
@@ -31,18 +35,16 @@ def in_folder(folder: pathlib.Path) -> lazy_weights.Weights | None:
   """
   for name in _IN_FOLDERS:
     if (folder / name).exists():
-      return in_file(folder / name, _preprocessing_beside(folder))
+      return in_file(folder / name)
   return None
 
 
-def in_file(
-  path: pathlib.Path, prepared: Preprocessing | None = None
-) -> lazy_weights.Weights:
+def in_file(path: pathlib.Path) -> lazy_weights.Weights:
   """The weights in a file, unread.
 
   Args:
-    path: a file that PyTorch or safetensors wrote, or an index of several.
-    prepared: how images are to be prepared; None where nothing says.
+    path: a file that PyTorch or safetensors wrote, or an index of several. Of
+      one named as in a repository of the hub, what is said beside it counts.
 
   Raises:
     UserError: damaged; of no RegNet; or arrays are missing, left over, or of
@@ -54,6 +56,10 @@ def in_file(
     it = infer_model.contents(shapes)
   except errors.UserError as error:
     raise errors.UserError(f"{path} {error}") from error
+  prepared = None
+  if path.name in _IN_FOLDERS:
+    it = it._replace(architecture=config_json.architecture(path.parent, it))
+    prepared = config_json.preprocessing(path.parent)
   pairs = {pair.ours: pair for pair in name_maps.pairs(it)}
   network = _encoder(it, prepared)
   wanted = lazy_weights.expected(network)
@@ -71,6 +77,7 @@ def in_file(
     {ours: wanted[ours] for ours in pairs},
     array,
     tuple(extra + [name for name in found if name_maps.is_counter(name)]),
+    tuple({tensor.storage.path for tensor in found.values()}),
   )
 
 
@@ -93,12 +100,12 @@ def _compare(path, pairs, wanted, shapes):
   """Everything must be matched; what is not is told all at once."""
   theirs = {pair.theirs for pair in pairs.values()}
   complaints = [
-    f"{pair.theirs} is missing"
+    f"{errors.shown(pair.theirs)} is missing"
     for pair in pairs.values()
     if pair.theirs not in shapes
   ]
   complaints += [
-    f"{name} {shapes[name]} is left over"
+    f"{errors.shown(name)} {shapes[name]} is left over"
     for name in shapes
     if name not in theirs and not name_maps.is_counter(name)
   ]
@@ -113,10 +120,13 @@ def _compare(path, pairs, wanted, shapes):
     )
     if natural != wanted[ours]:
       complaints.append(
-        f"{pair.theirs} is {there}, and for this trunk must be"
+        f"{errors.shown(pair.theirs)} is {there}, and for this trunk must be"
         f" {_as_theirs(wanted[ours], pair.axes)}"
       )
   if complaints:
+    more = len(complaints) - _MOST_COMPLAINTS
+    if more > 0:
+      complaints[_MOST_COMPLAINTS:] = [f"and {more} more"]
     raise errors.UserError(
       f"{path} does not match its trunk: {'; '.join(complaints)}"
     )
@@ -133,30 +143,38 @@ def _tensors(path):
   """All arrays by plain name, and what else was in the file."""
   if path.name.endswith(".index.json"):
     return _of_index(path), []
-  if path.suffix == ".safetensors":
+  return _of_one(path)
+
+
+def _of_one(path):
+  """By what the file begins with: names of files tell lies."""
+  claims = path.suffix == ".safetensors" and not torch_file.is_one(path)
+  if safetensors_file.is_one(path) or claims:
     return _plain(path, safetensors_file.read(path)), []
-  saved = torch_file.read(path)
-  return _of_saved(path, saved)
+  return _of_saved(path, torch_file.read(path))
 
 
 def _of_index(path):
   """Hugging Face's list of which file holds which array."""
-  try:
-    files = json.loads(path.read_text())["weight_map"]
-    names = sorted(set(files.values()))
-  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-    raise errors.UserError(f"{path} is no index of weights: {error}") from error
+  said = config_json.read(path)
+  files = said.get("weight_map") if isinstance(said, dict) else None
+  if not isinstance(files, dict):
+    raise errors.UserError(f"{path} is no index of weights: no weight_map")
+  for name in files.values():
+    if not isinstance(name, str) or name.endswith(".json"):
+      raise errors.UserError(
+        f"{path} names {errors.shown(name)}, which is no file of arrays"
+      )
   found = {}
-  for name in names:
-    part = lazy_tensors.within(path.parent, name)
-    found |= _tensors(part)[0]
+  for name in sorted(set(files.values())):
+    found |= _of_one(lazy_tensors.within(path.parent, name))[0]
   return found
 
 
 def _of_saved(path, saved):
   """The arrays in what PyTorch saved, however deep."""
   if not isinstance(saved, dict):
-    raise errors.UserError(f"{path} holds a {type(saved).__name__}, no weights")
+    raise errors.UserError(f"{path} holds {errors.shown(saved)}, no weights")
   if saved.get("type") == "shard_list":
     raise errors.UserError(
       f"{path} lists shards of the training job's devices; make one file of it"
@@ -173,7 +191,7 @@ def _of_saved(path, saved):
     inner = _inner(network, (name,))
     network = network if inner is None else inner
   return _plain(path, network), [
-    name
+    errors.shown(name)
     for name in network
     if not isinstance(network[name], lazy_tensors.Tensor)
   ]
@@ -181,8 +199,14 @@ def _of_saved(path, saved):
 
 def _of_vissl(path, network):
   """Trunk and heads: tensors, or names of files with one tensor each."""
-  heads = network.get("heads")
-  both = dict(network["trunk"]) | (dict(heads) if heads else {})
+  both = {}
+  for part in ("trunk", "heads"):
+    arrays = network.get(part) or {}
+    if not isinstance(arrays, dict):
+      raise errors.UserError(
+        f"{path} holds {errors.shown(arrays)} as its {part}, no arrays by name"
+      )
+    both |= arrays
   folder = path.with_suffix("")
   folder = folder.with_name(folder.name + "_layers")
   found = {}
@@ -218,33 +242,6 @@ def _plain(path, found):
       continue
     plain = name_maps.plain(name.removeprefix("module."))
     if plain in arrays:
-      raise errors.UserError(f"{path} holds {plain} twice")
+      raise errors.UserError(f"{path} holds {errors.shown(plain)} twice")
     arrays[plain] = value
   return arrays
-
-
-def _preprocessing_beside(folder):
-  """What timm's or Hugging Face's JSON beside the weights says."""
-  with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-    said = json.loads((folder / "config.json").read_text())["pretrained_cfg"]
-    size = int(said["input_size"][-1])
-    return Preprocessing(
-      math.floor(size / said["crop_pct"]),
-      size,
-      said["interpolation"],
-      tuple(said["mean"]),
-      tuple(said["std"]),
-    )
-  with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-    said = json.loads((folder / "preprocessor_config.json").read_text())
-    size = said["size"]
-    size = int(size["shortest_edge"] if isinstance(size, dict) else size)
-    share = said.get("crop_pct", 0.875) if size < 384 else 1.0
-    return Preprocessing(
-      int(size / share),
-      size,
-      "bicubic" if said["resample"] == 3 else "bilinear",
-      tuple(said["image_mean"]),
-      tuple(said["image_std"]),
-    )
-  return None

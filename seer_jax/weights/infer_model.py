@@ -24,7 +24,8 @@ def contents(shapes: name_maps.Shapes) -> name_maps.Contents:
     if architecture is None:
       continue
     return _heads(shapes, name_maps.Contents(layout, found, architecture))
-  some = ", ".join(sorted(shapes)[:3]) or "nothing at all"
+  names = map(errors.shown, sorted(shapes)[:3])
+  some = ", ".join(names) or "nothing at all"
   raise errors.UserError(
     "holds no RegNet in the names of VISSL, timm, torchvision or Hugging Face;"
     f" there is {some}"
@@ -118,7 +119,7 @@ def _projection_of(shapes, it, prefix):
     if len(shape) == 2
     and (
       found := re.fullmatch(
-        re.escape(prefix) + r"projection_head\.(\d+)\.weight", name
+        re.escape(prefix) + r"projection_head\.(0|[1-9]\d{0,2})\.weight", name
       )
     )
   )

@@ -6,6 +6,7 @@ memory.
 
 import contextlib
 import math
+import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ class Weights(NamedTuple):
     shapes: of all arrays, by path ("params/trunk/stem/kernel").
     array: lends an array, read-only, in our order of axes.
     dropped: names in the file that a network has no use for.
+    files: that arrays are read from.
   """
 
   origin: str
@@ -33,6 +35,7 @@ class Weights(NamedTuple):
   shapes: Mapping[str, tuple[int, ...]]
   array: Callable[[str], contextlib.AbstractContextManager[np.ndarray]]
   dropped: tuple[str, ...] = ()
+  files: tuple[pathlib.Path, ...] = ()
 
 
 def in_memory(

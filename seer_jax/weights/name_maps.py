@@ -123,6 +123,8 @@ def _hugging_face(last):
 
 HUGGING_FACE_Y, HUGGING_FACE_X = _hugging_face(3), _hugging_face(2)
 ALL = (VISSL, TIMM, TORCHVISION, HUGGING_FACE_Y, HUGGING_FACE_X)
+# Who writes a config.json beside the arrays.
+WITH_CONFIG = (TIMM, HUGGING_FACE_Y, HUGGING_FACE_X)
 # SEER-10B's groups of blocks, which were recomputed together.
 _PART = re.compile(r"\.block\d+-part\d+(?=\.)")
 _COUNTER = ".num_batches_tracked"

@@ -123,9 +123,16 @@ def test_torchvision(tmp_path, name, sides):
   the_same(again, theirs)
 
 
-@pytest.mark.parametrize("kind", ["x", "y"])
-@pytest.mark.parametrize("classes", [0, 7])
-def test_hugging_face(tmp_path, kind, classes):
+@pytest.mark.parametrize(
+  ("kind", "classes", "stem", "downsample"),
+  [
+    *(("x", 0, 32, True), ("x", 7, 32, True)),
+    *(("y", 0, 32, True), ("y", 7, 32, True)),
+    ("y", 7, 32, False),
+    ("x", 0, 24, False),  # Its first block has no shortcut.
+  ],
+)
+def test_hugging_face(tmp_path, kind, classes, stem, downsample):
   transformers = peers.transformers()
   config = transformers.RegNetConfig(
     depths=[1, 2, 2, 1],
@@ -133,6 +140,8 @@ def test_hugging_face(tmp_path, kind, classes):
     groups_width=8,
     layer_type=kind,
     num_labels=classes or 2,
+    embedding_size=stem,
+    downsample_in_first_stage=downsample,
   )
   of = (
     transformers.RegNetForImageClassification

@@ -14,6 +14,8 @@ import numpy as np
 
 from seer_jax.runtime import errors
 
+_MOST_AXES = 32  # As NumPy had until 2.
+
 
 class Storage(NamedTuple):
   """A run of bytes in a file."""
@@ -101,21 +103,22 @@ def view(
   Raises:
     ValueError: no such array lies within the storage.
   """
+  if len(shape) > _MOST_AXES:
+    raise ValueError(f"{len(shape)} axes")
   if strides is None:
     strides = contiguous(shape)
   numbers = (start, *shape, *strides)
   if any(type(each) is not int or each < 0 for each in numbers):
-    raise ValueError(f"shape {shape}, strides {strides}, start {start}")
-  if len(shape) != len(strides) or len(shape) > 32:
-    raise ValueError(f"shape {shape} and strides {strides}")
+    words = ", ".join(map(errors.shown, numbers[: 2 * _MOST_AXES]))
+    raise ValueError(f"start, shape and strides {words}")
+  if len(shape) != len(strides):
+    raise ValueError(f"shape {shape} and {len(strides)} strides")
   count = storage.size // storage.dtype.itemsize
   # Repeated elements (strides of 0) would make much memory of a small file.
   too_much = math.prod(shape) > count
   if too_much or start + _span(shape, strides) > count:
-    raise ValueError(
-      f"shape {shape} with strides {strides} from element {start} on, in a"
-      f" storage of {count}"
-    )
+    words = f"shape {shape} with strides {strides} from element {start} on"
+    raise ValueError(f"{errors.shown(words, 200)}, in a storage of {count}")
   return Tensor(storage, shape, strides, start)
 
 
@@ -136,12 +139,17 @@ def within(folder: pathlib.Path, name: object) -> pathlib.Path:
     UserError: the name leads elsewhere, or nothing is there.
   """
   if not isinstance(name, str) or name in ("", ".", "..") or "\0" in name:
-    raise errors.UserError(f"{name!r} names no file in {folder}")
+    raise errors.UserError(f"{errors.shown(name)} names no file in {folder}")
   if "/" in name or "\\" in name:
-    raise errors.UserError(f"{name!r} leads out of {folder}; refused")
+    raise errors.UserError(
+      f"{errors.shown(name)} leads out of {folder}; refused"
+    )
   path = folder / name
-  if not path.is_file():
-    raise errors.UserError(f"{path} is missing; put it back beside the others")
+  # A name may be longer than file systems allow.
+  if not os.path.isfile(path):
+    raise errors.UserError(
+      f"{folder}/{errors.shown(name)} is missing; put it back beside the others"
+    )
   return path
 
 

@@ -31,6 +31,18 @@ _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _LARGEST_HEADER = 100_000_000  # The format's own limit, in bytes.
 
 
+def is_one(path: pathlib.Path) -> bool:
+  """Whether a file begins like one, whatever its name says."""
+  try:
+    with path.open("rb") as file:
+      head = file.read(9)
+  except OSError:
+    return False  # Whoever reads it says so.
+  return head[8:] == b"{" and int.from_bytes(head[:8], "little") < (
+    _LARGEST_HEADER
+  )
+
+
 def read(path: pathlib.Path) -> dict[str, lazy_tensors.Tensor]:
   """All arrays of a file, unread.
 
@@ -60,7 +72,8 @@ def read(path: pathlib.Path) -> dict[str, lazy_tensors.Tensor]:
     struct.error,
   ) as error:  # fmt: skip
     raise errors.UserError(
-      f"{path} is not a whole .safetensors file ({error}); fetch it again"
+      f"{path} is not a whole .safetensors file ({errors.shown(str(error))});"
+      " fetch it again"
     ) from error
 
 

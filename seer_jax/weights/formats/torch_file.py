@@ -11,8 +11,6 @@ Files are written as zips.
 
 import io
 import pathlib
-import pickle
-import pickletools
 import struct
 import zipfile
 from collections.abc import Callable, Mapping
@@ -22,7 +20,7 @@ import ml_dtypes
 import numpy as np
 
 from seer_jax.runtime import errors
-from seer_jax.weights.formats import lazy_tensors
+from seer_jax.weights.formats import lazy_tensors, pickle_machine
 
 _DTYPES = {
   "DoubleStorage": np.dtype("<f8"),
@@ -36,18 +34,18 @@ _DTYPES = {
   "ByteStorage": np.dtype("u1"),
   "BoolStorage": np.dtype("?"),
 }
+_Damaged, _Refused = pickle_machine.Damaged, pickle_machine.Refused
 _STORAGES = {dtype: name for name, dtype in _DTYPES.items()}
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-# Bytes of a pickle that describes a network and its optimiser: a few millions.
-_LARGEST_PICKLE = 1 << 28
 
 
-class _Damaged(Exception):
-  """What is wrong with the file."""
-
-
-class _Refused(Exception):
-  """What the file asks for that it does not get."""
+def is_one(path: pathlib.Path) -> bool:
+  """Whether a file begins as a zip or a pickle does."""
+  try:
+    with path.open("rb") as file:
+      return file.read(2) in (b"PK", b"\x80\2")
+  except OSError:
+    return False  # Whoever reads it says so.
 
 
 def read(path: pathlib.Path) -> Any:
@@ -75,11 +73,11 @@ def read(path: pathlib.Path) -> Any:
     raise errors.UserError(
       f"{path} is damaged, or not a file of PyTorch: {error}"
     ) from error
-  # A pickle that is none fails in any of pickle's ways.
+  # A zip file that is none fails in any of zipfile's ways.
   except Exception as error:
     raise errors.UserError(
       f"{path} is damaged, or not a file of PyTorch:"
-      f" {type(error).__name__}: {error}"
+      f" {errors.shown(f'{type(error).__name__}: {error}', 200)}"
     ) from error
 
 
@@ -99,18 +97,18 @@ def _read_zip(path, file):
     """Where an entry's bytes are. PyTorch never compresses them."""
     entry = entries.get(root + name)
     if entry is None:
-      raise _Damaged(f"the entry {root + name} is missing")
+      raise _Damaged(f"the entry {errors.shown(root + name)} is missing")
     if entry.compress_type != zipfile.ZIP_STORED:
-      raise _Refused(f"holds {entry.filename} compressed")
+      raise _Refused(f"holds {errors.shown(entry.filename)} compressed")
     file.seek(entry.header_offset)
     header = file.read(30)
     if header[:4] != b"PK\3\4":
-      raise _Damaged(f"the entry {entry.filename} has no header")
+      raise _Damaged(f"the entry {errors.shown(name)} has no header")
     offset = entry.header_offset + 30 + sum(struct.unpack("<HH", header[26:]))
     if entry.file_size != entry.compress_size or (
       offset + entry.file_size > size
     ):
-      raise _Damaged(f"the entry {entry.filename} ends outside the file")
+      raise _Damaged(f"the entry {errors.shown(name)} ends outside the file")
     return offset, entry.file_size
 
   if root + "byteorder" in entries:
@@ -119,21 +117,19 @@ def _read_zip(path, file):
     if file.read(min(length, 16)) != b"little":
       raise _Refused("was written by a big-endian machine")
   offset, length = place("data.pkl")
-  if length > _LARGEST_PICKLE:
-    raise _Refused(f"has a pickle of {length:,} bytes")
 
   def storage(name, key, count):
     dtype = _DTYPES[name]
     offset, length = place(f"data/{key}")
     if count * dtype.itemsize > length:
       raise _Damaged(
-        f"data/{key} has {length} bytes, for {count} elements of {dtype}"
+        f"data/{errors.shown(key)} has {length} bytes, for {count} elements of"
+        f" {dtype}"
       )
     return lazy_tensors.Storage(path, offset, count * dtype.itemsize, dtype)
 
   file.seek(offset)
-  pickled = io.BytesIO(file.read(length))
-  return _unpickle(pickled, storage)
+  return _unpickle(io.BytesIO(file.read(length)), storage)
 
 
 def _read_legacy(path, file):
@@ -163,13 +159,13 @@ def _read_legacy(path, file):
   _unpickle(file, note)
   found = {}
   for key in _unpickle(file, _no_storage):
-    name, count = wanted[key]
+    name, count = wanted[str(pickle_machine.as_key(key))]
     length = count * _DTYPES[name].itemsize
     (stored,) = struct.unpack("<q", file.read(8))
     offset = file.tell()
     if stored != count or offset + length > size:
-      raise _Damaged(f"the storage {key} ends outside the file")
-    found[key] = lazy_tensors.Storage(path, offset, length, _DTYPES[name])
+      raise _Damaged(f"the storage {errors.shown(key)} ends outside the file")
+    found[str(key)] = lazy_tensors.Storage(path, offset, length, _DTYPES[name])
     file.seek(offset + length)
   file.seek(begin)
   return _unpickle(file, lambda name, key, count: found[key])
@@ -182,48 +178,27 @@ def _no_storage(name, key, count):
 def _unpickle(
   file, storage: Callable[[str, str, int], lazy_tensors.Storage]
 ) -> Any:
-  begin = file.tell()
-  _check(file)
-  end = file.tell()
-  file.seek(begin)
-  return _Unpickler(io.BytesIO(file.read(end - begin)), storage).load()
+  def persistent(pid):
+    if type(pid) is not tuple or len(pid) < 5 or pid[0] != "storage":
+      raise _Damaged("it refers to something that is no storage")
+    kind, key, count = pid[1], pid[2], pid[4]
+    if not isinstance(kind, _Kind) or type(key) not in (str, int):
+      raise _Damaged("it refers to a storage of no type, or without a name")
+    if type(count) is not int or count < 0 or pid[5:] not in ((), (None,)):
+      raise _Damaged(f"a storage of {errors.shown(count)} elements")
+    return storage(kind.name, str(key), count)
+
+  return pickle_machine.load(file, _find, persistent)
 
 
-def _check(file):
-  """Walks over a pickle without running it.
-
-  For a place of a high number the unpickler would allocate all those below it.
-  """
-  begin = file.tell()
-  for count, (opcode, argument, at) in enumerate(pickletools.genops(file)):
-    if (at or 0) - begin > _LARGEST_PICKLE:
-      raise _Refused("has a pickle of more than 256 MiB")
-    if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > count:
-      raise _Damaged(f"it remembers its {argument}th thing at step {count}")
-
-
-class _Unpickler(pickle.Unpickler):
-  """Finds nothing but what is listed below."""
-
-  def __init__(self, file, storage):
-    super().__init__(file, encoding="utf-8")
-    self._storage = storage
-
-  def find_class(self, module: str, name: str) -> Any:
-    if module in ("torch", "torch.cuda") and name in _DTYPES:
-      return _Kind(name)
-    found = _ADMITTED.get((module, name))
-    if found is None:
-      raise _Refused(f"asks for {module}.{name}")
-    return found
-
-  def persistent_load(self, pid: Any) -> lazy_tensors.Storage:
-    kind, count = pid[1], pid[4]
-    if pid[0] != "storage" or not isinstance(kind, _Kind):
-      raise _Damaged(f"it refers to {pid[0]!r}, which is not a storage")
-    if type(count) is not int or count < 0 or any(pid[5:]):
-      raise _Damaged(f"a storage of {count} elements")
-    return self._storage(kind.name, str(pid[2]), count)
+def _find(module, name):
+  """Nothing but what is listed below."""
+  if module in ("torch", "torch.cuda") and name in _DTYPES:
+    return _Kind(name)
+  found = _ADMITTED.get((module, name))
+  if found is None:
+    raise _Refused(f"asks for {errors.shown(f'{module}.{name}')}")
+  return found
 
 
 class _Kind(NamedTuple):
@@ -232,29 +207,8 @@ class _Kind(NamedTuple):
   name: str
 
 
-class _Dict(dict):
-  """An OrderedDict without the attributes that PyTorch gives it."""
-
-  __slots__ = ()
-
-  def __setstate__(self, state: Any) -> None:
-    pass
-
-
-class _Inert:
-  """Stands for a NumPy scalar, which is no weight."""
-
-  __slots__ = ()
-
-  def __init__(self, *args: Any):
-    pass
-
-  def __setstate__(self, state: Any) -> None:
-    pass
-
-
 class _Call(NamedTuple):
-  """A function that a pickle may call but, unlike a plain one, not alter."""
+  """A function that a pickle may call."""
 
   function: Callable[..., Any]
 
@@ -265,24 +219,43 @@ class _Call(NamedTuple):
 def _rebuilt(storage, start, shape, strides, *_):
   if not isinstance(storage, lazy_tensors.Storage):
     raise _Damaged("a tensor without a storage")
+  if not (type(shape) is type(strides) is tuple):
+    raise _Damaged("a tensor without a shape")
   try:
-    return lazy_tensors.view(storage, tuple(shape), tuple(strides), start)
+    return lazy_tensors.view(storage, shape, strides, start)
   except ValueError as error:
     raise _Damaged(f"a tensor cannot be of {error}") from error
 
 
+def _size(numbers=()):
+  if type(numbers) not in (list, tuple):
+    raise _Damaged("a size without numbers")
+  return tuple(numbers)
+
+
+def _set(items=()):
+  return set(map(pickle_machine.as_key, items))
+
+
+def _ordered_dict(items=()):
+  made = pickle_machine.Dict()
+  for key, value in items:
+    made[pickle_machine.as_key(key)] = value
+  return made
+
+
 _ADMITTED: Mapping[tuple[str, str], Any] = {
-  ("collections", "OrderedDict"): _Dict,
-  ("torch", "Size"): tuple,
+  ("collections", "OrderedDict"): _Call(_ordered_dict),
+  ("torch", "Size"): _Call(_size),
   ("torch._utils", "_rebuild_tensor"): _Call(_rebuilt),
   ("torch._utils", "_rebuild_tensor_v2"): _Call(_rebuilt),
   ("torch._utils", "_rebuild_parameter"): _Call(lambda tensor, *_: tensor),
-  ("builtins", "set"): set,
-  ("__builtin__", "set"): set,
+  ("builtins", "set"): _Call(_set),
+  ("__builtin__", "set"): _Call(_set),
   ("_codecs", "encode"): _Call(lambda text, *_: text),
-  ("numpy", "dtype"): _Inert,
-  ("numpy.core.multiarray", "scalar"): _Inert,
-  ("numpy._core.multiarray", "scalar"): _Inert,
+  ("numpy", "dtype"): _Call(pickle_machine.Inert),
+  ("numpy.core.multiarray", "scalar"): _Call(pickle_machine.Inert),
+  ("numpy._core.multiarray", "scalar"): _Call(pickle_machine.Inert),
 }
 
 

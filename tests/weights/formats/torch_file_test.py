@@ -4,6 +4,8 @@ import io
 import os
 import pickle
 import struct
+import time
+import tracemalloc
 import zipfile
 
 import ml_dtypes
@@ -12,7 +14,12 @@ import pytest
 
 from seer_jax import commands
 from seer_jax.runtime import errors
-from seer_jax.weights.formats import lazy_tensors, safetensors_file, torch_file
+from seer_jax.weights.formats import (
+  lazy_tensors,
+  pickle_machine,
+  safetensors_file,
+  torch_file,
+)
 
 _TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n"
 
@@ -218,6 +225,122 @@ def test_a_nest_of_containers_is_refused_in_one_line(tmp_path):
   assert commands.main(["convert", str(path)]) == 2
 
 
+def nest(levels=98):
+  """A tuple of a tuple twice, of a tuple twice, and so on: 2**98 at the end."""
+  steps = (
+    b"h" + bytes([i]) + b"h" + bytes([i]) + b"\x86q" + bytes([i + 1]) + b"0"
+    for i in range(levels)
+  )
+  return b")q\x000" + b"".join(steps) + b"h" + bytes([levels])
+
+
+def storage(key=b"X\1\0\0\0000", count=b"K\4", rest=b""):
+  return (
+    b"(X\7\0\0\0storagectorch\nFloatStorage\n"
+    + key
+    + b"X\3\0\0\0cpu"
+    + count
+    + rest
+    + b"tQ"
+  )
+
+
+HOSTILE = {
+  "a key that takes for ever to hash": b"}" + nest() + b"K\1s",
+  "one of a set": b"c__builtin__\nset\n(" + nest() + b"lb\x85R",
+  "one of a frozen set": b"(" + nest() + b"\x91",
+  "one of an OrderedDict": b"ccollections\nOrderedDict\n]("
+  + nest()
+  + b"K\1\x86a\x85R",
+  "a storage that is none": nest() + b"Q",
+  "a storage of that name": storage(key=nest()),
+  "a storage of that size": storage(count=nest()),
+  "a storage of that kind of view": storage(rest=nest()),
+  "a tensor of that shape": _TENSOR
+  + b"("
+  + storage()
+  + b"K\0"
+  + nest()
+  + b")\x89NtR",
+  "a tensor whose shape has it": _TENSOR
+  + b"("
+  + storage()
+  + b"K\0("
+  + nest()
+  + b"tK\1\x85\x89NtR",
+  "3 million nested tuples": b")" + b"\x85" * 3_000_000,
+  "a million nested lists": b"]" * 1_000_000 + b"a" * 999_999,
+  "steps without end": b"N0" * (1 << 16) + b"N",
+  "nested sizes": b")" + b"q\0ctorch\nSize\n]h\0a\x85R" * 10_000,
+  "4 MB of }": b"}" * 4_000_000,
+  "4 MB of marks": b"(" * 4_000_000,
+  "the same thing remembered 4 million times": b"N" + b"\x94" * 4_000_000,
+  "a huge integer": b"\x8b" + struct.pack("<i", 1 << 20) + b"\x7f" * (1 << 20),
+  "a huge shape": tensor(4, (2**127,) * 32, (1,) * 32),
+  "an opcode of objects": b"(c__main__\nA\no",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_pickles_cost_neither_time_nor_memory(
+  tmp_path, monkeypatch, name
+):
+  if name == "steps without end":
+    monkeypatch.setattr(pickle_machine, "_MOST_STEPS", 1 << 16)
+  pickled = b"\x80\2" + HOSTILE[name] + b"."
+  path = zipped(tmp_path / "a.pth", pickled, [b"0" * 16])
+  tracemalloc.start()
+  began = time.process_time()
+  line = refused(path)
+  seconds = time.process_time() - began
+  peak = tracemalloc.get_traced_memory()[1]
+  tracemalloc.stop()
+  assert len(line) < 400 + len(str(path))
+  # The whole pickle, and as much as 16 times of the largest here.
+  assert peak < 128 << 20, f"{peak >> 20} MiB"
+  assert seconds < 60, seconds  # Tracing memory takes most of it.
+
+
+def test_names_in_messages_are_escaped_and_cut(tmp_path):
+  name = b"\x1b[31m" + b"A" * 100_000
+  path = zipped(tmp_path / "a.pth", b"\x80\2c" + name + b"\nb\n.")
+  line = refused(path)
+  assert line.isprintable()
+  assert "asks for \\x1b[31mAAA" in line
+  assert len(line) < 400 + len(str(path))
+
+
+@pytest.mark.parametrize(
+  "it, words",
+  [
+    ("trunk.stem.weight", "trunk.stem.weight"),
+    ("a\nb\x1b]", "a\\nb\\x1b]"),
+    ("Größe", "Größe"),
+    ("x" * 200, "x" * 77 + "..."),
+    (((),) * 3, "a tuple"),
+    (None, "None"),
+    (b"a", "b'a'"),
+  ],
+)
+def test_what_is_shown_of_foreign_names(it, words):
+  assert errors.shown(it) == words
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
+def test_plain_containers_of_all_protocols_are_read(tmp_path, protocol):
+  saved = {
+    "numbers": [0, -1, 255, 256, 2**31, -(2**40), 0.5, True, False, None],
+    "text": ("é", "", b"bytes" if protocol > 2 else ""),
+    3: {"empty": ([], (), {}), "one": (1,), "two": (1, 2), "three": (1, 2, 3)},
+    "set": {1, 2} if protocol > 3 else 1,
+    "frozen": frozenset({"a"}) if protocol > 3 else 1,
+    "many": list(range(3000)),
+    "shared": [[1]] * 3,
+  }
+  path = zipped(tmp_path / "a.pth", pickle.dumps(saved, protocol))
+  assert torch_file.read(path) == saved
+
+
 @pytest.mark.parametrize("cut", [0, 1, 10, 100, 0.5, -1])
 def test_a_file_cut_short_is_refused(tmp_path, cut):
   array = np.ones((8, 8), np.float32)
@@ -277,6 +400,9 @@ def test_safetensors_are_what_the_library_writes(tmp_path):
     b'{"a": 1}',
     b"[]",
     b"[" * 100_000,
+    b'{"a": {"dtype": "F32", "shape": ['
+    + b"1," * 100_000
+    + b'1], "data_offsets": [0, 4]}}',
     b"\xff",
   ],
 )

@@ -1,0 +1,201 @@
+"""What the JSON files beside weights say: Hugging Face's and timm's.
+
+Arrays do not show an activation, a stride, or how images are prepared; these
+files do. What they say is honoured or refused, never passed over: a network
+that loads without a word computes what its authors' does.
+"""
+
+import dataclasses
+import json
+import math
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from seer_jax.data.preprocessing import Preprocessing
+from seer_jax.models import architectures
+from seer_jax.runtime import errors
+from seer_jax.weights import name_maps
+
+# Of transformers' RegNetConfig, where config.json leaves a field out.
+_DEFAULTS = {
+  "num_channels": 3,
+  "embedding_size": 32,
+  "hidden_sizes": [128, 192, 512, 1088],
+  "depths": [2, 6, 12, 2],
+  "groups_width": 64,
+  "layer_type": "y",
+  "hidden_act": "relu",
+  "downsample_in_first_stage": True,
+}
+# PIL's numbers of filters.
+_FILTERS = {2: "bilinear", 3: "bicubic"}
+_INTERPOLATIONS = ("bilinear", "bicubic")
+# Arguments of timm's model that only say what the arrays' shapes say too.
+_TIMM_ARGUMENTS = {"num_classes", "in_chans", "global_pool"}
+
+
+def read(path: pathlib.Path) -> Any:
+  """The content of a JSON file; None where there is none.
+
+  Raises:
+    UserError: it is damaged, or cannot be read.
+  """
+  try:
+    return json.loads(path.read_text(encoding="utf-8"))
+  except FileNotFoundError:
+    return None
+  except OSError as error:
+    raise errors.UserError(f"cannot read {path}: {error.strerror}") from error
+  except (ValueError, RecursionError) as error:
+    raise errors.UserError(
+      f"{path} is no JSON: {errors.shown(str(error))}; fetch it again"
+    ) from error
+
+
+def architecture(
+  folder: pathlib.Path, it: name_maps.Contents
+) -> architectures.Architecture:
+  """The trunk of weights, as `config.json` in their folder has it.
+
+  Args:
+    folder: of the weights.
+    it: what their arrays are.
+
+  Raises:
+    UserError: it says something else than the arrays, or asks for something
+      that there is not here.
+  """
+  path = folder / "config.json"
+  said = read(path)
+  if said is None or it.layout not in name_maps.WITH_CONFIG:
+    return it.architecture
+  if not isinstance(said, dict):
+    raise errors.UserError(f"{path} holds no JSON object")
+  if it.layout is name_maps.TIMM:
+    _check_timm(path, said, it.classes)
+    return it.architecture
+  return _hugging_face(path, _DEFAULTS | said, it)
+
+
+def _hugging_face(path, said, it):
+  arch = it.architecture
+  if said.get("model_type", "regnet") != "regnet":
+    _refuse(path, "model_type", said["model_type"], "a RegNet is 'regnet'")
+  if said["hidden_act"] != "relu":
+    _refuse(path, "hidden_act", said["hidden_act"], "RegNetX and Y have 'relu'")
+  first = said["downsample_in_first_stage"]
+  if not isinstance(first, bool):
+    _refuse(path, "downsample_in_first_stage", first, "true or false is meant")
+  if said.get("quantization_config"):
+    _refuse(path, "quantization_config", "...", "such arrays are not read")
+  groups = said["groups_width"]
+  shapes = {
+    "num_channels": 3,
+    "embedding_size": arch.stem_width,
+    "hidden_sizes": list(arch.widths),
+    "depths": list(arch.depths),
+    "layer_type": "y" if arch.se_ratio else "x",
+  }
+  for name, there in shapes.items():
+    if said[name] != there:
+      _refuse(path, name, said[name], f"the arrays are of {there}")
+  if (
+    type(groups) is not int
+    or groups < 1
+    or arch.group_widths
+    != tuple(width // max(1, width // groups) for width in arch.inner)
+  ):
+    _refuse(path, "groups_width", groups, f"arrays are of {arch.group_widths}")
+  return dataclasses.replace(
+    arch,
+    strides=(2 if first else 1, *arch.strides[1:]),
+    # A first block without a shortcut is what such a stage may have.
+    linear=False,
+  )
+
+
+def _check_timm(path, said, classes):
+  arguments = said.get("model_args") or {}
+  unknown = set(arguments) - _TIMM_ARGUMENTS
+  for name in sorted(unknown):
+    _refuse(path, f"model_args.{name}", arguments[name], "it is not known here")
+  pool = arguments.get("global_pool", said.get("global_pool", "avg"))
+  if pool not in ("avg", ""):
+    _refuse(path, "global_pool", pool, "features are the average here")
+  count = said.get("num_classes")
+  if classes and count not in (None, classes):
+    _refuse(path, "num_classes", count, f"the arrays are of {classes}")
+
+
+def _refuse(path, name, value, words):
+  raise errors.UserError(
+    f"{path} says {errors.shown(name)}={errors.shown(value)}: {words}; such"
+    " weights would compute something else here"
+  )
+
+
+def preprocessing(folder: pathlib.Path) -> Preprocessing | None:
+  """How images are prepared for the weights of a folder; None if nothing says.
+
+  Raises:
+    UserError: a file is damaged, or asks for something that there is not here.
+  """
+  kinds: tuple[tuple[str, Callable[[Any], Preprocessing | None]], ...] = (
+    ("config.json", _of_timm),
+    ("preprocessor_config.json", _of_hugging_face),
+  )
+  for name, understand in kinds:
+    said = read(folder / name)
+    try:
+      found = understand(said) if isinstance(said, dict) else None
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+      words = errors.shown(f"{type(error).__name__}: {error}")
+      raise errors.UserError(
+        f"{folder / name} does not say how images are prepared ({words})"
+      ) from error
+    if found is not None:
+      return found
+  return None
+
+
+def _of_timm(said: Mapping[str, Any]) -> Preprocessing | None:
+  said = said.get("pretrained_cfg")
+  if not said:
+    return None
+  size = int(said["input_size"][-1])
+  _one_of("interpolation", said["interpolation"], _INTERPOLATIONS)
+  _one_of("crop_mode", said.get("crop_mode", "center"), ("center",))
+  return Preprocessing(
+    math.floor(size / said["crop_pct"]),
+    size,
+    said["interpolation"],
+    _three(said["mean"]),
+    _three(said["std"]),
+  )
+
+
+def _of_hugging_face(said: Mapping[str, Any]) -> Preprocessing:
+  for name in ("do_resize", "do_rescale", "do_normalize"):
+    _one_of(name, said.get(name, True), (True,))
+  size = said["size"]
+  size = int(size["shortest_edge"] if isinstance(size, dict) else size)
+  share = said.get("crop_pct", 0.875) if size < 384 else 1.0
+  return Preprocessing(
+    int(size / share),
+    size,
+    _FILTERS[_one_of("resample", said["resample"], tuple(_FILTERS))],
+    _three(said["image_mean"]),
+    _three(said["image_std"]),
+  )
+
+
+def _one_of(name, value, known):
+  if value not in known:
+    raise ValueError(f"{name} is {errors.shown(value)}, known is {known}")
+  return value
+
+
+def _three(numbers):
+  red, green, blue = (float(each) for each in numbers)
+  return red, green, blue
