@@ -46,9 +46,8 @@ def decode(data: bytes, max_pixels: int) -> np.ndarray:
 
   Args:
     data: the encoded file.
-    max_pixels: largest height x width accepted. Formats known to `image_size`
-      are refused before any pixel is decoded, others afterwards; beyond 2^30
-      pixels OpenCV itself declines.
+    max_pixels: largest height x width accepted, as the header has it: larger
+      images are refused before any pixel is decoded.
 
   Raises:
     BadImage: empty, cut short, damaged, too large, or not an image.
@@ -217,8 +216,9 @@ def _decode_bgr(data: bytes, max_pixels: int, reduction: int = 1) -> np.ndarray:
   if not data:
     raise errors.BadImage("empty file")
   size = image_header.image_size(data)
-  if size is not None:
-    _check_pixels(*size, max_pixels)
+  if size is None:  # Whatever it is, decoding it may take any memory.
+    raise errors.BadImage("not an image")
+  _check_pixels(*size, max_pixels)
   # OpenCV refuses this too, but not before libpng has complained on stderr,
   # which nothing in OpenCV can silence.
   if data.startswith(_PNG) and _PNG_END not in data:
@@ -230,7 +230,7 @@ def _decode_bgr(data: bytes, max_pixels: int, reduction: int = 1) -> np.ndarray:
   except cv2.error as error:
     raise errors.BadImage(f"cannot be decoded: {error.err}") from None
   if image_HxWx3 is None:
-    raise errors.BadImage("damaged or cut short" if size else "not an image")
+    raise errors.BadImage("damaged or cut short")
   _check_pixels(*image_HxWx3.shape[:2], max_pixels)
   return image_HxWx3
 

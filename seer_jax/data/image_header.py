@@ -3,9 +3,13 @@
 Bytes in, numbers out, `struct` alone; `crops.py` asks before it decodes.
 """
 
+import math
+import re
 import struct
 from collections.abc import Iterator
 
+# P1 to P6 of pnm(5), PAM, and the two of PFM.
+_NETPBM = re.compile(rb"P[1-7Ff]\s")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _START_OF_SCAN = 0xDA
 # SOF0..SOF15 less the three codes among them that mean other things.
@@ -17,8 +21,9 @@ _ORIENTATION = 0x0112
 def image_size(data: bytes) -> tuple[int, int] | None:
   """(height, width) as stored, from the header of `data`; None if unknown.
 
-  Reads JPEG, PNG, GIF, BMP and WebP, decodes nothing, and ignores any EXIF
-  orientation. The first 64 KiB of a file are almost always enough.
+  Knows every format that OpenCV decodes, so that an image is never decoded to
+  find out that it is too large. Ignores any EXIF orientation. The first 64 KiB
+  of a file are almost always enough, but of a TIFF.
   """
   readers = {
     b"\xff\xd8": _jpeg_size,
@@ -26,12 +31,24 @@ def image_size(data: bytes) -> tuple[int, int] | None:
     b"GIF8": _gif_size,
     b"BM": _bmp_size,
     b"RIFF": _webp_size,
+    b"II*\0": _tiff_size,
+    b"MM\0*": _tiff_size,
+    b"II+\0": _big_tiff_size,
+    b"MM\0+": _big_tiff_size,
+    b"\0\0\0\x0cjP  ": _jpeg_2000_size,
+    b"\xff\x4f\xff\x51": _codestream_size,
+    b"#?": _radiance_size,
+    b"\x59\xa6\x6a\x95": _sun_raster_size,
   }
   try:
     for magic, size in readers.items():
       if data.startswith(magic):
         return size(data)
-  except struct.error:  # The header itself is cut short.
+    if data[4:8] == b"ftyp":
+      return _avif_size(data)
+    if _NETPBM.match(data):
+      return _netpbm_size(data)
+  except (struct.error, ValueError):  # The header itself is cut short.
     pass
   return None
 
@@ -127,3 +144,118 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
       width, height = struct.unpack_from("<HH", data, 26)
       return height & 0x3FFF, width & 0x3FFF
   return None
+
+
+_WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 322, 323
+# Of whole numbers that a TIFF's field may hold, from BYTE to SLONG8.
+_NUMBERS = dict(zip((1, 3, 4, 16, 6, 8, 9, 17), "BHIQbhiq", strict=True))
+
+
+def _tiff_size(data: bytes) -> tuple[int, int] | None:
+  order = "<" if data.startswith(b"II") else ">"
+  (directory,) = struct.unpack_from(order + "I", data, 4)
+  (count,) = struct.unpack_from(order + "H", data, directory)
+  return _size_of_fields(data, order, directory + 2, count, 12, 8)
+
+
+def _big_tiff_size(data: bytes) -> tuple[int, int] | None:
+  order = "<" if data.startswith(b"II") else ">"
+  (directory,) = struct.unpack_from(order + "Q", data, 8)
+  (count,) = struct.unpack_from(order + "Q", data, directory)
+  return _size_of_fields(data, order, directory + 8, count, 20, 12)
+
+
+def _size_of_fields(data, order, begin, count, length, value_at):
+  """Of the fields of a directory; of a tile, where that is larger (TIFF 6)."""
+  fields: dict[int, int] = {}
+  for entry in range(begin, begin + count * length, length):
+    tag, kind = struct.unpack_from(order + "HH", data, entry)
+    if kind in _NUMBERS:
+      (value,) = struct.unpack_from(
+        order + _NUMBERS[kind], data, entry + value_at
+      )
+      # Of fields that are there twice, readers differ in which they take.
+      fields[tag] = max(value, fields.get(tag, 0))
+    if tag > _TILE_HEIGHT:
+      break  # Tags stand in ascending order.
+  if _WIDTH not in fields or _HEIGHT not in fields:
+    return None
+  size = fields[_HEIGHT], fields[_WIDTH]
+  tile = fields.get(_TILE_HEIGHT, 0), fields.get(_TILE_WIDTH, 0)
+  return max(size, tile, key=math.prod)
+
+
+_Box = tuple[bytes, int, int]
+
+
+def _boxes(data: bytes, begin: int, end: int) -> Iterator[_Box]:
+  """(type, begin, end) of the content of each box (ISO 14496-12, 4.2)."""
+  while begin + 8 <= end:
+    length, kind = struct.unpack_from(">I4s", data, begin)
+    header = 8
+    if length == 1:
+      (length,) = struct.unpack_from(">Q", data, begin + 8)
+      header = 16
+    if 0 < length < header:
+      raise ValueError("a box that is shorter than its header")
+    last = begin + length if length else end
+    yield kind, begin + header, min(last, end)
+    begin = last
+
+
+def _boxes_at(data, path, begin, end) -> Iterator[int]:
+  """Where the content of each box at the end of a path of boxes begins."""
+  for kind, first, last in _boxes(data, begin, end):
+    if kind != path[0]:
+      continue
+    if len(path) == 1:
+      yield first
+    else:  # A version precedes the boxes in `meta`.
+      yield from _boxes_at(data, path[1:], first + 4 * (kind == b"meta"), last)
+
+
+def _avif_size(data: bytes) -> tuple[int, int] | None:
+  """The largest of its pictures, of several of which a grid is made."""
+  # Image spatial extents (ISO 23008-12, 6.5.3), behind a version.
+  path = b"meta", b"iprp", b"ipco", b"ispe"
+  sizes = [
+    struct.unpack_from(">II", data, begin + 4)[::-1]
+    for begin in _boxes_at(data, path, 0, len(data))
+  ]
+  return max(sizes, key=math.prod, default=None)
+
+
+def _jpeg_2000_size(data: bytes) -> tuple[int, int] | None:
+  for kind, begin, end in _boxes(data, 0, len(data)):
+    if kind == b"jp2c":  # What its other boxes say of the size is not used.
+      return _codestream_size(data[begin : min(end, begin + 64)])
+  return None
+
+
+def _codestream_size(data: bytes) -> tuple[int, int]:
+  # ISO 15444-1, A.5.1: the reference grid, less its offset.
+  right, bottom, left, top = struct.unpack_from(">IIII", data, 8)
+  return bottom - top, right - left
+
+
+def _netpbm_size(data: bytes) -> tuple[int, int] | None:
+  head = re.sub(rb"#[^\r\n]*", b" ", data[:4096])
+  if data.startswith(b"P7"):
+    fields = dict(re.findall(rb"(WIDTH|HEIGHT)\s+(\d{1,10})\s", head))
+    return (
+      (int(fields[b"HEIGHT"]), int(fields[b"WIDTH"]))
+      if (len(fields) == 2)
+      else None
+    )
+  found = re.match(rb"P\w\s+(\d{1,10})\s+(\d{1,10})\s", head)
+  return (int(found[2]), int(found[1])) if found else None
+
+
+def _radiance_size(data: bytes) -> tuple[int, int] | None:
+  found = re.search(rb"\n-Y (\d{1,10}) \+X (\d{1,10})\n", data[:4096])
+  return (int(found[1]), int(found[2])) if found else None
+
+
+def _sun_raster_size(data: bytes) -> tuple[int, int]:
+  width, height = struct.unpack_from(">II", data, 4)
+  return height, width

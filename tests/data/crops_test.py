@@ -1,3 +1,6 @@
+import struct
+import subprocess
+import sys
 import tarfile
 
 import cv2
@@ -143,11 +146,24 @@ def test_bytes_after_the_end_do_no_harm(extension):
   np.testing.assert_array_equal(image, crops.decode(data, LIMIT))
 
 
-@pytest.mark.parametrize("extension", [".jpg", ".png", ".webp", ".bmp", ".gif"])
+@pytest.mark.parametrize(
+  "extension",
+  [
+    *(".jpg", ".png", ".webp", ".bmp", ".gif", ".tiff", ".avif", ".jp2"),
+    *(".ppm", ".pgm", ".pbm", ".pam", ".pfm", ".hdr", ".sr"),
+  ],
+)
 def test_size_is_read_from_the_header(extension):
-  data = encode(extension, scene(40, 60))
+  image = scene(40, 60)
+  if extension in (".pfm", ".hdr"):
+    image = image.astype(np.float32)
+  if extension in (".pgm", ".pbm"):
+    image = image[..., 0]
+  data = encode(extension, image)
   assert crops.image_size(data) == (40, 60)
   assert crops.image_size(data[:5]) is None
+  assert crops.decode(data, LIMIT).shape == (40, 60, 3)
+  assert reason(data, 2399).startswith("too large: 40 x 60")
 
 
 def test_size_of_the_rarer_headers():
@@ -168,10 +184,105 @@ def test_size_of_the_rarer_headers():
 
 
 @pytest.mark.parametrize(
-  "data", [b"", b"P6 60 40 255 ", b"\xff" * 999, b"RIFF"]
+  "data", [b"", b"P9 60 40 255 ", b"\xff" * 999, b"RIFF", b"P6 60"]
 )
 def test_size_is_none_when_unknown(data):
   assert crops.image_size(data) is None
+
+
+def test_size_of_tiffs_of_all_kinds():
+  image = pil_scene()
+  for options in (
+    {"compression": "tiff_lzw"},
+    {"compression": "jpeg"},
+    {"save_all": True, "append_images": [image.resize((300, 200))]},
+    {"big_tiff": True},
+    {"tiffinfo": {322: 32, 323: 16}},
+  ):
+    data = pil_bytes(image, "TIFF", **options)
+    assert crops.image_size(data) == (40, 60), options
+    assert crops.decode(data, LIMIT).shape == (40, 60, 3), options
+  motorola = struct.pack(">2sHIH", b"MM", 42, 8, 2)
+  motorola += struct.pack(">HHIHxxHHIHxx", 256, 3, 1, 60, 257, 3, 1, 40)
+  assert crops.image_size(motorola) == (40, 60)
+
+
+def test_a_jpeg_2000_without_boxes_has_a_size():
+  data = encode(".jp2", scene())
+  begin = data.index(b"\xff\x4f\xff\x51")
+  assert crops.image_size(data[begin:]) == (40, 60)
+  # Other boxes may say anything.
+  header = data.index(b"ihdr") + 4
+  lying = data[:header] + b"\0\0\0\1\0\0\0\1" + data[header + 8 :]
+  assert crops.image_size(lying) == (40, 60)
+
+
+def tiff_of(fields):
+  """The head of a TIFF whose directory has these long fields."""
+  entries = [struct.pack("<HHII", tag, 4, 1, n) for tag, n in fields]
+  return (
+    b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + b"".join(entries)
+  )
+
+
+SIDE = 32_000
+BOMBS = {
+  "a TIFF": tiff_of([(256, SIDE), (257, SIDE)]),
+  "a TIFF of a large tile": tiff_of(
+    [(256, 9), (257, 9), (322, SIDE), (323, SIDE)]
+  ),
+  "a TIFF of two widths": tiff_of([(256, SIDE), (256, 9), (257, SIDE)]),
+  # 152 bytes, of which OpenCV alone makes 19 GiB in a minute.
+  "a JPEG 2000 codestream": bytes.fromhex(
+    "ff4fff51002f0000"
+    + f"{SIDE:08x}" * 2
+    + "00" * 8
+    + f"{SIDE:08x}" * 2
+    + "00" * 8
+    + "0003"
+    + "070101" * 3
+    + "ff52000c00000001000404000100ff5c00134040484850484850484850484850484850"
+    + "ff90000a0000000000000001ff93"
+    + "00" * 50
+    + "ffd9"
+  ),
+  "PNM": b"P6\n# of a scanner\n32000 32000\n255\n",
+  "PAM": b"P7\nWIDTH 32000\nHEIGHT 32000\nDEPTH 3\nMAXVAL 255\nENDHDR\n",
+  "PFM": b"PF\n32000 32000\n-1.0\n",
+  "Radiance": b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 32000 +X 32000\n",
+  "a Sun raster": struct.pack(">8I", 0x59A66A95, SIDE, SIDE, 24, 0, 1, 0, 0),
+}
+
+
+def test_bombs_are_refused_unread(tmp_path):
+  """In a process of its own, whose largest memory is seen."""
+  avif = encode(".avif", scene())
+  at = avif.index(b"ispe") + 8
+  large = struct.pack(">II", SIDE, SIDE)
+  bombs = BOMBS | {"AVIF": avif[:at] + large + avif[at + 8 :]}
+  for name, data in bombs.items():
+    assert reason(data, 200_000_000).startswith("too large: 32000 x"), name
+    (tmp_path / name).write_bytes(data)
+  code = f"""
+import pathlib, resource
+from seer_jax.data import crops
+from seer_jax.runtime import errors
+def peak():
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before, refused = peak(), 0
+for path in pathlib.Path({str(tmp_path)!r}).iterdir():
+  try:
+    crops.decode(path.read_bytes(), 200_000_000)
+  except errors.BadImage:
+    refused += 1
+print(refused, peak() - before)
+"""
+  run = subprocess.run(
+    [sys.executable, "-c", code], capture_output=True, text=True, check=True
+  )
+  refused, kilobytes = map(int, run.stdout.split())
+  assert refused == len(bombs)
+  assert kilobytes < 20_000
 
 
 def test_too_many_pixels_are_refused_before_decoding():
