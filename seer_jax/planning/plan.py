@@ -27,7 +27,7 @@ from seer_jax import tasks
 from seer_jax.config import auto, validate
 from seer_jax.data import pipeline, sources
 from seer_jax.models import encoder
-from seer_jax.planning import accelerators, collectives, plan_report
+from seer_jax.planning import accelerators, advice, collectives, plan_report
 from seer_jax.runtime import errors, host
 from seer_jax.runtime import mesh as mesh_lib
 from seer_jax.training import optim
@@ -56,9 +56,12 @@ def plan(
   validate.check_each(config)
   # Nothing runs here; accelerators of this machine are left alone.
   jax.config.update("jax_platforms", "cpu")
-  mesh = mesh_lib.make(
-    config.mesh.data, config.mesh.fsdp, accelerators.devices(topology)
-  )
+  devices = accelerators.devices(topology)
+
+  def mesh_of(config):
+    return mesh_lib.make(config.mesh.data, config.mesh.fsdp, devices)
+
+  mesh = mesh_of(config)
   notes = [topology.note] if topology.note else []
   notes += _complete(config, mesh)
   program = _program(config, mesh)
@@ -76,7 +79,9 @@ def plan(
 
   chip = topology.chip
   link, network = _seconds(sent or [], chip)
-  fits, verdict = _verdict(config, topology, program)
+  fits, verdict = _verdict(
+    config, topology, program, lambda c: _needs(_program(c, mesh_of(c)))
+  )
   executed = collectives.flops(program.jaxpr)
   return plan_report.Report(
     topology=topology.name,
@@ -316,40 +321,62 @@ def _seconds(sent, chip):
   return link, network
 
 
-def _verdict(config, topology, program):
-  """Whether it fits, and a sentence that says so or what to try."""
-  chip = topology.chip
-  total = sum(program.memory.values())
-  share = total / chip.memory
+def _room(topology):
+  """Bytes of a device that a program can have."""
+  return int(topology.chip.memory * (1 if topology.is_tpu else _AT_MOST))
+
+
+def _verdict(config, topology, program, measure):
+  """Whether it fits, and a sentence that says so or what would."""
   if topology.is_tpu and program.hlo is not None:
     return True, "fits"  # Its compiler refuses what does not.
-  if not topology.is_tpu and share <= _BY_DEFAULT:
-    return True, "fits"
-  if not topology.is_tpu and share <= _AT_MOST:
-    return True, (
-      f"fits with XLA_PYTHON_CLIENT_MEM_FRACTION={_AT_MOST}: unless told, JAX"
-      f" takes {_BY_DEFAULT:.0%} of a GPU"
+  total, room = sum(program.memory.values()), _room(topology)
+  if not topology.is_tpu and total <= room:
+    return True, f"fits{_told(topology, total)}"
+  chip = topology.chip
+  found = advice.find(
+    config,
+    _needs(program),
+    room=room,
+    devices=program.abstract.step.sharding.mesh.size,
+    per_host=chip.per_host,
+    precision=chip.precision,
+    measure=measure,
+  )
+  if not found:
+    return False, (
+      "does not fit, nor does any smaller part of the batch that was tried: a"
+      " smaller --config.model.trunk, or more devices"
     )
-  room = chip.memory * (1 if topology.is_tpu else _AT_MOST)
-  tries = "; ".join(_tries(config, topology, program, room))
+  tries = "; or ".join(_advised(topology, each) for each in found)
   return False, f"does not fit: try {tries}"
 
 
-def _tries(config, topology, program, room) -> Iterator[str]:
-  """Keys that would save memory, those that change no result first."""
-  held = program.memory["parameters"] + program.memory["optimiser"]
+def _advised(topology, found):
+  words = (
+    f"{advice.flags(found.changes)} (compiled:"
+    f" {found.total / accelerators.GIB:.1f} GiB,"
+    f" fits{_told(topology, found.total)})"
+  )
+  if found.effects:
+    words += f", which changes the recipe: {', '.join(found.effects)}"
+  return words
+
+
+def _told(topology, total):
+  """What JAX must be told to have so much memory."""
+  if topology.is_tpu or total <= topology.chip.memory * _BY_DEFAULT:
+    return ""
+  return (
+    f" with XLA_PYTHON_CLIENT_MEM_FRACTION={_AT_MOST}: unless told, JAX takes"
+    f" {_BY_DEFAULT:.0%} of a GPU"
+  )
+
+
+def _needs(program):
   fleeting = program.memory["activations and other temporaries"]
-  devices = program.abstract.step.sharding.mesh.size
-  each = config.batch_size // devices // config.accumulate
-  if config.model.remat != "block":
-    yield "--config.model.remat=block"
-  if config.mesh.fsdp == 1 and held > room / 4:
-    yield f"--config.mesh.fsdp={topology.chip.per_host}"
-  if config.precision == "fp32":
-    yield f"--config.precision={topology.chip.precision}"
-  if each > 1 and fleeting > room / 4 and held < room:
-    part = next((n for n in range(2, each + 1) if each % n == 0), each)
-    yield f"--config.accumulate={config.accumulate * part}"
-    smaller = max(1, min(each - 1, int(each * (room - held) / fleeting)))
-    yield f"--config.batch_size={smaller * devices * config.accumulate}"
-  yield "a smaller --config.model.trunk or more devices"
+  return advice.Needs(
+    parameters=program.memory["parameters"],
+    held=sum(program.memory.values()) - fleeting,
+    fleeting=fleeting,
+  )

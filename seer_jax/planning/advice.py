@@ -1,0 +1,247 @@
+"""Keys that make a step fit that does not: compiled before they are advised.
+
+What a step needs besides its state falls about as the images that a device has
+at once, so one compiled program suggests how many parts the batch needs. The
+compiler has the last word: what does not fit is where the next try begins.
+"""
+
+import copy
+import functools
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import ml_collections
+
+from seer_jax.config import keys, validate
+from seer_jax.runtime import errors
+from seer_jax.training import optim
+
+_log = logging.getLogger(__name__)
+
+_TRIES = 3  # Each compiles a program.
+_MARGIN = 0.97  # Of the room, in estimates.
+# Of a quarter of the room it is worth to split kernels over devices.
+_WORTH = 1 / 4
+
+Changes = Mapping[str, Any]
+
+
+class Needs(NamedTuple):
+  """What a device must hold for a step, in bytes.
+
+  Attributes:
+    parameters: in float32, and once more as sums of the parts' gradients.
+    held: from step to step, the batch included.
+    fleeting: activations and other temporaries.
+  """
+
+  parameters: int
+  held: int
+  fleeting: int
+
+  @property
+  def total(self) -> int:
+    """All of it."""
+    return self.held + self.fleeting
+
+
+class Advice(NamedTuple):
+  """A config that fits.
+
+  Attributes:
+    changes: the keys that are others.
+    total: bytes of a device, as compiled.
+    effects: what changes of the result, a phrase each; none where nothing does
+      but rounding.
+  """
+
+  changes: Changes
+  total: int
+  effects: tuple[str, ...]
+
+
+def find(
+  config: ml_collections.ConfigDict,
+  needs: Needs,
+  *,
+  room: int,
+  devices: int,
+  per_host: int,
+  precision: str,
+  measure: Callable[[ml_collections.ConfigDict], Needs],
+) -> list[Advice]:
+  """What fits: the gentlest change, then perhaps a smaller batch.
+
+  Args:
+    config: resolved; it does not fit.
+    needs: of its program.
+    room: bytes that a device has.
+    devices: in the mesh.
+    per_host: devices of a host, among which kernels may be split.
+    precision: that the hardware is made for.
+    measure: compiles the step of a config. May raise UserError.
+
+  Returns:
+    Nothing where nothing was found.
+  """
+  exact = config
+  for changes in _exact(config, needs, room, devices, per_host, precision):
+    exact = _changed(exact, changes)
+
+  def tried(trial):
+    _log.info("compiling what may fit: %s", flags(_difference(config, trial)))
+    needs = measure(trial)
+    effects = tuple(_effects(config, trial))
+    return needs, Advice(_difference(config, trial), needs.total, effects)
+
+  def search(smaller, needs):
+    trial, fixed = exact, needs.parameters
+    for _ in range(_TRIES):
+      most, before = _images_at_once(trial, needs, fixed, room, devices), needs
+      changes = smaller(trial, most)
+      if changes is None:
+        return []
+      had, trial = _each(trial, devices), _changed(trial, changes)
+      needs, advice = tried(trial)
+      if needs.total <= room:
+        return [advice]
+      # What two programs have in common does not depend on the images.
+      slope = (before.fleeting - needs.fleeting) / (had - _each(trial, devices))
+      fixed = needs.fleeting - slope * _each(trial, devices)
+    return []
+
+  try:
+    if exact != config:
+      needs, advice = tried(exact)
+      if needs.total <= room:
+        return [advice]
+    return [
+      *search(functools.partial(_in_parts, devices), needs),
+      *search(functools.partial(_smaller_batch, devices), needs),
+    ]
+  except errors.UserError as error:  # The compiler gave up.
+    _log.info("it cannot be: %s", error)
+    return []
+
+
+def flags(changes: Changes) -> str:
+  """Keys as they stand on a command line."""
+  return " ".join(f"--config.{key}={value}" for key, value in changes.items())
+
+
+def _exact(
+  config, needs, room, devices, per_host, precision
+) -> Iterator[Changes]:
+  """What changes no result but for rounding."""
+  if config.model.remat != "block":
+    yield {"model.remat": "block"}
+  if config.precision == "fp32" and precision != "fp32":
+    yield {"precision": precision}
+  split = config.mesh.fsdp == 1 and devices % per_host == 0 and per_host > 1
+  if split and needs.held > room * _WORTH:
+    data = {"mesh.data": devices // per_host} if config.mesh.data > 0 else {}
+    yield {"mesh.fsdp": per_host} | data
+
+
+def _each(config, devices):
+  """Images that a device has at once."""
+  return config.batch_size // devices // config.accumulate
+
+
+def _images_at_once(config, needs, fixed, room, devices):
+  """How many a device may have; never as many as did not fit.
+
+  Of what comes and goes so much is fixed, and the rest a multiple of them.
+  """
+  each = _each(config, devices)
+  fixed = min(max(fixed, 0), needs.fleeting)
+  spare = max(0, room * _MARGIN - needs.held - fixed)
+  return min(int(each * spare / max(1, needs.fleeting - fixed)), each - 1)
+
+
+def _in_parts(devices, config, most) -> Changes | None:
+  """The batch in more parts, of so many images at most."""
+  each = _each(config, devices)
+  for parts in range(2, each + 1):
+    if each % parts == 0 and each // parts <= most:
+      accumulate = config.accumulate * parts
+      groups = _groups(config, config.batch_size // accumulate)
+      changes = {"accumulate": accumulate} | groups
+      if _is_possible(config, changes):
+        return changes
+  return None
+
+
+def _smaller_batch(devices, config, most) -> Changes | None:
+  """The largest batch with so many images a device at once."""
+  for count in range(most, 0, -1):
+    batch = count * devices * config.accumulate
+    changes = {"batch_size": batch}
+    changes |= _groups(config, batch // config.accumulate)
+    if config.swav.queue_length % batch:
+      length = max(1, config.swav.queue_length // batch) * batch
+      changes["swav.queue_length"] = length
+    if _is_possible(config, changes):
+      return changes
+  return None
+
+
+def _groups(config, images):
+  """Groups of norms for so many images at once, each as it was if possible."""
+  before = _normalised(config)
+  possible = [n for n in range(1, images + 1) if images % n == 0]
+  # Nearest in size; of two, the larger group.
+  groups = min(possible, key=lambda n: (abs(math.log(images / n / before)), n))
+  return {} if groups == config.model.bn_groups else {"model.bn_groups": groups}
+
+
+def _normalised(config):
+  """Images that a norm sees at once."""
+  return config.batch_size // config.accumulate // config.model.bn_groups
+
+
+def _is_possible(config, changes):
+  try:
+    validate.check_together(_changed(config, changes))
+  except errors.UserError:
+    return False
+  return True
+
+
+def _changed(config, changes):
+  config = copy.deepcopy(config)
+  for key, value in changes.items():
+    keys.put(config, key, value)
+  return config
+
+
+def _difference(config, trial):
+  before = dict(keys.flatten(config))
+  return {
+    key: value for key, value in keys.flatten(trial) if value != before[key]
+  }
+
+
+def _effects(config, trial) -> Iterator[str]:
+  """How the recipe changes."""
+  if trial.batch_size != config.batch_size:
+    before, after = (
+      optim.peak_rate(each.optim, each.batch_size) for each in (config, trial)
+    )
+    yield (
+      f"{trial.batch_size:,} images a step instead of {config.batch_size:,}"
+    )
+    yield (
+      f"with them a peak rate of {after:.4g} instead of {before:.4g}"
+      " (optim.lr_batch)"
+    )
+    steps = math.ceil(config.steps * config.batch_size / trial.batch_size)
+    yield f"--config.steps={steps} for as many images in all"
+  if _normalised(trial) != _normalised(config):
+    yield (
+      f"norms over {_normalised(trial)} images instead of {_normalised(config)}"
+    )
+  if trial.swav.queue_length != config.swav.queue_length:
+    yield "a queue of another length"
