@@ -34,13 +34,19 @@ def seal(folder: pathlib.Path) -> None:
 
 
 def complaints(folder: pathlib.Path) -> list[str]:
-  """What is not as it was sealed, a phrase each; nothing when all is well."""
+  """What is not as it was sealed, a phrase each; nothing when all is well.
+
+  Raises:
+    PermissionError: this user may not look.
+  """
   try:
     text = (folder / _NAME).read_text(encoding="utf-8", errors="replace")
     if not text.endswith("\n"):
       return [f"{_NAME} is cut off"]
     expected = dict(_parse(line) for line in text.splitlines())
     there = set(_names(folder))
+  except PermissionError:
+    raise
   except OSError as error:
     return [f"{_NAME} cannot be read: {error.strerror}"]
   except ValueError:
@@ -49,6 +55,8 @@ def complaints(folder: pathlib.Path) -> list[str]:
   def check(name):
     try:
       differs = _hash(folder / name) != expected[name]
+    except PermissionError:
+      raise
     except OSError as error:
       return f"{name} cannot be read: {error.strerror}"
     return f"{name} is not what was written" if differs else ""

@@ -238,7 +238,13 @@ class Checkpoints:
     """What is wrong with the files; read by process 0 alone."""
     words = []
     if distributed.is_lead():
-      words = checksums.complaints(self._folder / str(step))
+      try:
+        words = checksums.complaints(self._folder / str(step))
+      except PermissionError as error:  # Nothing is damaged.
+        raise errors.UserError(
+          f"cannot read {error.filename}: {error.strerror}; let this user read"
+          " and write all of the workdir"
+        ) from error
     count = distributed.tell(len(words))
     more = f" (and {count - 1} more)" if count > 1 else ""
     return (words[0] if words else "damaged files") + more if count else ""

@@ -49,8 +49,13 @@ def load(
 def open_weights(name_or_path: str | pathlib.Path) -> lazy_weights.Weights:
   """As `load`, without reading any array."""
   path = host.user_path(str(name_or_path))
-  if path.exists():
-    return _opened(path)
+  try:
+    if path.exists():
+      return _opened(path)
+  except PermissionError as error:
+    raise errors.UserError(
+      f"cannot read {error.filename or path}: {error.strerror}"
+    ) from error
   it = model_zoo.find(str(name_or_path))
   if it is None:
     raise errors.UserError(

@@ -1,12 +1,16 @@
 """A disk that is full, or becomes read-only, in the middle of a run."""
 
 import contextlib
+import errno
+import os
 import re
 import shutil
 import subprocess
 
 import pytest
 import runs
+
+from seer_jax.runtime import errors
 
 
 @pytest.fixture
@@ -143,6 +147,16 @@ def test_a_read_only_disk_at_the_start(tiny, small_disk, there, status):
   assert code == status, err
   assert "Read-only file system" in err.strip().splitlines()[-1]
   assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+  "number, status",
+  [(errno.ENOSPC, 70), (errno.EDQUOT, 70), (errno.EACCES, 2), (errno.EROFS, 2)],
+)
+def test_what_a_disk_refuses_for_lack_of_room_may_work_later(number, status):
+  error = errors.of_disk(OSError(number, os.strerror(number)), "cannot write")
+  assert status == error.STATUS
+  assert str(error) == "cannot write"
 
 
 def resumed_run_is_whole(tiny, workdir):

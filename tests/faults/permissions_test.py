@@ -9,6 +9,7 @@ import permissions
 import pytest
 import runs
 
+from seer_jax import commands
 from seer_jax.commands import training
 from seer_jax.data.storage import files
 from seer_jax.runtime import errors, host
@@ -97,7 +98,10 @@ def test_a_run_needs_no_home(tiny, tmp_path):
 
 @pytest.mark.parametrize(
   "name",
-  ["metrics.jsonl", "config.json", "checkpoints", "bad_images.txt", "."],
+  [
+    *("metrics.jsonl", "config.json", "bad_images.txt", "."),
+    *("checkpoints", "checkpoints/40", "checkpoints/40/SHA256SUMS"),
+  ],
 )
 def test_what_is_closed_to_us_in_a_workdir_is_named(tiny, tmp_path, name):
   workdir = tmp_path / "run"
@@ -110,6 +114,7 @@ def test_what_is_closed_to_us_in_a_workdir_is_named(tiny, tmp_path, name):
   )
   (workdir / name).chmod(0o700)
   assert code == 2, err
+  assert not list((workdir / "checkpoints").glob("*.damaged"))
   assert "Traceback" not in err
   last = err.strip().splitlines()[-1]
   assert "Permission denied" in last
@@ -123,3 +128,18 @@ def test_an_empty_workdir_is_a_user_error():
   )
   with pytest.raises(errors.UserError, match="give --workdir"):
     training._begin(options)
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pth", "folder/a.pth"])
+def test_weights_that_are_closed_to_us_are_named(tmp_path, capsys, name):
+  path = tmp_path / name
+  path.parent.mkdir(exist_ok=True)
+  path.touch()
+  closed = path if path.parent == tmp_path else path.parent
+  closed.chmod(0)
+  with permissions.obeyed():
+    status = commands.main(["convert", str(path)])
+  closed.chmod(0o700)
+  assert status == 2
+  line = capsys.readouterr().err
+  assert line == f"error: cannot read {path}: Permission denied\n"

@@ -138,7 +138,8 @@ def within(folder: pathlib.Path, name: object) -> pathlib.Path:
   Raises:
     UserError: the name leads elsewhere, or nothing is there.
   """
-  if not isinstance(name, str) or name in ("", ".", "..") or "\0" in name:
+  plain = isinstance(name, str) and name.isprintable()
+  if not plain or name in ("", ".", ".."):
     raise errors.UserError(f"{errors.shown(name)} names no file in {folder}")
   if "/" in name or "\\" in name:
     raise errors.UserError(
