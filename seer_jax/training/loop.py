@@ -113,8 +113,8 @@ class Loop:
       if lead
       else metrics.NoWriter()
     )
-    if resumed and lead:
-      self._check_lines()
+    if resumed and (words := self._missing_lines()):
+      _log.warning("%s. The run goes on; its curves have a gap", words)
     self._sentinel = monitors.Sentinel(
       # 100 steps pass at ln K on the easiest data; more on longer runs.
       patience=max(300, config.steps // 5),
@@ -130,21 +130,10 @@ class Loop:
     # checkpoint then.
     self._save_at, self._failing = 0, None
 
-  def _check_lines(self):
+  def _missing_lines(self):
     """A checkpoint is saved when all lines up to it are on the disk."""
-    missing = self._place.get("lines", 0) - self._writer.count
-    if missing > 0:
-      gaps = metrics.gaps(
-        self._workdir / "metrics.jsonl", self._config.log.every, self._step
-      )
-      _log.warning(
-        "metrics.jsonl lacks %d of its %d lines up to step %d%s: it was"
-        " removed, cut or damaged. The run goes on; its curves have a gap",
-        missing,
-        self._place["lines"],
-        self._step,
-        f", those of steps {gaps}" if gaps else "",
-      )
+    lines = self._place.get("lines", 0)  # Older checkpoints do not say.
+    return self._writer.missing(lines, self._config.log.every, self._step)
 
   def _restore(self):
     """Takes the newest checkpoint, else the start; whether there was one."""

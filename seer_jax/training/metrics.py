@@ -94,6 +94,23 @@ class Writer:
     self._write_waiting()
     self._board.write(step, metrics)
 
+  def missing(self, lines: int, every: int, step: int) -> str:
+    """Says what the file lacks; "" when nothing.
+
+    Args:
+      lines: that it had, of steps and of evaluations.
+      every: steps between two of them.
+      step: the last of them.
+    """
+    if self.count >= lines:
+      return ""
+    steps = _ranges(self._path, every, step)
+    which = f", those of steps {steps}" if steps else ""
+    return (
+      f"{self._path} lacks {lines - self.count} of its {lines} lines up to step"
+      f" {step}{which}: it was removed, cut or damaged"
+    )
+
   def flush(self) -> str:
     """Sees that the disk has every line; says why not, else ""."""
     return self._write_waiting(flush=True)
@@ -176,10 +193,29 @@ class _Board:
       )
 
 
+def _ranges(path, every, last):
+  """Steps that a metrics file lacks: "20 to 60, 90"; "" if it has them all."""
+  there = {line["step"] for line in read_lines(path) if "loss" in line}
+  ranges: list[list[int]] = []
+  for step in range(every, last + 1, every):
+    if step in there:
+      continue
+    if ranges and step == ranges[-1][1] + every:
+      ranges[-1][1] = step
+    else:
+      ranges.append([step, step])
+  shown = [f"{a} to {b}" if a < b else f"{a}" for a, b in ranges[:3]]
+  return ", ".join(shown + ["..."] * (len(ranges) > 3))
+
+
 class NoWriter:
   """In the place of a Writer, for processes that are not the first."""
 
   count = 0
+
+  def missing(self, lines: int, every: int, step: int) -> str:
+    """The first process says it."""
+    return ""
 
   def go_back(self, step: int | None, evaluated: int | None = None) -> None:
     """Nothing was written."""
@@ -208,29 +244,6 @@ def read_lines(path: pathlib.Path) -> list[dict[str, float]]:
     if isinstance(line, dict) and isinstance(line.get("step"), int):
       lines.append(line)
   return lines
-
-
-def gaps(path: pathlib.Path, every: int, last: int) -> str:
-  """Which steps a metrics file lacks: "20 to 60, 90"; "" if it has them all.
-
-  Args:
-    path: of the file.
-    every: steps between two lines.
-    last: step that it should reach.
-  """
-  there = {line["step"] for line in read_lines(path) if "loss" in line}
-  missing = [
-    step for step in range(every, last + 1, every) if step not in there
-  ]
-  ranges: list[list[int]] = []
-  for step in missing:
-    if ranges and step == ranges[-1][1] + every:
-      ranges[-1][1] = step
-    else:
-      ranges.append([step, step])
-  shown = [f"{a} to {b}" if a < b else f"{a}" for a, b in ranges[:3]]
-  more = ["..."] if len(ranges) > 3 else []
-  return ", ".join(shown + more)
 
 
 class Clock:

@@ -82,13 +82,21 @@ def test_what_is_missing_is_said_once(
   assert words in "".join(said)
 
 
-def test_gaps_of_a_metrics_file(tmp_path):
-  path = tmp_path / "metrics.jsonl"
+@pytest.mark.parametrize(
+  "every, last, words",
+  [
+    (10, 10, ""),
+    (10, 75, "20 to 30, 60"),
+    (5, 50, "5, 15 to 35, 45"),
+    (1, 72, "1 to 9, 11 to 39, 41 to 49, ..."),
+  ],
+)
+def test_the_steps_of_a_gap(tmp_path, every, last, words):
   writer = metrics.Writer(tmp_path, None)
   for step in (10, 40, 50, 70):
     writer.write(step, {"loss": 1.0})
+  assert writer.missing(4, every, last) == ""
+  said = writer.missing(9, every, last)
+  assert f"lacks 5 of its 9 lines up to step {last}" in said
+  assert (f"those of steps {words}:" in said) == bool(words)
   writer.close()
-  assert metrics.gaps(path, 10, 10) == ""
-  assert metrics.gaps(path, 10, 75) == "20 to 30, 60"
-  assert metrics.gaps(path, 5, 50) == "5, 15 to 35, 45"
-  assert metrics.gaps(path, 1, 72) == "1 to 9, 11 to 39, 41 to 49, ..."
