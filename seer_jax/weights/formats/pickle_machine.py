@@ -7,7 +7,6 @@ the opcodes that weights need, never recurses, and is bounded by the length of
 the pickle. The opcodes are described in Python's `pickletools`.
 """
 
-import io
 import pickletools
 import sys
 from collections.abc import Callable
@@ -16,10 +15,10 @@ from typing import Any, BinaryIO
 from seer_jax.runtime import errors
 
 # A description of SEER-10B and its optimiser takes a few MiB.
-_LONGEST = 1 << 26  # Bytes.
+LONGEST = 1 << 26  # Bytes.
 _MOST_STEPS = 1 << 23  # Some five seconds.
 _DEEPEST = 100
-# Bytes of memory for each that was read (PyTorch's own pickles take up to 35);
+# Bytes of memory for each that was read (PyTorch's own pickles take up to 40);
 # some to begin with; and all in all.
 _FACTOR, _FREE, _MOST = 64, 1 << 21, 1 << 30
 _LARGEST_INTEGER = 1 << 128  # PyTorch's magic number has 77 bits.
@@ -69,18 +68,35 @@ def load(
     Damaged: it is no pickle, or is cut off.
     Refused: it asks for something else, or for too much.
   """
-  begin = file.tell()
-  data = file.read(_LONGEST)
-  pickled = io.BytesIO(data)
   try:
-    result = _Machine(find, persistent).run(pickled)
+    return _Machine(find, persistent).run(_Limited(file))
   except (IndexError, KeyError, TypeError, ValueError, AttributeError) as error:
-    if len(data) == _LONGEST:
-      raise Refused(f"has a pickle of more than {_LONGEST:,} bytes") from error
     words = errors.shown(f"{type(error).__name__}: {error}")
     raise Damaged(f"its pickle is none ({words})") from error
-  file.seek(begin + pickled.tell())
-  return result
+
+
+class _Limited:
+  """A file from where it stands, of which not too much is read."""
+
+  def __init__(self, file):
+    self._file, self._read = file, 0
+
+  def read(self, size: int) -> bytes:
+    """So many bytes, or fewer at the end."""
+    if size > LONGEST - self._read:
+      raise Refused(f"has a pickle of more than {LONGEST:,} bytes")
+    return self._counted(self._file.read(size))
+
+  def readline(self) -> bytes:
+    return self._counted(self._file.readline(LONGEST - self._read))
+
+  def tell(self) -> int:
+    """Bytes read so far."""
+    return self._read
+
+  def _counted(self, data):
+    self._read += len(data)
+    return data
 
 
 class _Machine:
@@ -95,7 +111,7 @@ class _Machine:
     self._depths: dict[int, tuple[int, Any]] = {}
     self._spent = self._read = self._step = 0
 
-  def run(self, pickled: io.BytesIO) -> Any:
+  def run(self, pickled: _Limited) -> Any:
     """Executes opcode after opcode."""
     for opcode, argument, at in pickletools.genops(pickled):
       self._read, self._step = at or 0, self._step + 1

@@ -129,7 +129,9 @@ def _read_zip(path, file):
     return lazy_tensors.Storage(path, offset, count * dtype.itemsize, dtype)
 
   file.seek(offset)
-  return _unpickle(io.BytesIO(file.read(length)), storage)
+  # `place` moves in the file meanwhile.
+  pickled = io.BytesIO(file.read(min(length, pickle_machine.LONGEST)))
+  return _unpickle(pickled, storage)
 
 
 def _read_legacy(path, file):
