@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
+from seer_jax.config import batch as batch_lib
 from seer_jax.config import keys
 from seer_jax.data import crops, sources
 from seer_jax.runtime import errors
@@ -249,9 +250,11 @@ def _refuse_batch(config, here):
     )
   share = here.devices * config.accumulate
   if batch % share:
-    fitting = max(share, batch // share * share)
+    fitting = batch_lib.resized(config, max(share, batch // share * share))
+    trial = batch_lib.changed(config, fitting)
     parts = f" in {config.accumulate} parts" if config.accumulate > 1 else ""
     raise errors.UserError(
       f"config.batch_size is {batch}, which {here.devices} devices cannot share"
-      f" evenly{parts}; try --config.batch_size={fitting}"
+      f" evenly{parts}; try {batch_lib.flags(fitting)}, which changes the"
+      f" recipe: {', '.join(batch_lib.effects(config, trial))}"
     )

@@ -5,18 +5,15 @@ at once, so one compiled program suggests how many parts the batch needs. The
 compiler has the last word: what does not fit is where the next try begins.
 """
 
-import copy
 import functools
 import logging
-import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import ml_collections
 
-from seer_jax.config import keys, validate
+from seer_jax.config import batch, keys
 from seer_jax.runtime import errors
-from seer_jax.training import optim
 
 _log = logging.getLogger(__name__)
 
@@ -24,8 +21,6 @@ _TRIES = 3  # Each compiles a program.
 _MARGIN = 0.97  # Of the room, in estimates.
 # Of a quarter of the room it is worth to split kernels over devices.
 _WORTH = 1 / 4
-
-Changes = Mapping[str, Any]
 
 
 class Needs(NamedTuple):
@@ -57,7 +52,7 @@ class Advice(NamedTuple):
       but rounding.
   """
 
-  changes: Changes
+  changes: batch.Changes
   total: int
   effects: tuple[str, ...]
 
@@ -88,12 +83,14 @@ def find(
   """
   exact = config
   for changes in _exact(config, needs, room, devices, per_host, precision):
-    exact = _changed(exact, changes)
+    exact = batch.changed(exact, changes)
 
   def tried(trial):
-    _log.info("compiling what may fit: %s", flags(_difference(config, trial)))
+    _log.info(
+      "compiling what may fit: %s", batch.flags(_difference(config, trial))
+    )
     needs = measure(trial)
-    effects = tuple(_effects(config, trial))
+    effects = tuple(batch.effects(config, trial))
     return needs, Advice(_difference(config, trial), needs.total, effects)
 
   def search(smaller, needs):
@@ -103,7 +100,7 @@ def find(
       changes = smaller(trial, most)
       if changes is None:
         return []
-      had, trial = _each(trial, devices), _changed(trial, changes)
+      had, trial = _each(trial, devices), batch.changed(trial, changes)
       needs, advice = tried(trial)
       if needs.total <= room:
         return [advice]
@@ -126,14 +123,9 @@ def find(
     return []
 
 
-def flags(changes: Changes) -> str:
-  """Keys as they stand on a command line."""
-  return " ".join(f"--config.{key}={value}" for key, value in changes.items())
-
-
 def _exact(
   config, needs, room, devices, per_host, precision
-) -> Iterator[Changes]:
+) -> Iterator[batch.Changes]:
   """What changes no result but for rounding."""
   if config.model.remat != "block":
     yield {"model.remat": "block"}
@@ -161,60 +153,24 @@ def _images_at_once(config, needs, fixed, room, devices):
   return min(int(each * spare / max(1, needs.fleeting - fixed)), each - 1)
 
 
-def _in_parts(devices, config, most) -> Changes | None:
+def _in_parts(devices, config, most) -> batch.Changes | None:
   """The batch in more parts, of so many images at most."""
   each = _each(config, devices)
   for parts in range(2, each + 1):
     if each % parts == 0 and each // parts <= most:
-      accumulate = config.accumulate * parts
-      groups = _groups(config, config.batch_size // accumulate)
-      changes = {"accumulate": accumulate} | groups
-      if _is_possible(config, changes):
+      changes = batch.in_parts(config, config.accumulate * parts)
+      if batch.is_possible(config, changes):
         return changes
   return None
 
 
-def _smaller_batch(devices, config, most) -> Changes | None:
+def _smaller_batch(devices, config, most) -> batch.Changes | None:
   """The largest batch with so many images a device at once."""
   for count in range(most, 0, -1):
-    batch = count * devices * config.accumulate
-    changes = {"batch_size": batch}
-    changes |= _groups(config, batch // config.accumulate)
-    if config.swav.queue_length % batch:
-      length = max(1, config.swav.queue_length // batch) * batch
-      changes["swav.queue_length"] = length
-    if _is_possible(config, changes):
+    changes = batch.resized(config, count * devices * config.accumulate)
+    if batch.is_possible(config, changes):
       return changes
   return None
-
-
-def _groups(config, images):
-  """Groups of norms for so many images at once, each as it was if possible."""
-  before = _normalised(config)
-  possible = [n for n in range(1, images + 1) if images % n == 0]
-  # Nearest in size; of two, the larger group.
-  groups = min(possible, key=lambda n: (abs(math.log(images / n / before)), n))
-  return {} if groups == config.model.bn_groups else {"model.bn_groups": groups}
-
-
-def _normalised(config):
-  """Images that a norm sees at once."""
-  return config.batch_size // config.accumulate // config.model.bn_groups
-
-
-def _is_possible(config, changes):
-  try:
-    validate.check_together(_changed(config, changes))
-  except errors.UserError:
-    return False
-  return True
-
-
-def _changed(config, changes):
-  config = copy.deepcopy(config)
-  for key, value in changes.items():
-    keys.put(config, key, value)
-  return config
 
 
 def _difference(config, trial):
@@ -222,26 +178,3 @@ def _difference(config, trial):
   return {
     key: value for key, value in keys.flatten(trial) if value != before[key]
   }
-
-
-def _effects(config, trial) -> Iterator[str]:
-  """How the recipe changes."""
-  if trial.batch_size != config.batch_size:
-    before, after = (
-      optim.peak_rate(each.optim, each.batch_size) for each in (config, trial)
-    )
-    yield (
-      f"{trial.batch_size:,} images a step instead of {config.batch_size:,}"
-    )
-    yield (
-      f"with them a peak rate of {after:.4g} instead of {before:.4g}"
-      " (optim.lr_batch)"
-    )
-    steps = math.ceil(config.steps * config.batch_size / trial.batch_size)
-    yield f"--config.steps={steps} for as many images in all"
-  if _normalised(trial) != _normalised(config):
-    yield (
-      f"norms over {_normalised(trial)} images instead of {_normalised(config)}"
-    )
-  if trial.swav.queue_length != config.swav.queue_length:
-    yield "a queue of another length"

@@ -24,7 +24,7 @@ import ml_collections
 from jax.experimental.compilation_cache import compilation_cache
 
 from seer_jax import tasks
-from seer_jax.config import auto, validate
+from seer_jax.config import auto, batch, validate
 from seer_jax.data import pipeline, sources
 from seer_jax.models import encoder
 from seer_jax.planning import accelerators, advice, collectives, plan_report
@@ -65,8 +65,6 @@ def plan(
   notes = [topology.note] if topology.note else []
   notes += _complete(config, mesh)
   program = _program(config, mesh)
-  batch = config.batch_size
-
   where = [d.process_index for d in mesh.devices.flat]
   hosts = len(set(where))
   if topology.is_tpu:
@@ -90,7 +88,7 @@ def plan(
     hosts=hosts,
     trunk=config.model.trunk or str(config.model.numbers),
     settings={
-      "batch_size": batch,
+      "batch_size": config.batch_size,
       "steps": config.steps,
       "crops": "+".join(
         f"{count}x{size}"
@@ -165,8 +163,8 @@ class _Program:
 def _program(config, mesh):
   with jax.set_mesh(mesh):
     programs = _build(config, mesh)
-    batch = pipeline.abstract_batch(config, mesh)
-    traced = programs.step.trace(programs.abstract, batch)
+    inputs = pipeline.abstract_batch(config, mesh)
+    traced = programs.step.trace(programs.abstract, inputs)
     lowered = traced.lower()
     _log.info("compiling for %d devices; large trunks take minutes", mesh.size)
     began = time.perf_counter()
@@ -180,7 +178,7 @@ def _program(config, mesh):
     natural=programs.natural,
     jaxpr=traced.jaxpr,
     hlo=hlo,
-    memory=_memory(programs.abstract, batch, needs, used),
+    memory=_memory(programs.abstract, inputs, needs, used),
     seconds=time.perf_counter() - began,
   )
 
@@ -230,9 +228,9 @@ def _model_flops(config, mesh, executed):
     return executed
   with jax.set_mesh(mesh):
     programs = _build(once, mesh)
-    batch = pipeline.abstract_batch(once, mesh)
+    inputs = pipeline.abstract_batch(once, mesh)
     return collectives.flops(
-      programs.step.trace(programs.abstract, batch).jaxpr
+      programs.step.trace(programs.abstract, inputs).jaxpr
     )
 
 
@@ -247,13 +245,13 @@ def _used(message):
   return int(float(match[1]) * 2 ** {"K": 10, "M": 20, "G": 30}[match[2]])
 
 
-def _memory(state, batch, needs, used):
+def _memory(state, inputs, needs, used):
   """Bytes of one device, by what they are for."""
   parts = {
     "parameters": _held(state.params),
     "optimiser": _held(state.opt_state),
     "rest of the state": _held(state.replace(params=None, opt_state=None)),
-    "batch": _held(batch),
+    "batch": _held(inputs),
   }
   named = sum(parts.values())
   if needs is None:
@@ -354,7 +352,7 @@ def _verdict(config, topology, program, measure):
 
 def _advised(topology, found):
   words = (
-    f"{advice.flags(found.changes)} (compiled:"
+    f"{batch.flags(found.changes)} (compiled:"
     f" {found.total / accelerators.GIB:.1f} GiB,"
     f" fits{_told(topology, found.total)})"
   )

@@ -13,12 +13,9 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
+from seer_jax.config import batch
+
 Schedule = Callable[[jax.Array], jax.Array]
-
-
-def peak_rate(optim: ml_collections.ConfigDict, batch_size: int) -> float:
-  """Linear scaling: the rate of `optim.lr_batch` images, for `batch_size`."""
-  return optim.lr * batch_size / optim.lr_batch
 
 
 def warmup_cosine(
@@ -91,7 +88,7 @@ def make(
 
   Its `update` needs the run's `step` beside gradients, state and parameters.
   """
-  peak = peak_rate(optim, batch_size)
+  peak = batch.peak_rate(optim, batch_size)
   schedule = warmup_cosine(
     peak,
     total_steps,

@@ -1,6 +1,8 @@
+import re
+
 import pytest
 
-from configs import folder
+from configs import folder, seer_rg10b
 from seer_jax.config import auto, keys, validate
 from seer_jax.runtime import errors
 
@@ -53,6 +55,24 @@ def test_every_situation_gives_a_config_that_passes_the_check(
 def test_as_few_images_as_devices_still_make_a_batch():
   config, _ = completed(situation(images=8, devices=8))
   assert config.batch_size == 8
+
+
+def test_a_batch_that_devices_cannot_share_comes_with_one_that_they_can():
+  """RG-10B, of 62 groups of 128 images, on 512 devices; with a queue."""
+  config = seer_rg10b.get_config()
+  config.swav.queue_length = 2 * 7936
+  with pytest.raises(errors.UserError) as caught:
+    auto.complete(config, situation(images=10**9, devices=512))
+  words = str(caught.value)
+  assert "config.batch_size is 7936, which 512 devices cannot share" in words
+  for key, value in re.findall(r"--config\.(\S+)=(\d+)", words):
+    keys.put(config, key, int(value))
+  assert (config.batch_size, config.model.bn_groups) == (7680, 60)
+  validate.check_together(config)
+  assert "7,680 images a step instead of 7,936" in words
+  assert "a peak rate of 9 instead of 9.3" in words
+  assert config.steps == -(-126_008 * 7936 // 7680)
+  assert "norms" not in words
 
 
 def test_fewer_images_than_devices_or_clusters_are_refused():

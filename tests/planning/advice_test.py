@@ -131,7 +131,7 @@ def test_a_queue_is_a_multiple_of_a_smaller_batch():
   _, smaller = advised(config, model(8, 4, 3, 1), 8, 30)
   trial = after(config, smaller)
   assert trial.swav.queue_length % trial.batch_size == 0
-  assert "a queue of another length" in smaller.effects
+  assert any("a queue of" in each for each in smaller.effects)
 
 
 def test_an_estimate_that_was_wrong_is_the_start_of_the_next():

@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from seer_jax.config import keys
+from seer_jax.config import batch, keys
 from seer_jax.training import optim
 
 
@@ -51,7 +51,7 @@ def test_without_warm_up_the_cosine_starts_at_the_peak():
 def test_the_peak_grows_with_the_batch():
   options = keys.base().optim
   options.lr = 0.3
-  assert optim.peak_rate(options, 4096) == pytest.approx(4.8)
+  assert batch.peak_rate(options, 4096) == pytest.approx(4.8)
 
 
 def larc(grads, params, **options):

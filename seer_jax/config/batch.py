@@ -1,0 +1,116 @@
+"""What goes along with the size of the batch, and with its parts.
+
+The rate follows the batch (Goyal et al. 2017, section 2.1), norms are computed
+over groups of its images, the queue holds whole batches.
+"""
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import ml_collections
+
+from seer_jax.config import keys, validate
+from seer_jax.runtime import errors
+
+Changes = Mapping[str, Any]
+
+
+def peak_rate(optim: ml_collections.ConfigDict, batch_size: int) -> float:
+  """Linear scaling: the rate of `optim.lr_batch` images, for `batch_size`."""
+  return optim.lr * batch_size / optim.lr_batch
+
+
+def resized(config: ml_collections.ConfigDict, batch: int) -> dict[str, Any]:
+  """The keys of another batch, and of what must divide it or be its multiple.
+
+  Args:
+    config: resolved.
+    batch: images a step.
+
+  Returns:
+    Their new values, by dotted keys.
+  """
+  changes = {"batch_size": batch} | _groups(config, batch // config.accumulate)
+  if config.swav.queue_length % batch:
+    length = max(1, config.swav.queue_length // batch) * batch
+    changes["swav.queue_length"] = length
+  return changes
+
+
+def in_parts(
+  config: ml_collections.ConfigDict, accumulate: int
+) -> dict[str, Any]:
+  """The keys of the same batch in so many parts.
+
+  Groups of norms are divided as the batch is, so that a norm sees as many
+  images as before. Where a part has fewer, it is one group.
+  """
+  groups = _groups(config, config.batch_size // accumulate)
+  return {"accumulate": accumulate} | groups
+
+
+def _groups(config, images):
+  """Groups of norms for so many images at once, each as it was if possible."""
+  before = _normalised(config)
+  possible = [n for n in range(1, images + 1) if images % n == 0]
+  # Nearest in size; of two, the larger group.
+  groups = min(possible, key=lambda n: (abs(math.log(images / n / before)), n))
+  return {} if groups == config.model.bn_groups else {"model.bn_groups": groups}
+
+
+def _normalised(config):
+  """Images that a norm sees at once."""
+  return config.batch_size / config.accumulate / config.model.bn_groups
+
+
+def changed(
+  config: ml_collections.ConfigDict, changes: Changes
+) -> ml_collections.ConfigDict:
+  """A copy with other values."""
+  config = copy.deepcopy(config)
+  for key, value in changes.items():
+    keys.put(config, key, value)
+  return config
+
+
+def is_possible(config: ml_collections.ConfigDict, changes: Changes) -> bool:
+  """Whether the values still agree with each other."""
+  try:
+    validate.check_together(changed(config, changes))
+  except errors.UserError:
+    return False
+  return True
+
+
+def flags(changes: Changes) -> str:
+  """Keys as they stand on a command line."""
+  return " ".join(f"--config.{key}={value}" for key, value in changes.items())
+
+
+def effects(
+  config: ml_collections.ConfigDict, trial: ml_collections.ConfigDict
+) -> Iterator[str]:
+  """How the recipe changes from one config to another, a phrase each."""
+  if trial.batch_size != config.batch_size:
+    before, after = (
+      peak_rate(each.optim, each.batch_size) for each in (config, trial)
+    )
+    yield f"{trial.batch_size:,} images a step instead of {config.batch_size:,}"
+    yield (
+      f"with them a peak rate of {after:.4g} instead of {before:.4g}"
+      " (optim.lr_batch)"
+    )
+    steps = math.ceil(config.steps * config.batch_size / trial.batch_size)
+    yield f"--config.steps={steps} for as many images in all"
+  if _normalised(trial) != _normalised(config):
+    yield (
+      f"norms over {_normalised(trial):g} images instead of"
+      f" {_normalised(config):g}"
+    )
+  if trial.swav.queue_length != config.swav.queue_length:
+    yield (
+      f"a queue of {trial.swav.queue_length:,} instead of"
+      f" {config.swav.queue_length:,}"
+    )
