@@ -5,6 +5,7 @@ files do. What they say is honoured or refused, never passed over: a network
 that loads without a word computes what its authors' does.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -129,6 +130,8 @@ def _check_timm(path, said, classes):
 
 
 def _refuse(path, name, value, words):
+  with contextlib.suppress(RecursionError):  # Else it is called a list.
+    value = value if isinstance(value, str) else json.dumps(value)
   raise errors.UserError(
     f"{path} says {errors.shown(name)}={errors.shown(value)}: {words}; such"
     " weights would compute something else here"
