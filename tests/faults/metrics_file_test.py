@@ -1,6 +1,7 @@
 """A metrics file that somebody removed, cut or damaged between two starts."""
 
 import os
+import shutil
 import signal
 
 import pytest
@@ -42,44 +43,63 @@ def lose_an_evaluation(path):
   path.write_text("".join(text[1:]))
 
 
-@pytest.mark.parametrize(
-  "harm, words",
-  [
-    (None, ""),
-    (remove, "lacks 6 of its 6 lines up to step 8, those of steps 2 to 8:"),
-    (empty, "lacks 6 of its 6 lines up to step 8, those of steps 2 to 8:"),
-    (cut, "lacks 3 of its 6 lines up to step 8, those of steps 6 to 8:"),
-    (
-      tear_in_the_middle,
-      "lacks 4 of its 6 lines up to step 8, those of steps 4",
-    ),
-    (lose_an_evaluation, "lacks 1 of its 6 lines up to step 8:"),
-  ],
-)
-def test_what_is_missing_is_said_once(
-  tmp_path, monkeypatch, caplog, harm, words
-):
-  config = tiny(plant(tmp_path / "photos", 40))
-  config.eval.every = config.checkpoint.every = 4
+@pytest.fixture
+def stopped_at(monkeypatch):
+  """`stopped_at(step, config, workdir)`: a run up to a signal there."""
   advance = loop.Loop._advance
 
-  def stopped(self, batches):
-    advance(self, batches)
-    if self._step in (8, 12):
-      os.kill(os.getpid(), signal.SIGTERM)
+  def run(step, config, workdir):
+    def stopped(self, batches):
+      advance(self, batches)
+      if self._step == step:
+        os.kill(os.getpid(), signal.SIGTERM)
 
-  monkeypatch.setattr(loop.Loop, "_advance", stopped)
+    with monkeypatch.context() as patch:
+      patch.setattr(loop.Loop, "_advance", stopped)
+      with pytest.raises(errors.Stopped):
+        run_lib.run(config, workdir)
+
+  return run
+
+
+@pytest.fixture
+def settings(tmp_path):
+  """Gives a new config each time, of the same photos."""
+  photos = plant(tmp_path / "photos", 40)
+
+  def make():
+    config = tiny(photos, steps=12)
+    config.eval.every = config.checkpoint.every = 4
+    return config
+
+  return make
+
+
+HARMS = (
+  (None, ""),
+  (remove, "lacks 6 of its 6 lines up to step 8, those of steps 2 to 8:"),
+  (empty, "lacks 6 of its 6 lines up to step 8, those of steps 2 to 8:"),
+  (cut, "lacks 3 of its 6 lines up to step 8, those of steps 6 to 8:"),
+  (tear_in_the_middle, "lacks 4 of its 6 lines up to step 8, those of steps 4"),
+  (lose_an_evaluation, "lacks 1 of its 6 lines up to step 8:"),
+)
+
+
+def test_what_is_missing_is_said_once(tmp_path, settings, stopped_at, caplog):
+  stopped_at(8, settings(), tmp_path / "run")
   caplog.set_level("WARNING")
-  with pytest.raises(errors.Stopped):
-    run_lib.run(config, tmp_path / "run")
-  if harm:
-    harm(tmp_path / "run" / "metrics.jsonl")
-  with pytest.raises(errors.Stopped):
-    run_lib.run(config, tmp_path / "run")
-  run_lib.run(config, tmp_path / "run")
-  said = [line for line in caplog.messages if "metrics.jsonl" in line]
-  assert len(said) == bool(harm)
-  assert words in "".join(said)
+  for number, (harm, words) in enumerate(HARMS):
+    workdir = tmp_path / f"run{number}"
+    shutil.copytree(tmp_path / "run", workdir)
+    if harm:
+      harm(workdir / "metrics.jsonl")
+    caplog.clear()
+    stopped_at(10, settings(), workdir)
+    if harm == cut:  # The next checkpoint vouches for what there is now.
+      run_lib.run(settings(), workdir)
+    said = [line for line in caplog.messages if "metrics.jsonl" in line]
+    assert len(said) == bool(harm), harm
+    assert words in "".join(said), harm
 
 
 @pytest.mark.parametrize(

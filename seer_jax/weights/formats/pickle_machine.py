@@ -212,16 +212,16 @@ class _Machine:
   def do_pop_mark(self, _):
     self._pop_marked()
 
-  def do_none(self, it):
+  def do_int(self, it):
+    """A number, text, bytes or None."""
     if type(it) is int and abs(it) >= _LARGEST_INTEGER:
       raise Refused("holds an integer of more than 128 bits")
     self._push(it, _SLOT + sys.getsizeof(it))
 
-  do_int = do_long = do_long1 = do_long4 = do_none
-  do_binint = do_binint1 = do_binint2 = do_none
-  do_float = do_binfloat = do_none
-  do_unicode = do_binunicode = do_short_binunicode = do_binunicode8 = do_none
-  do_binbytes = do_short_binbytes = do_binbytes8 = do_none
+  do_long = do_long1 = do_long4 = do_binint = do_binint1 = do_binint2 = do_int
+  do_float = do_binfloat = do_none = do_int
+  do_unicode = do_binunicode = do_short_binunicode = do_binunicode8 = do_int
+  do_binbytes = do_short_binbytes = do_binbytes8 = do_int
 
   def do_newtrue(self, _):
     self._push(True)
@@ -231,7 +231,7 @@ class _Machine:
 
   def do_string(self, it):
     """Text of Python 2, which was bytes."""
-    self.do_none(it.encode("latin-1").decode("utf-8", "replace"))
+    self.do_int(it.encode("latin-1").decode("utf-8", "replace"))
 
   do_binstring = do_short_binstring = do_string
 
@@ -316,6 +316,9 @@ class _Machine:
     function, arguments = self._pop_last(2)
     if type(arguments) is not tuple or not callable(function):
       raise Damaged("it calls what is no function")
+    # Functions look at all that is in them, again at each call.
+    sized = [each for each in arguments if type(each) in _SIZES]
+    self._spend(_SLOT * sum(map(len, sized)))
     made = function(*arguments)
     self._push(made, _SLOT + sys.getsizeof(made))
     if type(made) in _SIZES or type(made) is Dict:

@@ -275,6 +275,11 @@ HOSTILE = {
   "4 MB of }": b"}" * 4_000_000,
   "4 MB of marks": b"(" * 4_000_000,
   "the same thing remembered 4 million times": b"N" + b"\x94" * 4_000_000,
+  "a large list made a set 100,000 times": b"c__builtin__\nset\nq\0]("
+  + b"N" * 300_000
+  + b"eq\1"
+  + b"h\0h\1\x85R0" * 100_000
+  + b"N",
   "a huge integer": b"\x8b" + struct.pack("<i", 1 << 20) + b"\x7f" * (1 << 20),
   "a huge shape": tensor(4, (2**127,) * 32, (1,) * 32),
   "an opcode of objects": b"(c__main__\nA\no",
