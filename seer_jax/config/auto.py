@@ -250,7 +250,9 @@ def _refuse_batch(config, here):
     )
   share = here.devices * config.accumulate
   if batch % share:
-    fitting = batch_lib.resized(config, max(share, batch // share * share))
+    fitting = batch_lib.resized(
+      config, max(share, batch // share * share), here.devices
+    )
     trial = batch_lib.changed(config, fitting)
     parts = f" in {config.accumulate} parts" if config.accumulate > 1 else ""
     raise errors.UserError(

@@ -22,17 +22,21 @@ def peak_rate(optim: ml_collections.ConfigDict, batch_size: int) -> float:
   return optim.lr * batch_size / optim.lr_batch
 
 
-def resized(config: ml_collections.ConfigDict, batch: int) -> dict[str, Any]:
+def resized(
+  config: ml_collections.ConfigDict, batch: int, devices: int
+) -> dict[str, Any]:
   """The keys of another batch, and of what must divide it or be its multiple.
 
   Args:
     config: resolved.
     batch: images a step.
+    devices: that share it.
 
   Returns:
     Their new values, by dotted keys.
   """
-  changes = {"batch_size": batch} | _groups(config, batch // config.accumulate)
+  changes = {"batch_size": batch}
+  changes |= _groups(config, batch // config.accumulate, devices)
   if config.swav.queue_length % batch:
     length = max(1, config.swav.queue_length // batch) * batch
     changes["swav.queue_length"] = length
@@ -40,21 +44,29 @@ def resized(config: ml_collections.ConfigDict, batch: int) -> dict[str, Any]:
 
 
 def in_parts(
-  config: ml_collections.ConfigDict, accumulate: int
+  config: ml_collections.ConfigDict, accumulate: int, devices: int
 ) -> dict[str, Any]:
   """The keys of the same batch in so many parts.
 
   Groups of norms are divided as the batch is, so that a norm sees as many
   images as before. Where a part has fewer, it is one group.
   """
-  groups = _groups(config, config.batch_size // accumulate)
+  groups = _groups(config, config.batch_size // accumulate, devices)
   return {"accumulate": accumulate} | groups
 
 
-def _groups(config, images):
-  """Groups of norms for so many images at once, each as it was if possible."""
+def _groups(config, images, devices):
+  """Groups of norms for so many images at once, each as it was if possible.
+
+  A group is all images of some devices, or some of one device: one that begins
+  in the middle of a device would have all activations gathered.
+  """
   before = _normalised(config)
-  possible = [n for n in range(1, images + 1) if images % n == 0]
+  possible = [
+    n
+    for n in range(1, images + 1)
+    if images % n == 0 and (devices % n == 0 or n % devices == 0)
+  ]
   # Nearest in size; of two, the larger group.
   groups = min(possible, key=lambda n: (abs(math.log(images / n / before)), n))
   return {} if groups == config.model.bn_groups else {"model.bn_groups": groups}

@@ -158,7 +158,7 @@ def _in_parts(devices, config, most) -> batch.Changes | None:
   each = _each(config, devices)
   for parts in range(2, each + 1):
     if each % parts == 0 and each // parts <= most:
-      changes = batch.in_parts(config, config.accumulate * parts)
+      changes = batch.in_parts(config, config.accumulate * parts, devices)
       if batch.is_possible(config, changes):
         return changes
   return None
@@ -167,7 +167,8 @@ def _in_parts(devices, config, most) -> batch.Changes | None:
 def _smaller_batch(devices, config, most) -> batch.Changes | None:
   """The largest batch with so many images a device at once."""
   for count in range(most, 0, -1):
-    changes = batch.resized(config, count * devices * config.accumulate)
+    images = count * devices * config.accumulate
+    changes = batch.resized(config, images, devices)
     if batch.is_possible(config, changes):
       return changes
   return None

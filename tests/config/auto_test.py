@@ -67,12 +67,13 @@ def test_a_batch_that_devices_cannot_share_comes_with_one_that_they_can():
   assert "config.batch_size is 7936, which 512 devices cannot share" in words
   for key, value in re.findall(r"--config\.(\S+)=(\d+)", words):
     keys.put(config, key, int(value))
-  assert (config.batch_size, config.model.bn_groups) == (7680, 60)
+  # 60 groups would be of 128 images as before, but of 8.5 devices each.
+  assert (config.batch_size, config.model.bn_groups) == (7680, 64)
   validate.check_together(config)
   assert "7,680 images a step instead of 7,936" in words
   assert "a peak rate of 9 instead of 9.3" in words
   assert config.steps == -(-126_008 * 7936 // 7680)
-  assert "norms" not in words
+  assert "norms over 120 images instead of 128" in words
 
 
 def test_fewer_images_than_devices_or_clusters_are_refused():

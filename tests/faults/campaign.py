@@ -173,7 +173,10 @@ def kill(rng, processes, report):
       report.survivors.append(time.monotonic() - began)
       if each.returncode == 0:
         report.complaints.append("a survivor ended as if all were well")
-  time.sleep(0.2)
+  # Python's resource tracker has segments to remove.
+  deadline = time.monotonic() + 5
+  while any(map(runs_on, workers)) and time.monotonic() < deadline:
+    time.sleep(0.1)
   report.orphans += sum(map(runs_on, workers))
   return words
 
