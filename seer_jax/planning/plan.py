@@ -343,8 +343,8 @@ def _verdict(config, topology, program, measure):
   )
   if not found:
     return False, (
-      "does not fit, nor does any smaller part of the batch that was tried: a"
-      " smaller --config.model.trunk, or more devices"
+      "does not fit, nor would a smaller part of the batch: a smaller"
+      " --config.model.trunk, or more devices"
     )
   tries = "; or ".join(_advised(topology, each) for each in found)
   return False, f"does not fit: try {tries}"
