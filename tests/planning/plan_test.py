@@ -236,6 +236,9 @@ def test_what_does_not_fit_comes_with_keys_to_try():
   config.data.train.kind = "folder"  # That is not there.
   config.batch_size = 2**13
   config.crops.sizes = (64,)
+  config.model.numbers = (1, 16, 16.0, 2.0, 8)
+  config.model.strides = (2,)
+  config.model.head.hidden = (16,)
   config.precision = "fp32"
   again = copy.deepcopy(config)
   report = plan.plan(config, "v100-16:1x2")
@@ -243,7 +246,8 @@ def test_what_does_not_fit_comes_with_keys_to_try():
   assert report.total > report.capacity
   for key in ("model.remat=block", "precision=fp16"):
     assert f"--config.{key}" in report.verdict
-  for key, value in re.findall(r"--config\.(\S+)=(\w+)", report.verdict):
+  advised = report.verdict.split(" (compiled: ")[0]
+  for key, value in re.findall(r"--config\.(\S+)=(\w+)", advised):
     kind = type(keys.get(config, key))
     keys.put(again, key, kind(value))
   assert plan.plan(again, "v100-16:1x2").fits
