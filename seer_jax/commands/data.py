@@ -132,9 +132,7 @@ def _stopped_by_signals():
     process_pool.stop()
 
   with contextlib.ExitStack() as stack:
-    for number in preemption.NOTICES:
-      if number == signal.SIGHUP and preemption.is_ignored(number):
-        continue  # Started by nohup.
+    for number in preemption.heeded():
       stack.callback(signal.signal, number, signal.signal(number, stop))
     yield
 

@@ -176,8 +176,6 @@ def _size_of_fields(data, order, begin, count, length, value_at):
       )
       # Of fields that are there twice, readers differ in which they take.
       fields[tag] = max(value, fields.get(tag, 0))
-    if tag > _TILE_HEIGHT:
-      break  # Tags stand in ascending order.
   if _WIDTH not in fields or _HEIGHT not in fields:
     return None
   size = fields[_HEIGHT], fields[_WIDTH]
@@ -242,11 +240,9 @@ def _netpbm_size(data: bytes) -> tuple[int, int] | None:
   head = re.sub(rb"#[^\r\n]*", b" ", data[:4096])
   if data.startswith(b"P7"):
     fields = dict(re.findall(rb"(WIDTH|HEIGHT)\s+(\d{1,10})\s", head))
-    return (
-      (int(fields[b"HEIGHT"]), int(fields[b"WIDTH"]))
-      if (len(fields) == 2)
-      else None
-    )
+    if len(fields) < 2:
+      return None
+    return int(fields[b"HEIGHT"]), int(fields[b"WIDTH"])
   found = re.match(rb"P\w\s+(\d{1,10})\s+(\d{1,10})\s", head)
   return (int(found[2]), int(found[1])) if found else None
 

@@ -1,9 +1,9 @@
 """The shared memory in which data workers hand over their batches.
 
-A batch lies in /dev/shm until the run has read it. What a run leaves there
-Python's resource tracker removes; but a kill of the whole process group takes
-the tracker along, and the memory stays taken until the machine restarts. So
-segments bear the name of their run, and the next run of the same user removes
+A batch lies in /dev/shm until the run has read it. Python's resource tracker
+removes what a run leaves there; but a kill of the whole process group kills the
+tracker as well, and the memory stays taken until the machine restarts. So
+segments are named after their run, and the next run of the same user removes
 those whose run is gone.
 """
 

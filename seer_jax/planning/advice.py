@@ -1,8 +1,9 @@
 """Keys that make a step fit that does not: compiled before they are advised.
 
-What a step needs besides its state falls about as the images that a device has
-at once, so one compiled program suggests how many parts the batch needs. The
-compiler has the last word: what does not fit is where the next try begins.
+What a step needs besides its state is roughly proportional to the images that a
+device holds at once, so one compiled program suggests how many parts the batch
+needs. The compiler has the last word: a try that does not fit improves the next
+estimate.
 """
 
 import functools
@@ -19,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 _TRIES = 3  # Each compiles a program.
 _MARGIN = 0.97  # Of the room, in estimates.
-# Of a quarter of the room it is worth to split kernels over devices.
+# Splitting kernels pays where the state takes more than this share of the room.
 _WORTH = 1 / 4
 
 
@@ -86,12 +87,11 @@ def find(
     exact = batch.changed(exact, changes)
 
   def tried(trial):
-    _log.info(
-      "compiling what may fit: %s", batch.flags(_difference(config, trial))
-    )
+    changes = _difference(config, trial)
+    _log.info("compiling what may fit: %s", batch.flags(changes))
     needs = measure(trial)
     effects = tuple(batch.effects(config, trial))
-    return needs, Advice(_difference(config, trial), needs.total, effects)
+    return needs, Advice(changes, needs.total, effects)
 
   def search(smaller, needs):
     trial, fixed = exact, needs.parameters
@@ -109,18 +109,17 @@ def find(
       fixed = needs.fleeting - slope * _each(trial, devices)
     return []
 
+  found: list[Advice] = []
   try:
     if exact != config:
       needs, advice = tried(exact)
       if needs.total <= room:
         return [advice]
-    return [
-      *search(functools.partial(_in_parts, devices), needs),
-      *search(functools.partial(_smaller_batch, devices), needs),
-    ]
-  except errors.UserError as error:  # The compiler gave up.
-    _log.info("it cannot be: %s", error)
-    return []
+    for smaller in (_in_parts, _smaller_batch):
+      found += search(functools.partial(smaller, devices), needs)
+  except errors.UserError as error:
+    _log.info("the compiler gave up: %s", error)
+  return found
 
 
 def _exact(

@@ -12,7 +12,7 @@ _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2).
 
 
 # SIGHUP: the terminal or the connection that a run was started from is closed.
-NOTICES = signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP
+_NOTICES = signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP
 
 
 class Signals:
@@ -33,9 +33,7 @@ class Signals:
     # nothing is caught.
     self._before = {}
     if threading.current_thread() is threading.main_thread():
-      for number in NOTICES:
-        if number == signal.SIGHUP and is_ignored(number):
-          continue  # Started by nohup.
+      for number in heeded():
         self._before[number] = signal.signal(number, self._note)
     return self
 
@@ -58,16 +56,17 @@ class Signals:
       signal.signal(number, (lambda *_: None) if obeyed else handler)
 
 
-def is_ignored(number: int) -> bool:
-  """Whether whoever started this process had it ignore a signal."""
-  return signal.getsignal(number) == signal.SIG_IGN
+def heeded() -> list[signal.Signals]:
+  """The signals that are notices: under nohup, a closed terminal is none."""
+  nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+  return [each for each in _NOTICES if not (nohup and each == signal.SIGHUP)]
 
 
 def leave_to_the_parent() -> None:
   """For a worker process: signals sent to the whole group are not for it."""
-  for number in NOTICES:
+  for number in _NOTICES:
     signal.signal(number, signal.SIG_IGN)
-  signal.pthread_sigmask(signal.SIG_UNBLOCK, NOTICES)
+  signal.pthread_sigmask(signal.SIG_UNBLOCK, _NOTICES)
 
 
 @contextlib.contextmanager
@@ -76,7 +75,7 @@ def held_back() -> Iterator[None]:
 
   One that dies of Ctrl-C while it starts leaves its parent waiting for ever.
   """
-  before = signal.pthread_sigmask(signal.SIG_BLOCK, NOTICES)
+  before = signal.pthread_sigmask(signal.SIG_BLOCK, _NOTICES)
   try:
     yield
   finally:

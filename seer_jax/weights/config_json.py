@@ -20,6 +20,7 @@ from seer_jax.weights import name_maps
 
 # Of transformers' RegNetConfig, where config.json leaves a field out.
 _DEFAULTS = {
+  "model_type": "regnet",
   "num_channels": 3,
   "embedding_size": 32,
   "hidden_sizes": [128, 192, 512, 1088],
@@ -81,7 +82,7 @@ def architecture(
 
 def _hugging_face(path, said, it):
   arch = it.architecture
-  if said.get("model_type", "regnet") != "regnet":
+  if said["model_type"] != "regnet":
     _refuse(path, "model_type", said["model_type"], "a RegNet is 'regnet'")
   if said["hidden_act"] != "relu":
     _refuse(path, "hidden_act", said["hidden_act"], "RegNetX and Y have 'relu'")
@@ -118,6 +119,8 @@ def _hugging_face(path, said, it):
 
 def _check_timm(path, said, classes):
   arguments = said.get("model_args") or {}
+  if not isinstance(arguments, dict):
+    _refuse(path, "model_args", arguments, "names and values are meant")
   unknown = set(arguments) - _TIMM_ARGUMENTS
   for name in sorted(unknown):
     _refuse(path, f"model_args.{name}", arguments[name], "it is not known here")
@@ -152,7 +155,7 @@ def preprocessing(folder: pathlib.Path) -> Preprocessing | None:
     said = read(folder / name)
     try:
       found = understand(said) if isinstance(said, dict) else None
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+    except (ArithmeticError, KeyError, TypeError, ValueError) as error:
       words = errors.shown(f"{type(error).__name__}: {error}")
       raise errors.UserError(
         f"{folder / name} does not say how images are prepared ({words})"

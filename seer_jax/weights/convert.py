@@ -46,6 +46,7 @@ def convert(
 
   Raises:
     UserError: the format has no place for such a trunk, or the disk refuses.
+    Lost: the disk is full.
   """
   if to not in FORMATS:
     raise errors.UserError(

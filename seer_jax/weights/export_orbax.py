@@ -30,6 +30,7 @@ def write(
 
   Raises:
     UserError: something is there already, or the disk refuses.
+    Lost: the disk is full.
   """
   folder = folder.absolute()  # Orbax refuses others.
   if folder.exists():

@@ -33,6 +33,7 @@ def write(
 
   Raises:
     UserError: the weights are too large for one file, or the disk refuses.
+    Lost: the disk is full.
   """
   size = sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
   if size > _LARGEST:

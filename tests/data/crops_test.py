@@ -232,6 +232,9 @@ BOMBS = {
     [(256, 9), (257, 9), (322, SIDE), (323, SIDE)]
   ),
   "a TIFF of two widths": tiff_of([(256, SIDE), (256, 9), (257, SIDE)]),
+  "a TIFF out of order": tiff_of(
+    [(256, 9), (257, 9), (400, 0), (256, SIDE), (257, SIDE)]
+  ),
   # 152 bytes, of which OpenCV alone makes 19 GiB in a minute.
   "a JPEG 2000 codestream": bytes.fromhex(
     "ff4fff51002f0000"

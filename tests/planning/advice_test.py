@@ -172,3 +172,16 @@ def test_a_compiler_that_gives_up_ends_the_search():
     raise errors.UserError("the compiler gave up")
 
   assert not advised(config, measure, 8, 36)
+
+
+def test_what_was_found_before_that_is_kept():
+  config = resolved(seer_rg128.get_config("a100"), 8, batch_size=512)
+  programs = model(8, 4, 3, 1)
+
+  def measure(trial):
+    if trial.batch_size < config.batch_size:
+      raise errors.UserError("the compiler gave up")
+    return programs(trial)
+
+  (found,) = advised(config, measure, 8, 30)
+  assert found.changes["accumulate"] > 1

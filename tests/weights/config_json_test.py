@@ -111,6 +111,7 @@ def test_such_a_network_goes_to_hugging_face_and_back(tmp_path, stem_width):
   [
     ({"model_args": {"act_layer": "silu"}}, "model_args.act_layer=silu"),
     ({"model_args": {"output_stride": 16}}, "model_args.output_stride=16"),
+    ({"model_args": ["act_layer"]}, 'model_args=["act_layer"]'),
     ({"global_pool": "max"}, "global_pool=max"),
     ({"num_classes": 8}, "num_classes=8"),
     ({"model_args": {"num_classes": 7}, "global_pool": "avg"}, ""),
@@ -135,6 +136,8 @@ def test_arguments_of_timm_s_models(exported, tmp_path, fields, words):
     {"do_rescale": False},
     {"size": {"height": 224}},
     {"crop_pct": 0},
+    {"crop_pct": 5e-324},
+    {"size": float("inf")},
     {"image_mean": [0.5]},
     {"image_std": "abc"},
   ],

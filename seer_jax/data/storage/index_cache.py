@@ -32,7 +32,8 @@ def open_index(
     open_made: opens what lies in `folder`.
 
   Raises:
-    UserError: there is no room for it, or `make` says so.
+    UserError: it cannot be written, or `make` says so.
+    Lost: there is no room for it.
   """
   for _ in range(_ATTEMPTS):
     if not folder.exists():

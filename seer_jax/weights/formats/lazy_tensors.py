@@ -160,6 +160,7 @@ def written(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
   Raises:
     UserError: the disk refuses.
+    Lost: the disk is full.
   """
   part = path.with_name(path.name + ".part")
   try:

@@ -106,6 +106,7 @@ def write(
 
   Raises:
     UserError: the disk refuses.
+    Lost: the disk is full.
   """
   header: dict[str, object] = {"__metadata__": dict(metadata)}
   offset = 0

@@ -281,6 +281,7 @@ def write(
 
   Raises:
     UserError: the disk refuses.
+    Lost: the disk is full.
   """
   pickler = _Pickler()
   pickled = pickler.dumps(saved)
