@@ -25,19 +25,16 @@ GROUP = "import os\nos.setpgid(0, 0)\n"
 
 
 @pytest.fixture
-def segment():
-  """Makes a file like that of a segment; removes it in the end."""
-  made = []
+def segment(tmp_path, monkeypatch):
+  """Makes a file like that of a segment, where runs beside it see none."""
+  monkeypatch.setattr(shared_memory, "_FOLDER", tmp_path)
 
   def make(owner):
-    path = FOLDER / f"seer_jax-{owner}-{secrets.token_hex(8)}"
+    path = tmp_path / f"seer_jax-{owner}-{secrets.token_hex(8)}"
     path.write_bytes(b"0" * 1000)
-    made.append(path)
     return path
 
-  yield make
-  for path in made:
-    path.unlink(missing_ok=True)
+  return make
 
 
 def ended_process():
@@ -60,7 +57,7 @@ def test_those_of_processes_that_are_gone_are_removed(segment, caplog):
     segment(ended_process()),
     segment(f"{machine}-{process}-{int(start) + 1}"),  # A number used again.
   ]
-  assert shared_memory.remove_orphans() >= len(gone)
+  assert shared_memory.remove_orphans() == len(gone)
   assert [path.exists() for path in kept] == [True] * 3
   assert [path.exists() for path in gone] == [False] * 2
   assert "shared memory" in caplog.text
@@ -94,8 +91,7 @@ def test_the_next_run_frees_what_a_killed_group_left(tmp_path):
   runs.wait_until(left, process)
   os.killpg(process.pid, signal.SIGKILL)
   assert process.wait() == -signal.SIGKILL
-  assert left()
+  # Whichever run starts next: that of a test beside this one may be it.
   code, _, err = runs.run(*runs.TINY, f"--workdir={tmp_path / 'other'}")
   assert code == 0, err
-  assert "of shared memory that runs which were killed left" in err
   assert not left()

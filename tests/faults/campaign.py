@@ -31,8 +31,6 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import runs
 
-from seer_jax.data import shared_memory
-
 EVERY = 20
 OPTIONS = (
   *runs.TINY,
@@ -47,6 +45,8 @@ OPTIONS = (
 GROUP = "import os\nos.setpgid(0, 0)\n"
 # A survivor ends by itself within so many seconds.
 PATIENCE = 200
+# Python's resource tracker outlives its run, to remove what it left.
+TRACKED = 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,12 +173,21 @@ def kill(rng, processes, report):
       report.survivors.append(time.monotonic() - began)
       if each.returncode == 0:
         report.complaints.append("a survivor ended as if all were well")
-  # Python's resource tracker has segments to remove.
-  deadline = time.monotonic() + 5
-  while any(map(runs_on, workers)) and time.monotonic() < deadline:
-    time.sleep(0.1)
-  report.orphans += sum(map(runs_on, workers))
+  report.orphans += left(running, workers)
   return words
+
+
+def left(find, processes):
+  """How many `find` still finds when resource trackers have had their time."""
+  deadline = time.monotonic() + TRACKED
+  while find(processes) and time.monotonic() < deadline:
+    time.sleep(0.1)
+  return len(find(processes))
+
+
+def running(pids):
+  """Those that still run."""
+  return [pid for pid in pids if runs_on(pid)]
 
 
 def runs_on(pid):
@@ -200,6 +209,16 @@ def children(pid):
   return found
 
 
+def segments_of(processes):
+  """Shared memory of their data workers, which is named after them."""
+  memory = pathlib.Path("/dev/shm")
+  return [
+    segment
+    for each in processes
+    for segment in memory.glob(f"seer_jax-*-{each.pid}-*")
+  ]
+
+
 def attack(case, kills, seed, report, tell=lambda words: None):
   """One case, until it has had so many kills; fills the report."""
   rng = random.Random(f"{case.name} {seed}")
@@ -213,10 +232,10 @@ def attack(case, kills, seed, report, tell=lambda words: None):
       run += 1
       workdir = pathlib.Path(folder, f"run{run}")
       # Every other run, beginning with one that does not.
-      ended = disturbed(case, workdir, rng, wanted, report, run % 2 == 0)
+      started = disturbed(case, workdir, rng, wanted, report, run % 2 == 0)
       report.ended += 1
       # Every start removes what the kill before it left.
-      report.segments += shared_memory.remove_orphans()
+      report.segments += left(segments_of, started)
       if max(report.lost_waiting, default=0) > EVERY:
         report.complaints.append(f"{case.name}, run {run}: lost too much")
       if max(report.lost, default=0) > 2 * EVERY:
@@ -226,14 +245,14 @@ def attack(case, kills, seed, report, tell=lambda words: None):
       if not same:
         report.complaints.append(f"{case.name}, run {run}: another result")
       tell(f"{case.name}: {report.kills} kills, {report.identical} identical")
-    return ended
 
 
 def disturbed(case, workdir, rng, wanted, report, waiting):
-  """A run to its end, killed on the way."""
-  reached, complained = -1, False
+  """A run to its end, killed on the way; all its processes."""
+  reached, complained, started = -1, False, []
   while True:
     processes = start(case, workdir, waiting)
+    started += processes
     if report.kills < wanted:
       wait(rng, workdir, processes[0])
     if report.kills < wanted and not any(map(finished, processes)):
@@ -262,7 +281,7 @@ def disturbed(case, workdir, rng, wanted, report, waiting):
         if len(report.complaints) > 5:
           raise AssertionError(report)
         continue
-      return ended
+      return started
 
 
 def table(reports):
