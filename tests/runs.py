@@ -231,6 +231,16 @@ def wait_until(condition, process=None):
     time.sleep(0.01)
 
 
+def segments_of(processes):
+  """Shared memory of their data workers, which is named after them."""
+  memory = pathlib.Path("/dev/shm")
+  return [
+    segment
+    for each in processes
+    for segment in memory.glob(f"seer_jax-*-{each.pid}-*")
+  ]
+
+
 def lines_of(workdir):
   path = workdir / "metrics.jsonl"
   return path.read_text().splitlines() if path.exists() else []

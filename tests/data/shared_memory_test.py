@@ -18,7 +18,6 @@ from seer_jax.data import shared_memory
 pytestmark = pytest.mark.skipif(
   not pathlib.Path("/dev/shm").is_dir(), reason="/dev/shm is Linux's"
 )
-FOLDER = pathlib.Path("/dev/shm")
 WORKERS = ("--config.data.workers=2",)
 # A process group of its own, to be killed as one.
 GROUP = "import os\nos.setpgid(0, 0)\n"
@@ -84,14 +83,10 @@ def test_the_next_run_frees_what_a_killed_group_left(tmp_path):
   workdir = f"--workdir={tmp_path / 'run'}"
   process = runs.start(*runs.TINY, *WORKERS, workdir, code=GROUP + gate.code)
   gate.wait(process)
-
-  def left():
-    return list(FOLDER.glob(f"seer_jax-*-{process.pid}-*"))
-
-  runs.wait_until(left, process)
+  runs.wait_until(lambda: runs.segments_of([process]), process)
   os.killpg(process.pid, signal.SIGKILL)
   assert process.wait() == -signal.SIGKILL
   # Whichever run starts next: that of a test beside this one may be it.
   code, _, err = runs.run(*runs.TINY, f"--workdir={tmp_path / 'other'}")
   assert code == 0, err
-  assert not left()
+  assert not runs.segments_of([process])

@@ -209,16 +209,6 @@ def children(pid):
   return found
 
 
-def segments_of(processes):
-  """Shared memory of their data workers, which is named after them."""
-  memory = pathlib.Path("/dev/shm")
-  return [
-    segment
-    for each in processes
-    for segment in memory.glob(f"seer_jax-*-{each.pid}-*")
-  ]
-
-
 def attack(case, kills, seed, report, tell=lambda words: None):
   """One case, until it has had so many kills; fills the report."""
   rng = random.Random(f"{case.name} {seed}")
@@ -235,7 +225,7 @@ def attack(case, kills, seed, report, tell=lambda words: None):
       started = disturbed(case, workdir, rng, wanted, report, run % 2 == 0)
       report.ended += 1
       # Every start removes what the kill before it left.
-      report.segments += left(segments_of, started)
+      report.segments += left(runs.segments_of, started)
       if max(report.lost_waiting, default=0) > EVERY:
         report.complaints.append(f"{case.name}, run {run}: lost too much")
       if max(report.lost, default=0) > 2 * EVERY:

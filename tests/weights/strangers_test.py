@@ -136,9 +136,8 @@ def test_files_are_known_by_their_content(tmp_path, to, name, renamed):
 def test_a_relative_path_is_one_for_orbax_too(tmp_path, monkeypatch):
   path = vissl_file(tmp_path / "a.torch")
   monkeypatch.chdir(tmp_path)
-  (tmp_path / "out.part" / "left").mkdir(
-    parents=True
-  )  # By one that was killed.
+  left = tmp_path / "out.part" / "left"  # By one that was killed.
+  left.mkdir(parents=True)
   assert commands.main(["convert", str(path), "out", "--to=orbax"]) == 0
   assert same(network_of()[1], seer_jax.load("out")[1])
   assert sorted(each.name for each in tmp_path.iterdir()) == ["a.torch", "out"]
