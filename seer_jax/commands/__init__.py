@@ -9,12 +9,14 @@ import sys
 from collections.abc import Mapping, Sequence
 
 import seer_jax
-from seer_jax.commands import data, planning, training, weights
+from seer_jax.commands import data, evaluation, planning, training, weights
 from seer_jax.commands.parser import Command, nearest
 from seer_jax.runtime import errors
 
 COMMANDS: Mapping[str, Command] = {
   "train": training.TRAIN,
+  "eval": evaluation.EVAL,
+  "labels": evaluation.LABELS,
   "pack": data.PACK,
   "inspect": data.INSPECT,
   "convert": weights.CONVERT,

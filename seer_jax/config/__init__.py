@@ -1,8 +1,9 @@
 """Every key of a run once, with its default, its reason and its check.
 
-A config file needs `base` alone; `source` makes a part of a mix of sources.
+A config file needs `base`, or `labelled` to probe and fine-tune; `source` makes
+a part of a mix of sources.
 """
 
-from seer_jax.config.keys import base, source
+from seer_jax.config.keys import base, labelled, source
 
-__all__ = ["base", "source"]
+__all__ = ["base", "labelled", "source"]

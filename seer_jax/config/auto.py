@@ -18,6 +18,8 @@ from seer_jax.data import crops, sources
 from seer_jax.runtime import errors
 
 _FEWEST = 8
+# What says that a key is open, where that is not None.
+_OPEN = {"classes": 0}
 
 
 class Choice(NamedTuple):
@@ -39,6 +41,7 @@ class Situation:
     platform: of these, as JAX names it.
     precision: what they multiply fastest, and why (`mesh.native_precision`).
     cores: of this host.
+    labels: how many the images have.
   """
 
   images: int
@@ -47,6 +50,7 @@ class Situation:
   platform: str
   precision: tuple[str, str]
   cores: int
+  labels: int = 0
 
   @property
   def accelerated(self) -> bool:
@@ -93,18 +97,18 @@ def complete(
       f"there are only {here.images} images; clusters need {_FEWEST} or more"
     )
   made = []
+  of_task = {"swav": (_length, _swav, _optim)}
   for rule in (
     _precision,
+    _classes,
     _crops,
     _trunk,
     _batch,
-    _length,
-    _swav,
-    _optim,
+    *of_task.get(config.task, (_labelled,)),
     _workers,
   ):
     for choice in rule(config, here):
-      if keys.get(config, choice.key) is None:
+      if keys.get(config, choice.key) in (None, _OPEN.get(choice.key)):
         keys.put(config, choice.key, choice.value)
         made.append(choice)
   _refuse_batch(config, here)
@@ -118,6 +122,25 @@ def _precision(config, here) -> Iterator[Choice]:
   reason = "TPUs compile large trunks" if tpu else "compiles quickly"
   reason += " block by block for hours" if tpu else " enough, runs faster"
   yield Choice("model.scan", tpu, reason)
+
+
+def _classes(config, here) -> Iterator[Choice]:
+  if config.task != "swav" or config.online.lr:
+    yield Choice("classes", here.labels, "the labels of the images")
+
+
+def _labelled(config, here) -> Iterator[Choice]:
+  if config.steps is None:
+    usual = {"probe": 28.0, "finetune": 30.0}[config.task]
+    yield Choice("epochs", usual, "VISSL's for ImageNet")
+    per_epoch = here.images / config.batch_size
+    steps = max(1, round(config.epochs * per_epoch))
+    yield Choice("steps", steps, f"{config.epochs:g} epochs of {per_epoch:.1f}")
+  yield Choice(
+    "optim.lr",
+    {"probe": 0.01, "finetune": 0.1}[config.task],
+    f"VISSL's, for a batch of {config.optim.lr_batch}",
+  )
 
 
 def _crops(config, here) -> Iterator[Choice]:

@@ -37,7 +37,7 @@ def resized(
   """
   changes = {"batch_size": batch}
   changes |= _groups(config, batch // config.accumulate, devices)
-  if config.swav.queue_length % batch:
+  if config.swav.queue_length and config.swav.queue_length % batch:
     length = max(1, config.swav.queue_length // batch) * batch
     changes["swav.queue_length"] = length
   return changes

@@ -23,6 +23,14 @@ def base() -> ConfigDict:
   none = config_dict.placeholder
   config = ConfigDict()
 
+  # What is learned: "swav", without labels; "probe", linear classifiers on a
+  # frozen network; "finetune", the whole network as a classifier.
+  config.task = "swav"
+  # Where training begins: anything that seer_jax.load takes; "" for anew. The
+  # network and the preprocessing then are those of the weights.
+  config.weights = ""
+  # L of classifiers; 0 for as many as the images have labels.
+  config.classes = 0
   # Everything random follows from this number and the step.
   config.seed = 0
   # Passes over the data; chosen from its size when None.
@@ -83,6 +91,10 @@ def base() -> ConfigDict:
   config.augment.blur = 0.5
   config.augment.mean = (0.485, 0.456, 0.406)
   config.augment.std = (0.229, 0.224, 0.225)
+  # RandAugment's operations an image, of a magnitude from 0 to 10; for
+  # fine-tuning.
+  config.augment.randaugment = 0
+  config.augment.magnitude = 9.0
 
   config.model = ConfigDict()
   # A name of `architectures.MODELS`, or timm's or torchvision's for one of
@@ -133,6 +145,39 @@ def base() -> ConfigDict:
   # of an untrained network are no help, so not too early.
   config.swav.queue_start = none(int)
 
+  # A linear classifier trained beside SwAV on the features of labelled images,
+  # for a curve to watch; it changes nothing else.
+  config.online = ConfigDict()
+  config.online.lr = 0.0  # Its constant rate; 0 for none.
+
+  config.probe = ConfigDict()
+  # Outputs of the network, each with heads of its own (`heads.tap`); () for
+  # all stages and the mean.
+  config.probe.taps = ()
+  # Heads with a BatchNorm before the linear layer, without, or both.
+  config.probe.norms = (True, False)
+  # A copy of each head for each of these factors of the learning rate.
+  config.probe.rates = (0.1, 0.3, 1.0, 3.0, 10.0)
+  # Share of the labels held out to choose the head by; 0 reports all of them.
+  config.probe.held_out = 0.1
+
+  config.finetune = ConfigDict()
+  # "linear" on the trunk, or "swav": on the first layer of the pre-trained
+  # projection, with a new BatchNorm (SEER, for few labels).
+  config.finetune.head = "linear"
+  config.finetune.head_rate = 1.0  # Of the learning rate.
+  config.finetune.head_decay = 1.0  # Of the weight decay.
+  # The rate of a block, of that of the block behind it.
+  config.finetune.layer_decay = 1.0
+  # Probability that an image skips the last block; lower for those before.
+  config.finetune.drop_path = 0.0
+  config.finetune.smoothing = 0.0  # Of labels.
+  # Alpha of mixup and of CutMix; 0 for none, with both one of them an image.
+  config.finetune.mixup = 0.0
+  config.finetune.cutmix = 0.0
+  # Decay of the moving average that is evaluated; 0 for none. SEER: 0.9999.
+  config.finetune.ema = 0.0
+
   config.optim = ConfigDict()
   config.optim.name = "larc"  # Or "lars", "sgd", "adamw".
   # The peak rate is lr * batch_size / lr_batch. SwAV and SEER: 0.3 of 256.
@@ -141,14 +186,24 @@ def base() -> ConfigDict:
   config.optim.warmup_fraction = 0.025  # Of all steps.
   config.optim.warmup_start = 0.0625  # Of the peak: 0.3 of SwAV's 4.8.
   config.optim.end = 0.001  # Of the peak, where the cosine ends.
+  # Instead of warm-up and cosine: shares of the run at which the rate, at its
+  # peak from the first step, is multiplied by `step_factor`.
+  config.optim.milestones = ()
+  config.optim.step_factor = 0.1
   config.optim.momentum = 0.9
+  config.optim.nesterov = False
   config.optim.weight_decay = 1e-6  # SEER: 1e-5.
+  # Whether scales and biases of BatchNorms decay, and biases of other layers.
+  config.optim.decay_norms = True
+  config.optim.decay_biases = True
   config.optim.trust = 0.001  # LARC's and LARS's.
 
   config.eval = ConfigDict()
   # Steps between evaluations; 0 evaluates only before the first and after
   # the last.
   config.eval.every = 0
+  # What is measured: names of `suite.EVALUATORS`.
+  config.eval.evals = ("stats", "knn")
   # Images a clean pass reads at most, of the bank and of the queries alike.
   config.eval.max_images = 50_000
   config.eval.batch_size = 256
@@ -157,8 +212,17 @@ def base() -> ConfigDict:
   config.eval.size = none(int)
   # "bilinear" or "bicubic" are PIL's, bit for bit; "area" averages.
   config.eval.interpolation = "bilinear"
+  # Outputs of the network that classifiers of frozen features look at.
+  config.eval.taps = ("avgpool",)
+  # A grid: kNN for each of these neighbours, temperatures and metrics.
   config.eval.knn_k = (20, 200)
-  config.eval.knn_temperature = 0.1
+  config.eval.knn_temperature = (0.1,)
+  config.eval.knn_metric = ("cosine",)  # And "dot", "euclidean".
+  # Labels that logistic regression and SVMs learn from: shares of all, and
+  # numbers of each class, drawn with so many seeds.
+  config.eval.shares = (1.0,)
+  config.eval.shots = ()
+  config.eval.seeds = 3
   # Share of the training images held out as queries when there is no test set.
   config.eval.held_out = 0.2
 
@@ -193,6 +257,24 @@ def base() -> ConfigDict:
   # the run counts as stuck and ends; four times as long where something is
   # compiled. 0 waits for ever.
   config.watchdog = 1800.0
+  return config
+
+
+def labelled() -> ConfigDict:
+  """`base`, with what tasks that learn from labels have in common.
+
+  One random-resized crop of each image and a flip, SGD as VISSL's benchmarks
+  have it, and the accuracy as what is measured.
+  """
+  config = base()
+  config.crops.counts = (1,)
+  config.crops.scales = ((0.08, 1.0),)
+  config.augment.jitter = config.augment.grey = config.augment.blur = 0.0
+  config.optim.name = "sgd"
+  config.optim.nesterov = True
+  config.optim.decay_norms = False
+  config.optim.warmup_fraction = 0.0
+  config.eval.evals = ("accuracy",)
   return config
 
 

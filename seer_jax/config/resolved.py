@@ -114,7 +114,15 @@ def _claimed(workdir):
     raise errors.UserError(
       f"{path} is damaged ({error}); put it back, or give another --workdir"
     ) from error
-  return found
+  return _of_today(found)
+
+
+def _of_today(values):
+  """Keys of older runs, in the form that they have now."""
+  key = "eval.knn_temperature"
+  if isinstance(values.get(key), float):
+    values[key] = [values[key]]
+  return values
 
 
 def _tuples(value):

@@ -7,6 +7,7 @@ from typing import Any
 import ml_collections
 
 from seer_jax.config import keys
+from seer_jax.models import heads
 from seer_jax.runtime import errors
 
 
@@ -25,6 +26,12 @@ def _share(value: Any) -> bool:
 
 # What each value must be by itself. Keys left open (None) pass.
 _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+  (
+    "task",
+    lambda v: v in ("swav", "probe", "finetune"),
+    "be swav, probe or finetune",
+  ),
+  ("classes", lambda v: v == 0 or v > 1, "be 2 or more, or 0 for the data's"),
   ("seed", lambda v: v >= 0, "be 0 or more"),
   ("epochs", lambda v: v > 0, "be positive"),
   ("steps", lambda v: v > 0, "be positive"),
@@ -64,6 +71,8 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
   ("augment.hue", lambda v: 0 <= v <= 0.5, "be from 0 to 0.5"),
   ("augment.mean", lambda v: len(v) == 3, "have 3 channels"),
   ("augment.std", lambda v: len(v) == 3 and min(v) > 0, "have 3, positive"),
+  ("augment.randaugment", lambda v: 0 <= v <= 8, "be from 0 to 8"),
+  ("augment.magnitude", lambda v: 0 <= v <= 10, "be from 0 to 10"),
   (
     "eval.interpolation",
     lambda v: v in ("bilinear", "bicubic", "area"),
@@ -110,6 +119,28 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
   ("swav.freeze_steps", lambda v: v >= 0, "be 0 or more"),
   ("swav.queue_start", lambda v: v >= 0, "be 0 or more"),
   ("swav.queue_length", lambda v: v >= 0, "be 0 or more"),
+  ("online.lr", lambda v: v >= 0, "be 0 or more"),
+  ("probe.taps", lambda v: all(map(heads.tap, v)), "name taps"),
+  (
+    "probe.norms",
+    lambda v: set(v) in ({True}, {False}, {True, False}),
+    "be (True,), (False,) or (True, False)",
+  ),
+  (
+    "probe.rates",
+    lambda v: bool(v) and min(v) > 0 and len(set(v)) == len(v),
+    "be a tuple of different positive factors",
+  ),
+  ("probe.held_out", lambda v: 0 <= v < 1, "be in [0, 1)"),
+  ("finetune.head", lambda v: v in ("linear", "swav"), "be linear or swav"),
+  ("finetune.head_rate", lambda v: v > 0, "be positive"),
+  ("finetune.head_decay", lambda v: v >= 0, "be 0 or more"),
+  ("finetune.layer_decay", lambda v: 0 < v <= 1, "be in (0, 1]"),
+  ("finetune.drop_path", lambda v: 0 <= v < 1, "be in [0, 1)"),
+  ("finetune.smoothing", lambda v: 0 <= v < 1, "be in [0, 1)"),
+  ("finetune.mixup", lambda v: v >= 0, "be 0 or more"),
+  ("finetune.cutmix", lambda v: v >= 0, "be 0 or more"),
+  ("finetune.ema", lambda v: 0 <= v < 1, "be in [0, 1)"),
   (
     "optim.name",
     lambda v: v in ("larc", "lars", "sgd", "adamw"),
@@ -118,6 +149,12 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
   ("optim.lr", lambda v: v > 0, "be positive"),
   ("optim.warmup_start", _share, "be a share of the peak"),
   ("optim.end", _share, "be a share of the peak"),
+  (
+    "optim.milestones",
+    lambda v: all(0 < each < 1 for each in v) and list(v) == sorted(v),
+    "be rising shares of the run",
+  ),
+  ("optim.step_factor", lambda v: 0 < v < 1, "be in (0, 1)"),
   ("optim.momentum", lambda v: 0 <= v < 1, "be in [0, 1)"),
   ("optim.weight_decay", lambda v: v >= 0, "be 0 or more"),
   ("optim.trust", lambda v: v > 0, "be positive"),
@@ -129,7 +166,24 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
   ("eval.resize", lambda v: v > 0, "be pixels"),
   ("eval.size", lambda v: v > 0, "be pixels"),
   ("eval.knn_k", _counts, "be a tuple of counts"),
-  ("eval.knn_temperature", lambda v: v > 0, "be positive"),
+  (
+    "eval.knn_metric",
+    lambda v: bool(v) and set(v) <= {"cosine", "dot", "euclidean"},
+    "be a tuple of cosine, dot and euclidean",
+  ),
+  (
+    "eval.knn_temperature",
+    lambda v: bool(v) and min(v) > 0,
+    "be a tuple of positive numbers",
+  ),
+  ("eval.taps", lambda v: bool(v) and all(map(heads.tap, v)), "name taps"),
+  (
+    "eval.shares",
+    lambda v: all(0 < each <= 1 for each in v),
+    "be a tuple of shares, above 0",
+  ),
+  ("eval.shots", lambda v: v == () or _counts(v), "be a tuple of counts"),
+  ("eval.seeds", lambda v: v > 0, "be positive"),
   ("eval.held_out", lambda v: 0 < v < 1, "be a share between 0 and 1"),
   ("log.every", lambda v: v > 0, "be positive"),
   ("checkpoint.every", lambda v: v > 0, "be positive"),
@@ -190,12 +244,13 @@ def check_together(config: ml_collections.ConfigDict) -> None:
   Raises:
     UserError: says which key, its value, and what it must be.
   """
-  crops, swav, batch = config.crops, config.swav, config.batch_size
-  groups, views = len(crops.counts), sum(crops.counts)
+  crops, batch = config.crops, config.batch_size
+  groups = len(crops.counts)
   part = batch // config.accumulate
+  own = _of_swav if config.task == "swav" else _of_labels
   for key, value, fine, must in (
+    *own(config),
     ("steps", config.steps, config.steps < 2**31, "be below 2^31; see epochs"),
-    ("crops.counts", crops.counts, views > 1, "make at least two crops"),
     (
       "crops.sizes",
       crops.sizes,
@@ -207,18 +262,6 @@ def check_together(config: ml_collections.ConfigDict) -> None:
       crops.scales,
       len(crops.scales) == groups,
       f"have one pair for each of counts={crops.counts}",
-    ),
-    (
-      "swav.assign_crops",
-      swav.assign_crops,
-      max(swav.assign_crops) < views,
-      f"name crops from 0 to {views - 1}",
-    ),
-    (
-      "swav.queue_length",
-      swav.queue_length,
-      swav.queue_length % batch == 0,
-      f"be 0 or a multiple of batch_size={batch}",
     ),
     (
       "model.bn_groups",
@@ -242,3 +285,38 @@ def check_together(config: ml_collections.ConfigDict) -> None:
   ):
     if not fine:
       raise errors.UserError(f"config.{key} is {value!r}; it must {must}")
+
+
+def _of_swav(config):
+  swav, counts = config.swav, config.crops.counts
+  views, batch = sum(counts), config.batch_size
+  yield "crops.counts", counts, views > 1, "make at least two crops"
+  yield (
+    "swav.assign_crops",
+    swav.assign_crops,
+    max(swav.assign_crops) < views,
+    f"name crops from 0 to {views - 1}",
+  )
+  yield (
+    "swav.queue_length",
+    swav.queue_length,
+    swav.queue_length % batch == 0,
+    f"be 0 or a multiple of batch_size={batch}",
+  )
+
+
+def _of_labels(config):
+  yield (
+    "crops.counts",
+    config.crops.counts,
+    config.crops.counts == (1,),
+    f"be (1,) for task={config.task}; config.labelled() begins with it",
+  )
+  mixes = config.finetune.mixup > 0 or config.finetune.cutmix > 0
+  part = config.batch_size // config.accumulate
+  yield (
+    "batch_size",
+    config.batch_size,
+    not mixes or part % 2 == 0,
+    "give an even number of images at once, for mixup and CutMix",
+  )

@@ -144,6 +144,7 @@ class _MultiCrop:
   ratio: tuple[float, float]
   seed: int
   max_pixels: int
+  with_label: bool
 
   def __call__(self, number: int) -> dict[str, Any]:
     index = self.order[number]
@@ -167,7 +168,10 @@ class _MultiCrop:
         index = self.order.another(index, rng)
       else:
         stand_in = np.float32(attempt > 0)
-        return {"crops": views, "stand_ins": stand_in, "bad": bad}
+        sample = {"crops": views, "stand_ins": stand_in, "bad": bad}
+        if self.with_label:
+          sample["label"] = np.int32(self.source.label_of(index))
+        return sample
     if bad.max() < 0:
       raise errors.UserError(
         f"{_ATTEMPTS} images drawn one after the other are on a list of images"
@@ -247,7 +251,8 @@ def train_batches(
   """Endless batches of multi-crops, on the devices.
 
   Each is {"crops": uint8 BxVxHxWx3 for each resolution, "stand_ins": B, 1
-  where another image had to stand in for an unusable one}.
+  where another image had to stand in for an unusable one}; and "label": B,
+  int32, -1 where there is none, if the task has a use for it.
 
   Args:
     source: the images.
@@ -265,6 +270,7 @@ def train_batches(
     tuple(config.crops.ratio),
     config.seed,
     config.data.max_pixels,
+    has_labels(config),
   )
   batches = grain.MapDataset.source(numbers).map(to_crops).batch(len(rows))
   threads = config.data.workers == 0
@@ -294,6 +300,11 @@ def train_batches(
   )
 
 
+def has_labels(config: ml_collections.ConfigDict) -> bool:
+  """Whether training learns from labels, if only beside the rest."""
+  return config.task != "swav" or config.online.lr > 0
+
+
 def _order(source, config):
   if isinstance(source, sources.Mixture):
     return shuffle.Order(source.sizes, source.weights, config.seed)
@@ -313,7 +324,8 @@ def abstract_batch(
 ) -> dict[str, Any]:
   """The shapes, dtypes and shardings of a training batch: no image is read."""
   rows, batch = mesh_lib.rows(mesh), config.batch_size
-  return {
+  labels = jax.ShapeDtypeStruct((batch,), np.int32, sharding=rows)
+  return ({"label": labels} if has_labels(config) else {}) | {
     "crops": tuple(
       jax.ShapeDtypeStruct(
         (batch, group.count, group.size, group.size, 3), np.uint8, sharding=rows

@@ -36,18 +36,76 @@ def spread(features_NxD: np.ndarray, most: int = 2048) -> dict[str, float]:
   }
 
 
+def spectrum(features_NxD: np.ndarray, most: int = 25_600) -> dict[str, float]:
+  """Two signs of quality without labels, of the spectrum of raw features.
+
+  Args:
+    features_NxD: finite, not normalised.
+    most: rows looked at, evenly spaced; RankMe's number.
+
+  Returns:
+    `features/rankme`: exp of the entropy of the singular values (Garrido et al.
+      2023, equation 1); higher was better downstream, among runs of one method.
+    `features/alpha`: of eigenvalues of the covariance falling as i^-alpha
+      (Agrawal et al. 2022), by least squares over those above a millionth of
+      the largest; near 1 was best.
+    Without two rows both are 0.
+  """
+  if len(features_NxD) < 2:
+    return {"features/rankme": 0.0, "features/alpha": 0.0}
+  rows = features_NxD[:: -(-len(features_NxD) // most)].astype(np.float64)
+  # Of the smaller of the two Gram matrices: the same squares.
+  singular = np.sqrt(np.maximum(np.linalg.eigvalsh(_gram(rows)), 0))
+  share = singular / max(singular.sum(), 1e-12) + 1e-7
+  eigen = np.linalg.eigvalsh(_gram(rows - rows.mean(0)))[::-1]
+  eigen = eigen[eigen > max(eigen[0], 0) * 1e-6]
+  alpha = 0.0
+  if len(eigen) > 1:
+    rank = np.log(np.arange(1, len(eigen) + 1))
+    alpha = -np.polyfit(rank, np.log(eigen), 1)[0]
+  return {
+    "features/rankme": float(np.exp(-np.sum(share * np.log(share)))),
+    "features/alpha": float(alpha),
+  }
+
+
+def _gram(rows):
+  return rows.T @ rows if rows.shape[0] > rows.shape[1] else rows @ rows.T
+
+
+def unique_prototypes(kernel_PxK: np.ndarray, near: float = 0.975) -> float:
+  """Share of prototypes with no other as near as a cosine of `near`.
+
+  Prototypes that coincide are codes lost (arXiv 2510.20108 counts so).
+  """
+  kernel = np.asarray(kernel_PxK, np.float32)
+  kernel = kernel / np.maximum(np.linalg.norm(kernel, axis=0), 1e-12)
+  count, alone = kernel.shape[1], 0
+  for start in range(0, count, 1024):
+    cosine = kernel[:, start : start + 1024].T @ kernel
+    rows = np.arange(len(cosine))
+    cosine[rows, start + rows] = -1
+    alone += int(np.sum(cosine.max(1) < near))
+  return alone / count
+
+
 class Spread:
-  """Standard deviation and effective rank of trunk features."""
+  """What clean trunk features and prototypes look like, without labels."""
 
   def __init__(self, extract: features.Extractor, images: features.ImageSet):
     self._extract, self._images = extract, images
 
   def run(self, variables: Any) -> Iterator[tuple[str, float]]:
-    """Yields (`features/std`, ...), (`features/rank`, ...).
+    """Yields (`features/std`, ...), ...: of `spread` and of `spectrum`.
 
-    And (`features/nonfinite`, share of images left out), if there are any.
+    And (`features/nonfinite`, share of images left out), if there are any, and
+    `prototypes/unique`, of the first head, if there is one.
     """
     found = self._extract(variables, self._images)
     yield from spread(found.features_NxD).items()
+    yield from spectrum(found.features_NxD).items()
     if found.nonfinite:
       yield "features/nonfinite", found.nonfinite
+    head = variables.get("params", {}).get("prototypes_0")
+    if head:
+      yield "prototypes/unique", unique_prototypes(np.asarray(head["kernel"]))

@@ -1,17 +1,20 @@
 """An encoder over a set of images: clean views in, features and labels out."""
 
 import dataclasses
+import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
 
 from seer_jax.data import pipeline, preprocessing, sources
+from seer_jax.models import heads
 from seer_jax.runtime import errors
 from seer_jax.runtime import mesh as mesh_lib
 
+_PART = 2**14  # Rows.
 _log = logging.getLogger(__name__)
 
 
@@ -29,6 +32,15 @@ class Features:
   labels_N: np.ndarray
   nonfinite: float = 0.0
 
+  def labelled(self) -> "Features":
+    """Those that have a label."""
+    has_label_N = self.labels_N >= 0
+    return self if has_label_N.all() else self.only(has_label_N)
+
+  def only(self, rows: np.ndarray) -> "Features":
+    """Some of them, by number or by a mask."""
+    return Features(self.features_NxD[rows], self.labels_N[rows])
+
 
 @dataclasses.dataclass(frozen=True)
 class ImageSet:
@@ -36,6 +48,34 @@ class ImageSet:
 
   source: sources.Source
   indices: Sequence[int]
+
+
+class Rows(NamedTuple):
+  """Features of a batch's usable images.
+
+  Attributes:
+    taps: BxD, by name.
+    labels_B: -1 where there is none.
+    done: images of the set that this batch and those before took.
+  """
+
+  taps: dict[str, np.ndarray]
+  labels_B: np.ndarray
+  done: int
+
+
+class Store(Protocol):
+  """Where features are kept; `feature_store.FeatureStore` is one."""
+
+  def get(
+    self,
+    variables: Any,
+    images: ImageSet,
+    about: object,
+    rows: Callable[[int], Iterator[Rows]],
+  ) -> dict[str, Features]:
+    """What is kept of an encoder's images; missing rows are asked for."""
+    ...
 
 
 class Encoder(Protocol):
@@ -62,7 +102,8 @@ class Extractor:
       found = extract.of(variables, ImageSet(source, range(1000)))
 
   Calling it keeps what it computed of each set until it is told to forget, so
-  that several evaluators of the same variables pay for one pass.
+  that several evaluators of the same variables, and of several taps, pay for
+  one pass.
   """
 
   def __init__(
@@ -70,74 +111,126 @@ class Extractor:
     encoder: Encoder,
     mesh: jax.sharding.Mesh,
     *,
+    taps: Sequence[str] = ("avgpool",),
     batch_size: int = 64,
     max_pixels: int = preprocessing.MAX_PIXELS,
     dtype: Any = np.float32,
     between: Callable[[], None] = lambda: None,
+    store: Store | None = None,
+    strict: bool = False,
   ):
     """Nothing is computed yet.
 
     Args:
       encoder: whose features are wanted.
       mesh: where it runs.
+      taps: outputs wanted, as `heads.tap` reads them; the first is what is
+        meant where no tap is named.
       batch_size: images at once, over all devices.
       max_pixels: as for `crops.decode`.
       dtype: what the network computes in.
       between: called before each batch; what it raises ends the pass.
+      store: keeps features between processes; see `feature_store.py`.
+      strict: refuses features that are not finite instead of leaving them out.
     """
-    self._preprocessing, self._mesh = encoder.preprocessing, mesh
+    self._preprocessing, self.mesh = encoder.preprocessing, mesh
     self._batch_size, self._max_pixels = batch_size, max_pixels
-    self.between = between
-    self._kept: dict[int, Features] = {}
+    self.between, self._store, self._strict = between, store, strict
+    self.taps = tuple(taps)
+    self._about = (
+      repr(encoder.preprocessing),
+      max_pixels,
+      np.dtype(dtype).name,
+      self.taps,
+    )
+    self._kept: dict[int, dict[str, Features]] = {}
     self._told: set[tuple[int, int]] = set()
 
     def forward(variables, pixels_BxSxSx3):
       x = encoder.preprocessing.normalize(pixels_BxSxSx3.astype(np.float32))
-      return encoder.apply(variables, x.astype(dtype))["avgpool"]
+      found = encoder.apply(variables, x.astype(dtype))
+      return {tap: heads.pooled(found, tap) for tap in self.taps}
 
-    self._forward: Callable[..., jax.Array] = jax.jit(
+    self._forward: Callable[..., dict[str, jax.Array]] = jax.jit(
       forward, out_shardings=mesh_lib.replicated(mesh)
     )
 
-  def __call__(self, variables: Any, images: ImageSet) -> Features:
+  def __call__(
+    self, variables: Any, images: ImageSet, tap: str | None = None
+  ) -> Features:
     """Finite features of the usable images of the set, in order."""
     if id(images) not in self._kept:
-      self._kept[id(images)] = self.of(variables, images)
-    return self._kept[id(images)]
+      found = self.taps_of(variables, images)
+      if self._strict and any(each.nonfinite for each in found.values()):
+        share = max(each.nonfinite for each in found.values())
+        raise errors.UserError(
+          f"features of {share:.1%} of the images are not finite: either the"
+          " run diverged, or its numbers are too large for 16 bits: try"
+          " --config.precision=fp32"
+        )
+      self._kept[id(images)] = found
+    return self._kept[id(images)][tap or self.taps[0]]
 
   def forget(self) -> None:
     """The next variables are others."""
     self._kept = {}
 
   def of(self, variables: Any, images: ImageSet) -> Features:
-    """The same, not kept."""
-    variables = {
-      kind: mesh_lib.store(tree, kind, self._mesh)
-      for kind, tree in variables.items()
+    """The same of the first tap, not kept."""
+    return self.taps_of(variables, images)[self.taps[0]]
+
+  def taps_of(self, variables: Any, images: ImageSet) -> dict[str, Features]:
+    """Of all taps, not kept here, but in the store if there is one.
+
+    Raises:
+      UserError: no image is usable.
+    """
+    if self._store:
+      rows = functools.partial(self.rows, variables, images)
+      return self._store.get(variables, images, self._about, rows)
+    parts = list(self.rows(variables, images))
+    return {
+      tap: finite(
+        np.concatenate([part.taps[tap] for part in parts]),
+        np.concatenate([part.labels_B for part in parts]),
+      )
+      for tap in self.taps
     }
-    features, labels = [], []
+
+  def rows(
+    self, variables: Any, images: ImageSet, first: int = 0
+  ) -> Iterator[Rows]:
+    """The usable images, batch by batch, from number `first` of the set on.
+
+    Raises:
+      UserError: none is usable.
+    """
+    variables = stored(variables, self.mesh)
     batches = pipeline.clean_batches(
       images.source,
-      images.indices,
+      images.indices[first:],
       self._preprocessing,
-      self._mesh,
+      self.mesh,
       self._batch_size,
       self._max_pixels,
     )
+    seen = 0
     for batch in batches:
       self.between()
-      feature_BxD = self._forward(variables, batch["image"])
+      found = self._forward(variables, batch["image"])
       mask_B = mesh_lib.to_host(batch["mask"])
-      features.append(np.asarray(feature_BxD)[mask_B])
-      labels.append(mesh_lib.to_host(batch["label"])[mask_B])
+      label_B = mesh_lib.to_host(batch["label"])[mask_B]
       index_B = mesh_lib.to_host(batch["index"])
       self._tell_unusable(images.source, index_B[~mask_B])
-    if not any(map(len, features)):
+      seen += len(label_B)
+      taps = {tap: np.asarray(x)[mask_B] for tap, x in found.items()}
+      first = min(first + len(mask_B), len(images.indices))
+      yield Rows(taps, label_B, first)
+    if not seen:
       raise errors.UserError(
         f"none of the {len(images.indices)} images to evaluate is usable; look"
         " at the warnings above"
       )
-    return _finite(np.concatenate(features), np.concatenate(labels))
 
   def _tell_unusable(self, source, indices):
     for index in indices.tolist():
@@ -147,9 +240,22 @@ class Extractor:
         _log.warning("left out of evaluation: %r: %s", name, reason)
 
 
-def _finite(features_NxD, labels_N):
+def stored(variables: Any, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+  """An encoder's variables, on the devices of a mesh."""
+  return {
+    kind: mesh_lib.store(tree, kind, mesh) for kind, tree in variables.items()
+  }
+
+
+def finite(features_NxD: np.ndarray, labels_N: np.ndarray) -> Features:
   """Leaves out rows that are not finite, of which one would spoil every sum."""
-  finite_N = np.isfinite(features_NxD).all(1)
+  # In parts: a memory map may be larger than memory.
+  finite_N = np.concatenate(
+    [
+      np.isfinite(features_NxD[start : start + _PART]).all(1)
+      for start in range(0, max(1, len(features_NxD)), _PART)
+    ]
+  )
   if finite_N.all():
     return Features(features_NxD, labels_N)
   share = 1 - float(finite_N.mean())

@@ -2,98 +2,255 @@
 
 The protocol of Wu et al. 2018 (section 3.4) that SwAV reports: features are
 L2-normalised; each of a query's k nearest bank images votes for its label with
-weight exp(cosine / T).
+weight exp(cosine / T). VISSL takes plain products instead (metric "dot").
+
+The bank passes through the devices in chunks, each chunk divided among them, so
+that it may lie on disk: memory does not depend on its size.
 """
 
+import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from seer_jax.evals import features
+from seer_jax.runtime import errors
+from seer_jax.runtime import mesh as mesh_lib
 
-_CHUNK = 256
+# Floats of the bank on the devices at once, and queries compared with them.
+_CHUNK, _QUERIES = 2**25, 1024
+
+
+class Grid(NamedTuple):
+  """Settings to compare; all of them share one search a tap and metric."""
+
+  ks: Sequence[int] = (20, 200)
+  temperatures: Sequence[float] = (0.1,)
+  metrics: Sequence[str] = ("cosine",)
+  taps: Sequence[str] = ("avgpool",)
 
 
 class Knn:
-  """Top-1 accuracy of queries against a bank, for several k in one pass."""
+  """Top-1 and top-5 accuracy of queries against a bank, for a grid."""
 
   def __init__(
     self,
     extract: features.Extractor,
     bank: features.ImageSet,
     query: features.ImageSet,
-    ks: Sequence[int],
-    temperature: float,
+    grid: Grid,
   ):
+    """Takes a grid whose taps `extract` has."""
     self._extract, self._bank, self._query = extract, bank, query
-    self._ks, self._temperature = ks, temperature
+    self._grid = grid
 
   def run(self, variables: Any) -> Iterator[tuple[str, float]]:
-    """Yields (`knn/k=20`, share of queries classified rightly), ..."""
-    bank, query = (
-      self._extract(variables, self._bank),
-      self._extract(variables, self._query),
-    )
-    found = accuracy(
-      bank, query, self._ks, self._temperature, self._extract.between
-    )
-    for k, right in found.items():
-      yield f"knn/k={k}", right
+    """Yields (`knn/k=20`, share of queries classified rightly), ...
+
+    What a grid has several values of is added to the name. Top-5 follows as
+    `knn/k=20/top5` where there are more than five labels.
+    """
+    grid = self._grid
+    for tap, metric in itertools.product(grid.taps, grid.metrics):
+      bank, query = (
+        self._extract(variables, images, tap)
+        for images in (self._bank, self._query)
+      )
+      found = accuracies(
+        bank,
+        query,
+        grid.ks,
+        grid.temperatures,
+        metric,
+        self._extract.mesh,
+        self._extract.between,
+      )
+      for (k, temperature), (top1, top5) in found.items():
+        name = f"knn/k={k}"
+        name += f",T={temperature:g}" * (len(grid.temperatures) > 1)
+        name += f",{metric}" * (len(grid.metrics) > 1)
+        name += f",{tap}" * (len(grid.taps) > 1)
+        yield name, top1
+        if top5 is not None:
+          yield f"{name}/top5", top5
 
 
-def accuracy(
+def accuracies(
   bank: features.Features,
   query: features.Features,
   ks: Sequence[int],
-  temperature: float,
+  temperatures: Sequence[float],
+  metric: str = "cosine",
+  mesh: jax.sharding.Mesh | None = None,
   between: Callable[[], None] = lambda: None,
-) -> dict[int, float]:
-  """{k: top-1 accuracy}; a k larger than the bank means the whole bank.
+) -> dict[tuple[int, float], tuple[float, float | None]]:
+  """{(k, T): (top-1, top-5) accuracy}; top-5 is None for up to five labels.
 
-  Images without a label (-1) are left out on both sides; where none is left on
-  one, nothing is classified rightly. `between` is called before each chunk of
-  queries.
+  A k larger than the bank means the whole bank. Images without a label (-1)
+  are left out on both sides; where none is left on one, nothing is classified
+  rightly. `between` is called before each chunk of queries.
+
+  Raises:
+    UserError: no such metric.
   """
-  bank, query = _labelled(bank), _labelled(query)
+  bank, query = bank.labelled(), query.labelled()
+  grid = list(itertools.product(ks, temperatures))
   if not (len(bank.labels_N) and len(query.labels_N)):
-    return dict.fromkeys(ks, 0.0)
+    return dict.fromkeys(grid, (0.0, None))
   classes = 1 + int(max(bank.labels_N.max(), query.labels_N.max()))
-  bank_NxD = jnp.asarray(_unit(bank.features_NxD))
-  one_hot_NxL = jax.nn.one_hot(bank.labels_N, classes)
-  ks_here = tuple(min(k, len(bank.labels_N)) for k in ks)
-  right = np.zeros(len(ks))
-  query_NxD = _unit(query.features_NxD)
-  for start in range(0, len(query_NxD), _CHUNK):
-    between()
-    chunk = slice(start, start + _CHUNK)
-    guesses = _vote(
-      query_NxD[chunk], bank_NxD, one_hot_NxL, ks_here, temperature
+  similarity_QxK, index_QxK = nearest(
+    bank.features_NxD, query.features_NxD, max(ks), metric, mesh, between
+  )
+  votes_for_QxK = bank.labels_N[index_QxK]
+  return {
+    (k, temperature): _right(
+      similarity_QxK[:, :k],
+      votes_for_QxK[:, :k],
+      query.labels_N,
+      temperature,
+      classes,
     )
-    for i, guess in enumerate(guesses):
-      right[i] += np.sum(np.asarray(guess) == query.labels_N[chunk])
-  return dict(zip(ks, (right / len(query_NxD)).tolist(), strict=True))
+    for k, temperature in grid
+  }
 
 
-@jax.jit(static_argnames=("ks", "temperature"))
-def _vote(query_BxD, bank_NxD, one_hot_NxL, ks, temperature):
-  cosine_BxN = jnp.matmul(query_BxD, bank_NxD.T, precision="highest")
-  cosine_BxK, nearest_BxK = jax.lax.top_k(cosine_BxN, max(ks))
-  # Less the largest, which cancels in the vote, nothing overflows.
-  weight_BxK = jnp.exp((cosine_BxK - cosine_BxK[:, :1]) / temperature)
-  votes_BxKxL = weight_BxK[..., None] * one_hot_NxL[nearest_BxK]
-  return [jnp.argmax(votes_BxKxL[:, :k].sum(1), axis=-1) for k in ks]
+def _right(similarity_QxK, votes_for_QxK, labels_Q, temperature, classes):
+  """(top-1, top-5) of one setting. A tie goes to the smaller label."""
+  top1 = top5 = 0
+  for start in range(0, len(labels_Q), _QUERIES):
+    part = slice(start, start + _QUERIES)
+    similarity, wanted = similarity_QxK[part].astype(float), labels_Q[part]
+    # Less the largest, which cancels in the vote, nothing overflows.
+    weight = np.exp((similarity - similarity[:, :1]) / temperature)
+    rows = np.arange(len(wanted))[:, None]
+    cells = (rows * classes + votes_for_QxK[part]).ravel()
+    votes_QxL = np.bincount(
+      cells, weight.ravel(), minlength=len(wanted) * classes
+    ).reshape(-1, classes)
+    order_QxL = np.argsort(-votes_QxL, axis=1, kind="stable")
+    top1 += np.sum(order_QxL[:, 0] == wanted)
+    top5 += np.sum(order_QxL[:, :5] == wanted[:, None])
+  count = len(labels_Q)
+  return float(top1 / count), float(top5 / count) if classes > 5 else None
 
 
-def _labelled(some):
-  has_label = some.labels_N >= 0
-  return features.Features(
-    some.features_NxD[has_label], some.labels_N[has_label]
+def nearest(
+  bank_NxD: np.ndarray,
+  query_QxD: np.ndarray,
+  k: int,
+  metric: str = "cosine",
+  mesh: jax.sharding.Mesh | None = None,
+  between: Callable[[], None] = lambda: None,
+) -> tuple[np.ndarray, np.ndarray]:
+  """The k most similar rows of a bank for each query, by exact search.
+
+  Args:
+    bank_NxD: may be a memory map; it is read once, in order.
+    query_QxD: is held in memory.
+    k: neighbours, at most N.
+    metric: "cosine", "dot", or "euclidean": minus the squared distance.
+    mesh: whose devices share the bank; None for one device.
+    between: called before each chunk of queries.
+
+  Returns:
+    similarity_QxK, falling, and index_QxK. Of equals the first in the bank
+    comes first.
+
+  Raises:
+    UserError: no such metric.
+  """
+  if metric not in ("cosine", "dot", "euclidean"):
+    raise errors.UserError(
+      f"there is no metric {metric!r}; use cosine, dot or euclidean"
+    )
+  mesh = mesh or mesh_lib.make(1)
+  count, k = len(bank_NxD), min(k, len(bank_NxD))
+  rows = -(-min(count, max(k, _CHUNK // bank_NxD.shape[1])) // mesh.size)
+  rows *= mesh.size
+  search = _search(mesh, k, metric)
+  starts = range(0, len(query_QxD), _QUERIES)
+  best = [
+    (
+      np.full((len(query_QxD[at : at + _QUERIES]), k), -np.inf, np.float32),
+      np.zeros((len(query_QxD[at : at + _QUERIES]), k), np.int32),
+    )
+    for at in starts
+  ]
+  queries = [
+    jax.device_put(
+      np.asarray(query_QxD[at : at + _QUERIES], np.float32),
+      mesh_lib.replicated(mesh),
+    )
+    for at in starts
+  ]
+  for first in range(0, count, rows):
+    chunk = np.asarray(bank_NxD[first : first + rows], np.float32)
+    real = len(chunk)
+    if real < rows:
+      chunk = np.pad(chunk, ((0, rows - real), (0, 0)))
+    chunk = _on_rows(mesh, chunk)
+    for at, query in enumerate(queries):
+      between()
+      best[at] = search(query, chunk, first, real, *best[at])
+  similarity, index = zip(*jax.device_get(best), strict=True)
+  return np.concatenate(similarity), np.concatenate(index)
+
+
+def _on_rows(mesh, x):
+  return jax.make_array_from_callback(
+    x.shape, mesh_lib.rows(mesh), lambda index: x[index]
   )
 
 
-def _unit(features_NxD):
-  norm = np.linalg.norm(features_NxD, axis=1, keepdims=True)
-  return features_NxD / np.maximum(norm, 1e-12)
+@functools.cache
+def _search(mesh, k, metric):
+  """The jitted merge of the best so far with those of another chunk."""
+
+  def of_device(query_BxD, bank_RxD, first, real, best_BxK, index_BxK):
+    rows = bank_RxD.shape[0]
+    offset = jax.lax.axis_index(mesh_lib.AXES) * rows
+    similarity_BxR = _similarity(query_BxD, bank_RxD, metric)
+    is_real_R = offset + jnp.arange(rows) < real
+    similarity_BxR = jnp.where(is_real_R, similarity_BxR, -jnp.inf)
+    top_BxK, at_BxK = jax.lax.top_k(similarity_BxR, min(k, rows))
+    at_BxK = at_BxK + offset + first
+    if mesh.size > 1:
+      top_BxK, at_BxK = (
+        jax.lax.all_gather(x, mesh_lib.AXES, axis=1, tiled=True)
+        for x in (top_BxK, at_BxK)
+      )
+    # Earlier rows stand in front, and so win ties.
+    top_BxK = jnp.concatenate([best_BxK, top_BxK], 1)
+    at_BxK = jnp.concatenate([index_BxK, at_BxK], 1)
+    top_BxK, order_BxK = jax.lax.top_k(top_BxK, k)
+    return top_BxK, jnp.take_along_axis(at_BxK, order_BxK, 1)
+
+  none, rows = jax.P(), jax.P(mesh_lib.AXES)
+  return jax.jit(
+    jax.shard_map(
+      of_device,
+      mesh=mesh,
+      in_specs=(none, rows, none, none, none, none),
+      out_specs=(none, none),
+      check_vma=False,
+    )
+  )
+
+
+def _similarity(query_BxD, bank_RxD, metric):
+  if metric == "cosine":
+    query_BxD, bank_RxD = _unit(query_BxD), _unit(bank_RxD)
+  product_BxR = jnp.matmul(query_BxD, bank_RxD.T, precision="highest")
+  if metric != "euclidean":
+    return product_BxR
+  squares_Bx1 = jnp.sum(jnp.square(query_BxD), 1, keepdims=True)
+  return 2 * product_BxR - squares_Bx1 - jnp.sum(jnp.square(bank_RxD), 1)
+
+
+def _unit(x_NxD):
+  norm_Nx1 = jnp.linalg.norm(x_NxD, axis=1, keepdims=True)
+  return x_NxD / jnp.maximum(norm_Nx1, 1e-12)

@@ -2,19 +2,31 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import ml_collections
 import numpy as np
 
 from seer_jax.data import shuffle, sources
-from seer_jax.evals import feature_stats, features, knn
+from seer_jax.evals import accuracy, feature_stats, features, knn, low_shot
 from seer_jax.runtime import errors
 
 _log = logging.getLogger(__name__)
 
-Sets = tuple[features.ImageSet, features.ImageSet]
+
+class Sets(NamedTuple):
+  """What a run is evaluated on.
+
+  Attributes:
+    bank: training images, whose labels may be learned from.
+    query: images to test on.
+    choice: labelled images kept from training, to choose a head by.
+  """
+
+  bank: features.ImageSet
+  query: features.ImageSet
+  choice: features.ImageSet | None = None
 
 
 def open_source(
@@ -34,21 +46,93 @@ def open_source(
     raise errors.UserError(f"config.data.{which}: {error}") from error
 
 
-def sets(config: ml_collections.ConfigDict, source: sources.Source) -> Sets:
-  """(bank, queries): the training images, and those of the test set or some
-  held out of the bank.
+def split(
+  config: ml_collections.ConfigDict, source: sources.Source
+) -> tuple[sources.Source, Sets]:
+  """(what to train on, what to evaluate on).
+
+  SwAV trains on all images. What learns from labels does so without those that
+  it is tested on or that choose among its heads.
 
   Raises:
-    UserError: the test set has other labels.
+    UserError: labels are missing, or the test set has others.
   """
+  if config.task == "swav":
+    return source, sets(config, source)
+  need_labels(source, "config.data.train")
+  held_out = None
   if config.data.test.kind:
     test = open_source(config, "test")
+    need_labels(test, "config.data.test")
+    _check_labels(source, test)
+  else:
+    test = source
+    source, held_out = _divided(config, source, config.eval.held_out, "test")
+  choice = None
+  if config.task == "probe" and config.probe.held_out:
+    source, chosen = _divided(config, source, config.probe.held_out, "choice")
+    choice = features.ImageSet(chosen, range(len(chosen)))
+  query = _some(config, held_out or test, 0, len(held_out or test))
+  return source, Sets(_some(config, source, 0, len(source)), query, choice)
+
+
+def need_labels(source: sources.Source, where: str) -> None:
+  """Refuses images without labels, or all of one class.
+
+  Raises:
+    UserError: says what labels would be.
+  """
+  names = source.label_names
+  if len(names) < 2:
+    found = f"all of one class, {names[0]!r}" if names else "without labels"
+    raise errors.UserError(
+      f"{where}: {source!r} has images {found}; give labelled images of 2 or"
+      " more classes: a folder for each class, or a list with its labels"
+    )
+
+
+def _divided(config, source, share, name):
+  """(most of a source, the share of it held out), by the seed."""
+  count = max(1, round(len(source) * share))
+  if count >= len(source):
+    raise errors.UserError(
+      f"{len(source)} images cannot be divided to hold out {share:g} of them"
+    )
+  key = f"{name} {config.seed}"
+  places = shuffle.permuted(np.arange(len(source)), len(source), key)
+  return tuple(
+    sources.Subset(source, np.sort(part), (key, share, side))
+    for side, part in enumerate((places[count:], places[:count]))
+  )
+
+
+def sets(
+  config: ml_collections.ConfigDict,
+  source: sources.Source,
+  labelled: bool = False,
+) -> Sets:
+  """The training images, and those of the test set or some held out of them.
+
+  Args:
+    config: of the data, and of how many images are taken.
+    source: the training images.
+    labelled: whether all need labels.
+
+  Raises:
+    UserError: labels are missing, or the test set has others.
+  """
+  if labelled:
+    need_labels(source, "config.data.train")
+  if config.data.test.kind:
+    test = open_source(config, "test")
+    if labelled:
+      need_labels(test, "config.data.test")
     _check_labels(source, test)
     held_out, query = 0, _some(config, test, 0, len(test))
   else:
     held_out = max(1, int(len(source) * config.eval.held_out))
     query = _some(config, source, 0, held_out)
-  return _some(config, source, held_out, len(source)), query
+  return Sets(_some(config, source, held_out, len(source)), query)
 
 
 class Evaluator(Protocol):
@@ -64,7 +148,7 @@ class Evaluator(Protocol):
 
 
 class Evaluation:
-  """Spread of clean features always; kNN where there are labels."""
+  """The evaluators that `config.eval.evals` names, on one network."""
 
   def __init__(
     self,
@@ -73,7 +157,9 @@ class Evaluation:
     encoder: features.Encoder,
     dtype: Any,
     mesh: jax.sharding.Mesh,
-    between: Callable[[], None],
+    between: Callable[[], None] = lambda: None,
+    store: features.Store | None = None,
+    strict: bool = False,
   ):
     """Prepares it.
 
@@ -84,16 +170,34 @@ class Evaluation:
       dtype: what it computes in.
       mesh: where its variables lie.
       between: called before each batch; what it raises ends the evaluation.
+      store: where features are kept between processes.
+      strict: whether features that are not finite are an error; else they are
+        left out, and counted.
+
+    Raises:
+      UserError: there is no such evaluator.
     """
+    self._config, self._images = config, images
+    self._encoder, self._mesh = encoder, mesh
+    self._options = {
+      "batch_size": config.eval.batch_size,
+      "max_pixels": config.data.max_pixels,
+      "dtype": dtype,
+      "between": between,
+    }
     self._extract = features.Extractor(
       encoder,
       mesh,
-      batch_size=config.eval.batch_size,
-      max_pixels=config.data.max_pixels,
-      dtype=dtype,
-      between=between,
+      taps=config.eval.taps,
+      store=store,
+      strict=strict,
+      **self._options,
     )
-    self._evaluators = list(_evaluators(config, images, self._extract))
+    self._evaluators = [
+      evaluator
+      for name in config.eval.evals
+      for evaluator in self._create(name)
+    ]
 
   def run(self, variables: Any) -> dict[str, float]:
     """What is found of the encoder's variables, by name."""
@@ -106,26 +210,61 @@ class Evaluation:
     finally:
       self._extract.forget()
 
+  def _create(self, name) -> Iterator[Evaluator]:
+    options = self._config.eval
+    bank, query, choice = self._images
+    data = self._extract, bank, query
+    match name:
+      case "stats":
+        yield feature_stats.Spread(self._extract, bank)
+      case "accuracy":
+        yield accuracy.Accuracy(
+          self._encoder, self._mesh, query, choice, **self._options
+        )
+      case "knn":
+        why = _why_no_knn(bank, query)
+        if why:
+          _log.info("no kNN check: %s", why)
+          return
+        yield knn.Knn(
+          *data,
+          knn.Grid(
+            options.knn_k,
+            options.knn_temperature,
+            options.knn_metric,
+            options.taps,
+          ),
+        )
+      case "logistic" | "svm":
+        fit = low_shot.logistic if name == "logistic" else low_shot.svm
+        wanted = [
+          *map(low_shot.percent, options.shares),
+          *map(low_shot.shots, options.shots),
+        ]
+        for tap in options.taps:
+          label = name if len(options.taps) == 1 else f"{name},{tap}"
+          yield low_shot.LowShot(*data, label, fit, wanted, options.seeds, tap)
+      case _:
+        raise errors.UserError(
+          f"there is no evaluation {name!r}; config.eval.evals may name"
+          f" {', '.join(EVALUATORS)}"
+        )
 
-def _evaluators(config, images, extract) -> Iterator[Evaluator]:
-  bank, query = images
-  yield feature_stats.Spread(extract, bank)
+
+# By the names that `config.eval.evals` has for them.
+EVALUATORS = ("stats", "knn", "accuracy", "logistic", "svm")
+
+
+def _why_no_knn(bank, query):
   labels = [
     {each.source.label_of(i) for i in each.indices} - {sources.UNLABELLED}
-    for each in images
+    for each in (bank, query)
   ]
   if not all(labels):
-    _log.info("no kNN check: the images have no labels")
-  elif len(labels[0]) > len(bank.indices) // 2:
-    _log.info(
-      "no kNN check: %d labels for %d images say nothing",
-      len(labels[0]),
-      len(bank.indices),
-    )
-  else:
-    yield knn.Knn(
-      extract, bank, query, config.eval.knn_k, config.eval.knn_temperature
-    )
+    return "the images have no labels"
+  if len(labels[0]) > len(bank.indices) // 2:
+    return f"{len(labels[0])} labels for {len(bank.indices)} images say nothing"
+  return ""
 
 
 def _check_labels(source, test):

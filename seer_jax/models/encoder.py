@@ -131,14 +131,24 @@ class Encoder(nn.Module):
     if self.classes:
       self.classifier = Linear(self.classes)
 
-  def __call__(self, x_NxHxWx3: jax.Array, train: bool = False):
+  def __call__(
+    self,
+    x_NxHxWx3: jax.Array,
+    train: bool = False,
+    keep_blocksxN: jax.Array | None = None,
+  ):
     """Normalised float images to all that the network makes of them.
+
+    Args:
+      x_NxHxWx3: float images, normalised.
+      train: whether BatchNorm normalises by the batch.
+      keep_blocksxN: stochastic depth; see `regnet.RegNet`.
 
     Returns:
       The trunk's taps (`regnet.RegNet`) and, where there are such heads,
       `projection` NxP, `scores`, a tuple of NxK, and `logits` NxL.
     """
-    found = dict(self.trunk(x_NxHxWx3, train))
+    found = dict(self.trunk(x_NxHxWx3, train, keep_blocksxN))
     x_NxD = found["avgpool"].astype(x_NxHxWx3.dtype)
     if self.out:
       found["projection"] = self.head(x_NxD, train)
@@ -196,7 +206,7 @@ def _fields(config):
     "hidden": tuple(config.model.head.hidden),
     "out": config.model.head.out,
     "batch_norm": config.model.head.batch_norm,
-    "prototype_counts": tuple(config.model.prototypes),
+    "prototype_counts": tuple(config.model.prototypes or ()),
     "bn_groups": config.model.bn_groups,
     "execution": regnet.Execution(
       config.model.remat,

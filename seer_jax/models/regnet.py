@@ -28,12 +28,15 @@ class BatchNorm(nn.Module):
   groups: int = 1
   momentum: float = 0.9
   epsilon: float = 1e-5
+  affine: bool = True
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     channels = x.shape[-1]
-    scale = self.param("scale", nn.initializers.ones, (channels,))
-    bias = self.param("bias", nn.initializers.zeros, (channels,))
+    scale, bias = 1.0, 0.0
+    if self.affine:
+      scale = self.param("scale", nn.initializers.ones, (channels,))
+      bias = self.param("bias", nn.initializers.zeros, (channels,))
     mean_C = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
     var_C = self.variable("batch_stats", "var", jnp.ones, (channels,))
     mean, var = mean_C.value, var_C.value
@@ -178,7 +181,9 @@ class Block(nn.Module):
   bn_groups: int
 
   @nn.compact
-  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+  def __call__(
+    self, x: jax.Array, train: bool, keep_N: jax.Array | None = None
+  ) -> jax.Array:
     def norm(name, y):
       return BatchNorm(self.bn_groups, name=name)(y, train)
 
@@ -193,6 +198,8 @@ class Block(nn.Module):
       y = SqueezeExcite(squeezed, activation, name="se")(y)
     y = norm("bn_c", Conv1x1(self.width, name="c")(y))
     changes = x.shape[-1] != self.width or self.stride != 1
+    if keep_N is not None and not (self.linear and changes):
+      y *= keep_N.astype(y.dtype)[:, None, None, None]
     if self.linear:
       return y if changes else x + y
     if changes:
@@ -221,6 +228,24 @@ class Execution:
   scan: bool = False
 
 
+def drawn_depth(keys_N: jax.Array, rate: float, blocks: int) -> jax.Array:
+  """Stochastic depth: which blocks each image passes through (Huang 2016).
+
+  A block is left out with a probability that rises linearly with its depth,
+  from 0 for the first to `rate` for the last; what is kept is scaled so that
+  the mean stays.
+
+  Returns:
+    keep_blocksxN, factors for `RegNet`.
+  """
+  kept_blocks = 1 - jnp.linspace(0, rate, blocks)
+
+  def draw(key):
+    return jax.random.bernoulli(key, kept_blocks) / kept_blocks
+
+  return jax.vmap(draw, out_axes=1)(keys_N)
+
+
 class RegNet(nn.Module):
   """The trunk.
 
@@ -235,8 +260,21 @@ class RegNet(nn.Module):
   execution: Execution = Execution()
 
   @nn.compact
-  def __call__(self, x_NxHxWx3: jax.Array, train: bool) -> dict[str, jax.Array]:
-    """Float images to taps; `avgpool` is N x D in float32, the rest maps."""
+  def __call__(
+    self,
+    x_NxHxWx3: jax.Array,
+    train: bool,
+    keep_blocksxN: jax.Array | None = None,
+  ) -> dict[str, jax.Array]:
+    """Float images to taps; `avgpool` is N x D in float32, the rest maps.
+
+    Args:
+      x_NxHxWx3: normalised images.
+      train: whether BatchNorm normalises by the batch.
+      keep_blocksxN: factors of what each block adds to its input, for each
+        image: stochastic depth (Huang et al. 2016), as `drawn_depth` draws
+        them. None keeps every block.
+    """
     arch = self.architecture
     x = nn.Conv(
       arch.stem_width,
@@ -253,7 +291,7 @@ class RegNet(nn.Module):
     taps = {"conv1": x}
     for stage, depth in enumerate(arch.depths, 1):
       for first, last, again in self._groups(stage, depth):
-        x = self._run(stage, first, last, again, x, train)
+        x = self._run(stage, first, last, again, x, train, keep_blocksxN)
       taps[f"res{stage + 1}"] = x
     if arch.last_activation:
       x = activation_of(arch.linear)(x)
@@ -276,25 +314,30 @@ class RegNet(nn.Module):
       return [runs[0], (1, depth, True)]
     return runs + ([(rest.start, depth, False)] if rest else [])
 
-  def _run(self, stage, first, last, again, x, train):
+  def _run(self, stage, first, last, again, x, train, keep):
     """Blocks `first` to `last - 1` of a stage."""
     if self.execution.scan and not self.is_initializing() and last - first > 1:
       if first > 0:
-        return self._scan(stage, first, last, again, x, train)
-      x = self._run(stage, 0, 1, again, x, train)
-      return self._run(stage, 1, last, again, x, train)
+        return self._scan(stage, first, last, again, x, train, keep)
+      x = self._run(stage, 0, 1, again, x, train, keep)
+      return self._run(stage, 1, last, again, x, train, keep)
 
     def run(trunk, x):
       for index in range(first, last):
-        x = trunk._apply_block(stage, index, x, train)
+        x = trunk._apply_block(stage, index, x, train, keep)
       return x
 
     return (nn.remat(run) if again else run)(self, x)
 
-  def _apply_block(self, stage, index, x, train):
+  def _before(self, stage):
+    """Blocks of the stages before one."""
+    return sum(self.architecture.depths[: stage - 1])
+
+  def _apply_block(self, stage, index, x, train, keep):
     name = f"stage{stage}_block{index}"
+    keep_N = None if keep is None else keep[self._before(stage) + index]
     if self.is_initializing() or not mesh.is_split():
-      return self._block(stage, index, name=name)(x, train)
+      return self._block(stage, index, name=name)(x, train, keep_N)
     stored = mesh.after(self.get_variable("params", name), x)
     y, changed = self._block(stage, index, parent=None).apply(
       {
@@ -303,6 +346,7 @@ class RegNet(nn.Module):
       },
       x,
       train,
+      keep_N,
       mutable=["batch_stats"],
     )
     if train and self.is_mutable_collection("batch_stats"):
@@ -322,7 +366,7 @@ class RegNet(nn.Module):
       **kwargs,
     )
 
-  def _scan(self, stage, first, last, again, x, train):
+  def _scan(self, stage, first, last, again, x, train, keep):
     """Equal blocks as one loop over their stacked variables."""
     names = [f"stage{stage}_block{index}" for index in range(first, last)]
     block = self._block(stage, first, parent=None)
@@ -338,12 +382,18 @@ class RegNet(nn.Module):
       each = jax.tree.map_with_path(short, each)
       stacked[kind] = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
 
-    def body(x, variables):
-      y, changed = block.apply(variables, x, train, mutable=["batch_stats"])
+    def body(x, each):
+      variables, keep_N = each
+      y, changed = block.apply(
+        variables, x, train, keep_N, mutable=["batch_stats"]
+      )
       return y, changed["batch_stats"]
 
     body = jax.checkpoint(body, prevent_cse=False) if again else body
-    x, stats = jax.lax.scan(body, x, stacked)
+    if keep is not None:
+      before = self._before(stage)
+      keep = keep[before + first : before + last]
+    x, stats = jax.lax.scan(body, x, (stacked, keep))
     if train and self.is_mutable_collection("batch_stats"):
       for index, name in enumerate(names):
         own = jax.tree.map(lambda leaf, index=index: leaf[index], stats)

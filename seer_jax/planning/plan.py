@@ -216,7 +216,7 @@ def _uncached():
 
 def _build(config, mesh):
   task = tasks.create(config)
-  tx, _ = optim.make(config.optim, config.steps, config.batch_size)
+  tx, _ = optim.make(config.optim, config.steps, config.batch_size, task)
   return step_lib.build(task, tx, config, mesh)
 
 

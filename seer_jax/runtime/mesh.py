@@ -31,7 +31,7 @@ SPLIT_FROM = 2**16
 # State by the end of its path, the first match counts: may it be split?
 _RULES = (
   (r"/kernel$", True),
-  (r"/(scale|bias|mean|var)$", False),
+  (r"/(scale|shift|bias|mean|var)$", False),
   (r"(^|/)count$", False),
   (r"^(step|window|extra|loss_scale|streak)\b", False),
 )

@@ -3,10 +3,16 @@
 import jax.numpy as jnp
 import ml_collections
 
-from seer_jax.tasks import base, swav
+from seer_jax.tasks import base, finetune, probe, swav
+
+_TASKS = {
+  "swav": swav.SwAV,
+  "probe": probe.Probe,
+  "finetune": finetune.FineTune,
+}
 
 
 def create(config: ml_collections.ConfigDict) -> base.Task:
   """The task of a resolved config, in its precision."""
   dtype = {"bf16": jnp.bfloat16, "fp16": jnp.float16, "fp32": jnp.float32}
-  return swav.SwAV(config, jnp.dtype(dtype[config.precision]))
+  return _TASKS[config.task](config, jnp.dtype(dtype[config.precision]))

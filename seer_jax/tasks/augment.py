@@ -11,7 +11,7 @@ rows, three interleaved bytes are not.
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -51,8 +51,9 @@ def augment(
   rounding. Under `jax.set_mesh` rows stay on their devices.
   """
   drawn_N = jax.vmap(functools.partial(draw, options=options))(keys_N)
-  return _on_each_shard(
-    functools.partial(_apply_to_all, options=options), crops_NxHxWx3, drawn_N
+  one = functools.partial(apply, options=options)
+  return on_each_shard(
+    functools.partial(one_by_one_on_cpu, one), crops_NxHxWx3, drawn_N
   )
 
 
@@ -113,7 +114,9 @@ def to_float(pixels: jax.Array) -> jax.Array:
   return pixels.astype(jnp.float32) / 255
 
 
-def _on_each_shard(fn, crops, drawn):
+def on_each_shard(
+  fn: Callable[[jax.Array, Any], jax.Array], crops: jax.Array, drawn: Any
+) -> jax.Array:
   """Runs `fn` on each device's own rows of the mesh of `jax.set_mesh`.
 
   The partitioner would gather all rows for a loop over them.
@@ -127,12 +130,13 @@ def _on_each_shard(fn, crops, drawn):
   )(crops, drawn)
 
 
-def _apply_to_all(crops, drawn, *, options):
+def one_by_one_on_cpu(
+  one: Callable[[jax.Array, Any], jax.Array], crops: jax.Array, drawn: Any
+) -> jax.Array:
   """One after the other on a CPU, which then skips what was not drawn.
 
   An accelerator has them all at once, both outcomes of each chance computed.
   """
-  one = functools.partial(apply, options=options)
   return jax.lax.platform_dependent(
     crops,
     drawn,

@@ -1,6 +1,6 @@
 """What a task is: all that the step, the loop and the planner know of one."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -41,12 +41,15 @@ class Task(Protocol):
     totals: shapes of the sums that `loss` returns, by name.
     encoder: the trained network over single images, for evaluations and to
       look for the cause of a divergence; it takes the state's `params` and
-      `batch_stats`.
+      `batch_stats`, or what `variables` says.
+    online_rate: of parameters under "online/", which are trained beside the
+      others by SGD at this constant rate; 0 where there are none.
     dtype: what the network computes in.
   """
 
   METRICS: tuple[str, ...]
   totals: Mapping[str, tuple[int, ...]] = {}
+  online_rate: float = 0.0
   encoder: encoder.Encoder
   dtype: Any
 
@@ -84,8 +87,36 @@ class Task(Protocol):
     return params
 
   def after_step(self, state: State, kept: Any) -> Any:
-    """`extra` after a batch, from what its loss kept."""
+    """`extra` after a batch, from what its loss kept.
+
+    `state` has the new parameters, and the old `extra` and `step`.
+    """
     return state.extra
+
+  def rate(self, path: str) -> Any:
+    """Factor of the learning rate of a parameter.
+
+    A number, or an array that goes along the parameter's first axis.
+    """
+    return 1.0
+
+  def weight_decay(self, path: str) -> float | None:
+    """Of a parameter; None for the config's."""
+    return None
+
+  def variables(self, state: State) -> dict[str, Any]:
+    """What `encoder` is applied with."""
+    return state.variables
+
+  def with_weights(self, state: State, take: Callable[[Any], Any]) -> State:
+    """The state with loaded weights.
+
+    Args:
+      state: fresh.
+      take: from {"params", "batch_stats"} of a network to the same, with the
+        arrays that the weights have in place of the fresh ones.
+    """
+    return state.replace(**take(state.variables))
 
   def summarize(self, params: Any, state: State, batch: dict[str, Any]) -> Any:
     """What `targets` needs of a part of a batch; axis 0 is the images.

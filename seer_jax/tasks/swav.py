@@ -12,7 +12,7 @@ import numpy as np
 
 from seer_jax.data import preprocessing
 from seer_jax.models import encoder
-from seer_jax.tasks import augment, base, swav_loss
+from seer_jax.tasks import augment, base, labelled, swav_loss
 from seer_jax.tasks.state import State
 
 
@@ -34,6 +34,10 @@ class SwAV(base.Task):
     self.encoder = encoder.of_images(config)
     self.dtype = dtype
     self.totals = {"usage_K": (self.model.prototype_counts[0],)}
+    self.online_rate = config.online.lr
+    if self.online_rate:
+      self.METRICS = (*self.METRICS, "online/loss", "online/accuracy")
+      self.online = encoder.Linear(config.classes)
 
   def init(self, key: jax.Array) -> tuple[Any, Any, Any]:
     """Fresh (params, batch_stats, extra); only shapes of crops matter here.
@@ -52,7 +56,11 @@ class SwAV(base.Task):
       queue = swav_loss.empty_queue(
         len(options.assign_crops), options.queue_length, self.model.out
       )
-    return variables["params"], variables["batch_stats"], {"queue": queue}
+    params = variables["params"]
+    if self.online_rate:
+      one = jnp.zeros((1, self.model.architecture.features))
+      params["online"] = self.online.init(key, one)["params"]
+    return params, variables["batch_stats"], {"queue": queue}
 
   def trainable(self, path: str, step: jax.Array) -> jax.Array | bool:
     """Prototypes rest for the first steps, as drawn (SwAV, appendix A)."""
@@ -126,8 +134,22 @@ class SwAV(base.Task):
       "loss": loss,
       "loss_over_lnk": jnp.mean(jnp.stack(relative)),
     }
+    if self.online_rate:
+      features_BxD = views.features_BxVxD[:, 0]
+      more, found = self._online(params, features_BxD, batch["label"])
+      loss, metrics = loss + more, metrics | found
     totals = {"usage_K": _usage(targets.nearest_BxA, *self.totals["usage_K"])}
     return loss, base.Aux(batch_stats, metrics, totals, z_BxAxP)
+
+  def _online(self, params, features_BxD, labels_B):
+    """A classifier that learns from the features, and teaches them nothing."""
+    logits_BxL = self.online.apply(
+      {"params": params["online"]}, jax.lax.stop_gradient(features_BxD)
+    )
+    wanted_BxL = labelled.targets(labels_B, self.config.classes)
+    loss = labelled.cross_entropy(logits_BxL, wanted_BxL)
+    right = labelled.accuracy(logits_BxL, labels_B)
+    return loss, {"online/loss": loss, "online/accuracy": right}
 
   def summarize(
     self, params: Any, state: State, batch: dict[str, Any]

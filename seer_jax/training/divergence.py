@@ -89,7 +89,7 @@ def replay(
   Raises:
     UserError: there is none.
   """
-  tx, schedule = optim.make(config.optim, config.steps, config.batch_size)
+  tx, schedule = optim.make(config.optim, config.steps, config.batch_size, task)
   programs = step_lib.build(task, tx, config, mesh)
   kept = checkpoint.Checkpoints(workdir / "divergence")
   found = kept.restore(programs.abstract, programs.natural)

@@ -14,7 +14,13 @@ from seer_jax.evals import suite
 from seer_jax.runtime import distributed, errors, host, preemption, watchdog
 from seer_jax.runtime import mesh as mesh_lib
 from seer_jax.tasks import base
-from seer_jax.training import divergence, metrics, monitors, optim
+from seer_jax.training import (
+  divergence,
+  metrics,
+  monitors,
+  optim,
+  warm_start,
+)
 from seer_jax.training import step as step_lib
 from seer_jax.weights import checkpoint
 
@@ -83,7 +89,7 @@ class Loop:
       watchdog.Watchdog(workdir, config.watchdog, jax.process_index())
     )
     tx, self._schedule = optim.make(
-      config.optim, config.steps, config.batch_size
+      config.optim, config.steps, config.batch_size, task
     )
     self._programs = step_lib.build(task, tx, config, mesh)
     if config.mesh.fsdp > 1:
@@ -167,7 +173,10 @@ class Loop:
   def _take(self, found):
     if found is None:
       # Arrays are born where they belong.
-      self._now, self._place = self._programs.init(), self._first_place()
+      self._now = warm_start.begin(
+        self._programs.init(), self._task, self._config, self._mesh
+      )
+      self._place = self._first_place()
     else:
       self._now, self._place = found
       _check_data(self._place, self._source)
@@ -293,7 +302,7 @@ class Loop:
     self._dog.at(f"evaluating at step {self._step}", patient=True)
     began = time.perf_counter()
     try:
-      found = self._evaluation.run(self._now.variables)
+      found = self._evaluation.run(self._task.variables(self._now))
     except _Interrupted as error:
       self._stop(error.args[0])
     self._check_best(found)
@@ -476,4 +485,7 @@ def _summary(task, window):
 
 
 def _line(found):
-  return ", ".join(f"{name} {value:.3f}" for name, value in found.items())
+  # Of a probe's many heads the chosen one is enough; the rest is in the file.
+  return ", ".join(
+    f"{name} {value:.3f}" for name, value in found.items() if "@" not in name
+  )

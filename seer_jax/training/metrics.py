@@ -293,9 +293,10 @@ class Bar:
     self,
     steps: int,
     done: int,
-    file: TextIO = sys.stderr,
+    file: TextIO | None = None,
     silent: bool = False,
   ):
+    file = file or sys.stderr
     file = open(os.devnull, "w") if silent else file  # noqa: SIM115
     self._live = file.isatty()
     self._file = file

@@ -6,7 +6,9 @@ learning rate. Biases and BatchNorm parameters are decayed and rescaled like
 the rest; only tensors that are exactly zero are left alone.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,8 @@ import ml_collections
 import optax
 
 from seer_jax.config import batch
+from seer_jax.runtime import mesh
+from seer_jax.tasks import base
 
 Schedule = Callable[[jax.Array], jax.Array]
 
@@ -41,8 +45,36 @@ def warmup_cosine(
   return schedule
 
 
+def steps_down(
+  peak: float, total_steps: int, milestones: Sequence[float], factor: float
+) -> Schedule:
+  """`peak`, times `factor` from each of the milestones on (shares of the run).
+
+  VISSL's multistep schedule, which forgives a progress that rounding leaves
+  1e-6 short of a milestone.
+  """
+
+  def schedule(step):
+    progress = jnp.asarray(step, jnp.float32) / total_steps + 1e-6
+    passed = jnp.sum(progress >= jnp.array(milestones))
+    return peak * factor**passed
+
+  return schedule
+
+
+def add_decay(decay_of: Callable[[str], float]) -> optax.GradientTransformation:
+  """Adds to each gradient its parameter, times the decay of its path."""
+
+  def update(grads, state, params):
+    return jax.tree.map_with_path(
+      lambda path, g, p: g + decay_of(mesh.path_of(path)) * p, grads, params
+    ), state
+
+  return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+
+
 def scale_by_larc(
-  trust: float, weight_decay: float, epsilon: float = 1e-8
+  trust: float, decay_of: Callable[[str], float], epsilon: float = 1e-8
 ) -> optax.GradientTransformation:
   """Adds weight decay, then rescales each tensor to trust |p| / (|g| + wd |p|).
 
@@ -51,22 +83,26 @@ def scale_by_larc(
   frozen prototypes stay put and fresh BatchNorm biases can leave zero.
   """
 
-  def rescale(grad, param):
+  def rescale(path, grad, param):
+    weight_decay = decay_of(mesh.path_of(path))
     norm_p, norm_g = jnp.linalg.norm(param), jnp.linalg.norm(grad)
     ratio = trust * norm_p / (norm_g + weight_decay * norm_p + epsilon)
     scaled = ratio * (grad + weight_decay * param)
     return jnp.where((norm_p > 0) & (norm_g > 0), scaled, grad)
 
   def update(grads, state, params):
-    return jax.tree.map(rescale, grads, params), state
+    return jax.tree.map_with_path(rescale, grads, params), state
 
   return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
 
 
 def scale_by_schedule(
-  schedule: Schedule,
+  schedule: Schedule, factor_of: Callable[[str], Any]
 ) -> optax.GradientTransformationExtraArgs:
   """Times minus the rate at `step`, an argument of `update`.
+
+  And times the factor of the parameter's path: a number, or an array along its
+  first axis.
 
   The step is the run's: one whose update is skipped counts, as in SEER's runs.
   """
@@ -74,7 +110,14 @@ def scale_by_schedule(
   def update(updates, state, params=None, *, step, **others):
     del params, others
     rate = schedule(step)
-    return jax.tree.map(lambda u: -rate * u, updates), state
+
+    def scale(path, update):
+      factor = factor_of(mesh.path_of(path))
+      if jnp.ndim(factor):
+        factor = factor.reshape(-1, *(1,) * (update.ndim - 1))
+      return -rate * factor * update
+
+    return jax.tree.map_with_path(scale, updates), state
 
   return optax.GradientTransformationExtraArgs(
     lambda _: optax.EmptyState(), update
@@ -82,31 +125,68 @@ def scale_by_schedule(
 
 
 def make(
-  optim: ml_collections.ConfigDict, total_steps: int, batch_size: int
+  optim: ml_collections.ConfigDict,
+  total_steps: int,
+  batch_size: int,
+  task: base.Task | None = None,
 ) -> tuple[optax.GradientTransformationExtraArgs, Schedule]:
   """The optimiser of a resolved config, and its schedule.
 
   Its `update` needs the run's `step` beside gradients, state and parameters.
+  What the task says of single parameters (`rate`, `weight_decay`) holds.
   """
-  peak = batch.peak_rate(optim, batch_size)
-  schedule = warmup_cosine(
+  schedule = _schedule(optim, total_steps, batch.peak_rate(optim, batch_size))
+
+  def decay_of(path):
+    if _is_norm(path) and not optim.decay_norms:
+      return 0.0
+    if path.endswith("/bias") and not optim.decay_biases:
+      return 0.0
+    own = task.weight_decay(path) if task else None
+    return optim.weight_decay if own is None else own
+
+  rate = scale_by_schedule(schedule, task.rate if task else lambda path: 1.0)
+  momentum = optax.trace(optim.momentum, nesterov=optim.nesterov)
+  decay = add_decay(decay_of)
+  chains = {
+    "larc": (scale_by_larc(optim.trust, decay_of), momentum, rate),
+    "lars": (
+      decay,
+      optax.scale_by_trust_ratio(trust_coefficient=optim.trust),
+      rate,
+      momentum,
+    ),
+    "sgd": (decay, momentum, rate),
+    "adamw": (optax.scale_by_adam(), decay, rate),
+  }
+  tx = optax.chain(*chains[optim.name])
+  if task and task.online_rate:
+    sgd = optax.sgd(task.online_rate, momentum=0.9)
+    tx = optax.partition({"main": tx, "online": sgd}, _groups)
+  return tx, schedule
+
+
+def _groups(params):
+  return jax.tree.map_with_path(
+    lambda path, _: (
+      "online" if mesh.path_of(path).startswith("online/") else "main"
+    ),
+    params,
+  )
+
+
+def _schedule(optim, total_steps, peak):
+  if optim.milestones:
+    return steps_down(peak, total_steps, optim.milestones, optim.step_factor)
+  return warmup_cosine(
     peak,
     total_steps,
     warmup_steps=optim.warmup_fraction * total_steps,
     start=peak * optim.warmup_start,
     end=peak * optim.end,
   )
-  decay, rate = optim.weight_decay, scale_by_schedule(schedule)
-  momentum = optax.trace(optim.momentum)
-  chains = {
-    "larc": (scale_by_larc(optim.trust, decay), momentum, rate),
-    "lars": (
-      optax.add_decayed_weights(decay),
-      optax.scale_by_trust_ratio(trust_coefficient=optim.trust),
-      rate,
-      momentum,
-    ),
-    "sgd": (optax.add_decayed_weights(decay), momentum, rate),
-    "adamw": (optax.scale_by_adam(), optax.add_decayed_weights(decay), rate),
-  }
-  return optax.chain(*chains[optim.name]), schedule
+
+
+def _is_norm(path):
+  """Whether a parameter is a BatchNorm's scale or bias."""
+  return bool(re.search(r"(^|/)bn\w*/|/(scale|shift)$", path))

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import logging
 import pathlib
+import re
 from collections.abc import Callable, Iterator
 
 import jax
@@ -18,7 +19,7 @@ from seer_jax.models import encoder
 from seer_jax.runtime import distributed, errors, host, preemption, run_lock
 from seer_jax.runtime import mesh as mesh_lib
 from seer_jax.tasks import base
-from seer_jax.training import divergence, loop, metrics
+from seer_jax.training import divergence, loop, metrics, warm_start
 
 _log = logging.getLogger(__name__)
 
@@ -30,13 +31,15 @@ def run(
   config: ml_collections.ConfigDict,
   workdir: pathlib.Path,
   create_task: CreateTask = tasks.create,
+  say: Callable[[str], None] = print,
 ) -> None:
   """Trains to the end of the config, from wherever the workdir stands.
 
   Args:
     config: may have open keys, which are chosen here.
     workdir: of this run alone; a run that is there goes on.
-    create_task: what is learned; SwAV by default.
+    create_task: what is learned; what `config.task` says by default.
+    say: takes the lines that sum up a finished run.
 
   Raises:
     UserError: something the user can mend.
@@ -61,7 +64,7 @@ def run(
     ).run()
   if distributed.is_lead():
     for line in closing_lines(workdir):
-      print(line)
+      say(line)
 
 
 @contextlib.contextmanager
@@ -95,8 +98,10 @@ def begin(
     len(source.label_names) or "no",
     source,
   )
+  warm_start.decide(config)
+  source, images = suite.split(config, source)
   resolve(config, source, mesh)
-  return source, mesh, suite.sets(config, source)
+  return source, mesh, images
 
 
 def replay(
@@ -143,30 +148,42 @@ def resolve(
     platform=jax.default_backend(),
     precision=mesh_lib.precision_here(),
     cores=host.cores(),
+    labels=len(source.label_names),
   )
   for key, value, reason in auto.complete(config, here):
     _log.info("chose %s = %s (%s)", key, value, reason)
   validate.check_together(config)
   encoder.architecture(config.model)
+  if config.classes not in (0, here.labels):
+    raise errors.UserError(
+      f"config.classes is {config.classes}, but the images have {here.labels}"
+      f" labels{_some_of(source.label_names)}; leave it out to follow the data"
+    )
+
+
+def _some_of(names):
+  shown = ", ".join(errors.shown(name) for name in names[:3])
+  return f" ({shown}{', ...' if len(names) > 3 else ''})" if names else ""
 
 
 def closing_lines(workdir: pathlib.Path) -> Iterator[str]:
   """What a finished run has to show, from its metrics file."""
   lines = metrics.read_lines(workdir / "metrics.jsonl")
-  evaluations = [line for line in lines if "features/rank" in line]
+  evaluations = [line for line in lines if "eval_seconds" in line]
   logged = [line for line in lines if "loss" in line]
   if not evaluations or not logged:
     return  # Somebody took the file away.
   before, after = evaluations[0], evaluations[-1]
   for name in after:
-    if name.startswith("knn/"):
+    if re.fullmatch(r"accuracy|knn/[^/]+", name):
       yield (
         f"{name} top-1: untrained {before[name]:.3f}, trained {after[name]:.3f}"
       )
-  yield (
-    f"effective rank of features: untrained {before['features/rank']:.1f},"
-    f" trained {after['features/rank']:.1f}"
-  )
+  if "features/rank" in after:
+    yield (
+      f"effective rank of features: untrained {before['features/rank']:.1f},"
+      f" trained {after['features/rank']:.1f}"
+    )
   name, words = "loss", "loss"
   if "loss_over_lnk" in logged[0]:
     name, words = "loss_over_lnk", "loss / ln K"

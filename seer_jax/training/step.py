@@ -115,11 +115,9 @@ def train_step(
     always = {"stand_ins": stand_ins, "skipped": 1.0 - good}
     window = _grown(now.window, done, always, good, now.step, config.log.every)
     after = now.replace(
-      params=params,
-      batch_stats=aux.batch_stats,
-      opt_state=opt_state,
-      extra=task.after_step(now, aux.kept),
+      params=params, batch_stats=aux.batch_stats, opt_state=opt_state
     )
+    after = after.replace(extra=task.after_step(after, aux.kept))
     after = jax.tree.map(lambda new, old: jnp.where(good, new, old), after, now)
     after = after.replace(
       step=now.step + 1,

@@ -8,6 +8,7 @@ import jax
 from seer_jax.config import resolved
 from seer_jax.models import architectures, encoder
 from seer_jax.runtime import errors, host
+from seer_jax.tasks import finetune
 from seer_jax.weights import (
   checkpoint,
   export_orbax,
@@ -30,7 +31,8 @@ def load(
     name_or_path: a published name (`seer_32`, `seer_256_in1k`, timm's
       `regnety_320.seer`, a repository on Hugging Face's hub); a file of VISSL,
       timm, torchvision or Hugging Face, or a folder with one; the workdir of a
-      run; or what `seer-jax convert --to orbax` wrote.
+      run, or one of its checkpoints; or what `seer-jax convert --to orbax`
+      wrote.
     mesh: to spread the arrays over, stored as a run does (`mesh.make`). None
       puts them on one device.
 
@@ -94,6 +96,8 @@ def _opened(path):
     )
   if (path / "config.json").exists() and (path / "checkpoints").is_dir():
     return _of_run(path)
+  if _is_checkpoint(path):
+    return _of_run(path.parent.parent, int(path.name))
   found = import_torch.in_folder(path)
   if found is not None:
     return found
@@ -104,11 +108,26 @@ def _opened(path):
   )
 
 
-def _of_run(workdir):
-  """The newest checkpoint of a run of our own."""
+def _is_checkpoint(path):
+  """Whether it is one checkpoint of a run: WORKDIR/checkpoints/STEP."""
+  in_run = path.parent.name == "checkpoints" and path.name.isdigit()
+  return in_run and (path.parent.parent / "config.json").exists()
+
+
+def _of_run(workdir, step=None):
+  """A checkpoint of a run of our own, the newest if no step is given."""
   config = resolved.of_run(workdir)
-  saved = checkpoint.Checkpoints(workdir / "checkpoints").read()
-  tree = {kind: saved[kind] for kind in ("params", "batch_stats")}
-  return lazy_weights.in_memory(
-    f"a run, {workdir}", encoder.of_images(config), tree
-  )
+  if config.task == "probe":
+    raise errors.UserError(
+      f"{workdir} trained linear heads on {config.weights}; give those weights"
+    )
+  saved = checkpoint.Checkpoints(workdir / "checkpoints").read(step)
+  network, averaged = encoder.of_images(config), None
+  if config.task == "finetune":
+    network = finetune.network(config)
+    averaged = (saved["extra"] or {}).get("ema")
+  tree = {
+    kind: dict((averaged or saved)[kind]) for kind in ("params", "batch_stats")
+  }
+  tree["params"].pop("online", None)  # Watched the run; no part of the network.
+  return lazy_weights.in_memory(f"a run, {workdir}", network, tree)

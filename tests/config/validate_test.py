@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import pytest
 
 from configs import hardware
+from seer_jax import tasks
 from seer_jax.config import auto, keys, resolved, validate
+from seer_jax.data import pipeline
 from seer_jax.models import encoder
 from seer_jax.runtime import errors
-from seer_jax.tasks import swav
 from seer_jax.training import optim
 from seer_jax.training import step as step_lib
 
@@ -42,6 +43,7 @@ def test_every_config_resolves_and_its_step_keeps_the_shapes(name, native_conv):
     platform="cpu",
     precision=("fp32", "a test"),
     cores=2,
+    labels=10,
   )
   auto.complete(config, here)
   validate.check_each(config)
@@ -52,8 +54,8 @@ def test_every_config_resolves_and_its_step_keeps_the_shapes(name, native_conv):
   config.model.widths = arch.widths
   config.model.group_widths = arch.group_widths
   config.model.strides = arch.strides
-  task = swav.SwAV(config, jnp.float32)
-  tx, _ = optim.make(config.optim, config.steps, config.batch_size)
+  task = tasks.create(config)
+  tx, _ = optim.make(config.optim, config.steps, config.batch_size, task)
   before = jax.eval_shape(lambda: step_lib.init(task, tx, config))
   batch = {
     "crops": tuple(
@@ -64,6 +66,8 @@ def test_every_config_resolves_and_its_step_keeps_the_shapes(name, native_conv):
     ),
     "stand_ins": jax.ShapeDtypeStruct((config.batch_size,), jnp.float32),
   }
+  if pipeline.has_labels(config):
+    batch["label"] = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
   step = step_lib.train_step(task, tx, config)
   after, window = jax.eval_shape(step, before, batch)
   assert after == before

@@ -54,8 +54,8 @@ def test_the_peak_grows_with_the_batch():
   assert batch.peak_rate(options, 4096) == pytest.approx(4.8)
 
 
-def larc(grads, params, **options):
-  tx = optim.scale_by_larc(**options)
+def larc(grads, params, trust, weight_decay):
+  tx = optim.scale_by_larc(trust, lambda path: weight_decay)
   return tx.update(grads, tx.init(params), params)[0]
 
 

@@ -9,6 +9,7 @@ from seer_jax.data.sources.base import Source
 from seer_jax.data.sources.file_list import Listing
 from seer_jax.data.sources.folder import Folder
 from seer_jax.data.sources.mixture import Mixture
+from seer_jax.data.sources.subset import Subset
 from seer_jax.data.sources.synthetic import Digits, Synthetic
 from seer_jax.data.sources.tar import Tars
 from seer_jax.data.sources.tfds import Tfds
@@ -26,6 +27,7 @@ __all__ = [
   "Listing",
   "Mixture",
   "Source",
+  "Subset",
   "Synthetic",
   "Tars",
   "Tfds",

@@ -1,0 +1,1 @@
+"""What people do with a representation; each file is behind a command."""

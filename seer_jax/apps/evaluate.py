@@ -1,0 +1,367 @@
+"""`seer-jax eval`: every protocol, on several representations side by side.
+
+What looks at frozen features (`evals/`) shares one pass over the images, which
+stays on disk. What trains (`linear`, `finetune`, `scratch`) is a run of its own
+through the one loop, in a folder below the results. Both go on where a killed
+evaluation stopped; results that are there already are not computed again.
+"""
+
+import contextlib
+import copy
+import hashlib
+import json
+import logging
+import pathlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+
+from seer_jax.apps import subjects as subjects_lib
+from seer_jax.config import keys, validate
+from seer_jax.evals import feature_store, features, low_shot, suite
+from seer_jax.runtime import errors, host
+from seer_jax.runtime import mesh as mesh_lib
+from seer_jax.tasks import probe
+from seer_jax.training import metrics, run, warm_start
+
+_log = logging.getLogger(__name__)
+
+# Evaluations that train, and the task of each.
+TRAINED = {"linear": "probe", "finetune": "finetune", "scratch": "finetune"}
+# Of a run, one folder each.
+_RUNS = "runs"
+
+
+class Wanted(NamedTuple):
+  """One evaluation: what is measured, and with how many of the labels."""
+
+  name: str
+  share: float = 1.0
+
+  def __str__(self) -> str:
+    if self.share == 1:
+      return self.name
+    return f"{self.name}@{100 * self.share:g}%"
+
+
+class Result(NamedTuple):
+  """One figure: a line of `evals.jsonl`."""
+
+  what: str
+  name: str
+  value: float
+
+
+def wanted(text: str) -> list[Wanted]:
+  """Reads "knn,linear,finetune@1%".
+
+  Raises:
+    UserError: there is no such evaluation.
+  """
+  known = (*(n for n in suite.EVALUATORS), *TRAINED)
+  found = []
+  for each in text.split(","):
+    match = re.fullmatch(r"(\w+)(?:@([\d.]+)%)?", each.strip())
+    if not match or match[1] not in known:
+      raise errors.UserError(
+        f"there is no evaluation {each.strip()!r}; --evals takes"
+        f" {', '.join(known)}, and finetune@1% for a share of the labels"
+      )
+    share = float(match[2]) / 100 if match[2] else 1.0
+    if match[2] and (match[1] not in TRAINED or not 0 < share <= 1):
+      raise errors.UserError(
+        f"--evals {each.strip()}: only {', '.join(TRAINED)} take a share, above"
+        " 0 and up to 100 %; logistic and svm have config.eval.shares"
+      )
+    found.append(Wanted(match[1], share))
+  return found
+
+
+class Evaluation:
+  """All evaluations of some subjects on one set of images."""
+
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    recipes: Mapping[str, ml_collections.ConfigDict],
+    out: pathlib.Path,
+    seeds: int = 1,
+  ):
+    """Opens the data.
+
+    Args:
+      config: `data`, `eval`, `mesh` and `precision` are used.
+      recipes: configs of "linear" and "finetune"; their data are `config`'s.
+      out: where results and runs are kept.
+      seeds: of evaluations that train.
+
+    Raises:
+      UserError: something in it cannot be, or cannot be opened.
+    """
+    validate.check_each(config)
+    self._config, self._recipes, self._out = config, recipes, out
+    self._seeds = seeds
+    self._mesh = mesh_lib.make(config.mesh.data, config.mesh.fsdp)
+    self._source = suite.open_source(config, "train")
+    self._store = feature_store.FeatureStore(host.cache_folder("features"))
+    try:
+      out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+      raise errors.of_disk(
+        error, f"cannot write to --out={out}: {error.strerror}"
+      ) from error
+    self._log = _Log(out / "evals.jsonl")
+
+  def run(
+    self, subject: subjects_lib.Subject, evaluations: Sequence[Wanted]
+  ) -> Iterator[Result]:
+    """The figures of a subject, as they are found.
+
+    Raises:
+      UserError: labels or images are missing, or features are not finite.
+    """
+    for each in evaluations:
+      if each.name in TRAINED and subject.name == subjects_lib.PIXELS:
+        continue  # Pixels have no trunk to train.
+      if each.name == "accuracy" and not subjects_lib.is_classifier(subject):
+        continue
+      if each.name in TRAINED:
+        yield from self._trained(subject, each)
+      else:
+        yield from self._frozen(subject, each.name)
+
+  def _frozen(self, subject, name):
+    """Evaluators of `evals/`, by their own names."""
+    config = copy.deepcopy(self._config)
+    config.eval.evals = (name,)
+    images = suite.sets(config, self._source, labelled=name != "stats")
+    if name == "accuracy":
+      names = images.query.source.label_names
+      subjects_lib.check_classes(subject, names)
+    fewest = len(images.bank.indices)
+    if name == "knn" and max(config.eval.knn_k) > fewest:
+      raise errors.UserError(
+        f"k={max(config.eval.knn_k)} neighbours of only {fewest} images; give"
+        f" --config.eval.knn_k with at most {fewest}"
+      )
+    precision = self._precision()
+    about = subject.fingerprint, repr(subject.encoder), _facts(images)
+    key = _key(
+      *about,
+      [each for each in keys.flatten(config) if each[0].startswith("eval.")],
+      precision,
+    )
+
+    def compute():
+      _log.info("%s: %s", subject.name, name)
+      with jax.set_mesh(self._mesh):
+        return suite.Evaluation(
+          config,
+          images,
+          subject.encoder,
+          _DTYPES[precision],
+          self._mesh,
+          store=self._store,
+          strict=True,
+        ).run(subject.variables)
+
+    yield from self._log.once(subject.name, name, key, compute)
+
+  def _trained(self, subject, each):
+    """Runs of the loop, one a seed; their mean and spread."""
+    found = []
+    for seed in range(self._seeds):
+      found.append(self.trained(subject, each, seed))
+    for name in found[0]:
+      values = [figures[name] for figures in found if name in figures]
+      yield Result(subject.name, name, float(np.mean(values)))
+      if len(values) > 1:
+        spread = float(np.std(values, ddof=1))
+        yield Result(subject.name, f"{name}/std", spread)
+
+  def trained(
+    self, subject: subjects_lib.Subject, each: Wanted, seed: int
+  ) -> dict[str, float]:
+    """The figures of one run of an evaluation that trains."""
+    config = self._recipe(subject, each, seed)
+    key = _key(
+      subject.fingerprint if config.weights else "",
+      [pair for pair in keys.flatten(config) if pair[0] != "data.workers"],
+    )
+
+    def compute():
+      slug = re.sub(r"[^\w.@-]+", "_", f"{subject.name}-{each}-{seed}")
+      workdir = self._out / _RUNS / f"{slug[-80:]}-{key[:8]}"
+      _log.info("%s: %s, seed %d, in %s", subject.name, each, seed, workdir)
+      run.run(config, workdir, say=_log.info)
+      return _figures(workdir, str(each), config)
+
+    label = f"{each}#{seed}"
+    results = self._log.once(subject.name, label, key, compute)
+    return {result.name: result.value for result in results}
+
+  def trained_with(
+    self, subject: subjects_lib.Subject, name: str, share: float, seed: int
+  ) -> float:
+    """Accuracy of one evaluation that trains, with a share of the labels."""
+    each = Wanted(name, share)
+    return self.trained(subject, each, seed)[str(each)]
+
+  def logistic(
+    self, subject: subjects_lib.Subject, share: float, seed: int
+  ) -> float:
+    """Accuracy of logistic regression on frozen features, likewise."""
+    images = suite.sets(self._config, self._source, labelled=True)
+    labels = low_shot.percent(share)
+    key = _key(
+      subject.fingerprint, repr(subject.encoder), _facts(images), labels, seed
+    )
+
+    def compute():
+      _log.info("%s: logistic, %s, seed %d", subject.name, labels.name, seed)
+      bank, query = self._features(subject, images)
+      found = low_shot.accuracy(bank, query, low_shot.logistic, labels, seed)
+      return {"logistic": found}
+
+    label = f"logistic@{labels.name}#{seed}"
+    (result,) = self._log.once(subject.name, label, key, compute)
+    return result.value
+
+  def _features(self, subject, images):
+    """Labelled features of bank and query, of the mean of the trunk."""
+    precision = self._precision()
+    extract = features.Extractor(
+      subject.encoder,
+      self._mesh,
+      batch_size=self._config.eval.batch_size,
+      max_pixels=self._config.data.max_pixels,
+      dtype=_DTYPES[precision],
+      store=self._store,
+      strict=True,
+    )
+    with jax.set_mesh(self._mesh):
+      return [
+        extract(subject.variables, each).labelled()
+        for each in (images.bank, images.query)
+      ]
+
+  def _precision(self):
+    return self._config.precision or mesh_lib.precision_here()[0]
+
+  @property
+  def images(self) -> int:
+    """How many there are to learn from."""
+    return len(self._source)
+
+  def _recipe(self, subject, each, seed):
+    """The config of a run, down to its seed."""
+    name = "linear" if each.name == "linear" else "finetune"
+    config = copy.deepcopy(self._recipes[name])
+    config.task, config.seed = TRAINED[each.name], seed
+    config.data = copy.deepcopy(self._config.data)
+    config.mesh = copy.deepcopy(self._config.mesh)
+    config.weights = subject.shape_of
+    if each.name == "scratch" or not subject.weights:
+      warm_start.decide(config)  # The same network, untrained.
+      config.weights = ""
+    if each.share < 1:
+      train = config.data.train
+      if train.take != 1 or train.kind == "mix":
+        raise errors.UserError(
+          f"--evals {each}: config.data.train is a part or a mix already; give"
+          " the whole set"
+        )
+      train.take, train.balanced, train.take_seed = each.share, True, seed
+      count = len(suite.open_source(config, "train"))
+      if config.batch_size and config.batch_size > count // 2:
+        config.batch_size = max(2, count // 2 // 2 * 2)
+    return config
+
+
+_DTYPES = {"fp32": np.float32, "bf16": jax.numpy.bfloat16, "fp16": np.float16}
+
+
+def _figures(workdir, name, config):
+  """What the last evaluation of a run found, named after the evaluation."""
+  lines = metrics.read_lines(workdir / "metrics.jsonl")
+  last = [line for line in lines if "eval_seconds" in line][-1]
+  found = {}
+  for key, value in last.items():
+    if key.startswith(("accuracy", "choice/")):
+      found[
+        re.sub("^accuracy", name, key).replace("choice/", f"{name}/choice/")
+      ] = value
+  if config.task == "probe":
+    found |= _best_of_taps(found, name, config)
+  return found
+
+
+def _renamed(name):
+  return lambda match: name if match[1] == "accuracy" else f"{name}/choice"
+
+
+def _best_of_taps(found, name, config):
+  """For each tap the head that is best on the labels to choose by."""
+  best = {}
+  for tap in probe.taps(config):
+    heads = {
+      key.removeprefix(f"{name}/choice/"): value
+      for key, value in found.items()
+      if re.match(rf"{re.escape(name)}/choice/{re.escape(tap)}(\+bn)?@", key)
+    }
+    if heads:
+      chosen = max(heads, key=heads.get)
+      best[f"{name}/{tap}"] = found[f"{name}/{chosen}"]
+  return best
+
+
+def _facts(images):
+  """What tells the images of an evaluation from others."""
+  return [
+    (each.source.fingerprint, tuple(each.indices))
+    for each in (images.bank, images.query)
+  ]
+
+
+def _key(*about: Any) -> str:
+  return hashlib.sha256(repr(about).encode()).hexdigest()[:24]
+
+
+class _Log:
+  """`evals.jsonl`: every figure once, with what it depends on."""
+
+  def __init__(self, path: pathlib.Path):
+    self._path = path
+    self._known: dict[str, dict[str, float]] = {}
+    text = path.read_text(errors="replace") if path.exists() else ""
+    for each in text.splitlines():
+      # A kill may have torn the last line, or somebody edited the file.
+      with contextlib.suppress(ValueError, KeyError, TypeError):
+        line = json.loads(each)
+        self._known[line["key"]] = dict(line["figures"])
+    self._begin = "" if text[-1:] in ("", "\n") else "\n"
+
+  def once(self, what, evaluation, key, compute) -> Iterator[Result]:
+    """Results under a key: those of the file, or computed and added to it."""
+    if key not in self._known:
+      self._known[key] = compute()
+      line = {
+        "what": what,
+        "eval": evaluation,
+        "key": key,
+        "figures": self._known[key],
+      }
+      try:
+        with self._path.open("a") as file:
+          file.write(self._begin + json.dumps(line) + "\n")
+        self._begin = ""
+      except OSError as error:
+        raise errors.of_disk(
+          error, f"cannot write {self._path}: {error.strerror}"
+        ) from error
+    for name, value in self._known[key].items():
+      yield Result(what, name, value)

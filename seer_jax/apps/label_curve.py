@@ -1,0 +1,206 @@
+"""`seer-jax labels`: how many labels a representation saves.
+
+For shares of the labels, the accuracy of a probe and of fine-tuning from the
+representation, of the same network trained from scratch on the same labels, and
+of raw pixels. Where the curve from scratch reaches the accuracy that the
+representation has with a share of the labels says how many times fewer labels
+it needs.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+SCRATCH, PROBE, FINETUNE = "from scratch", "probe", "fine-tune"
+PIXELS = "pixels"
+
+# (share, seed) -> accuracy
+Measure = Callable[[float, int], float]
+
+
+class Curve(NamedTuple):
+  """Accuracies of one method: a row of seeds for each share.
+
+  Attributes:
+    name: of the method.
+    accuracy_SxR: S shares, R seeds; NaN where a share was not measured.
+  """
+
+  name: str
+  accuracy_SxR: np.ndarray
+
+  @property
+  def mean(self) -> np.ndarray:
+    """Over seeds."""
+    return np.nanmean(self.accuracy_SxR, axis=1)
+
+  @property
+  def std(self) -> np.ndarray:
+    """Over seeds; 0 for one."""
+    if self.accuracy_SxR.shape[1] < 2:
+      return np.zeros(len(self.accuracy_SxR))
+    return np.nanstd(self.accuracy_SxR, axis=1, ddof=1)
+
+
+def measured(
+  name: str, measure: Measure, shares: Sequence[float], seeds: int
+) -> Curve:
+  """The curve of a method, from the fewest labels on.
+
+  All the labels can be drawn in one way only; where training is not random
+  either, its seeds agree.
+  """
+  rows = [[measure(share, seed) for seed in range(seeds)] for share in shares]
+  return Curve(name, np.array(rows))
+
+
+class Saving(NamedTuple):
+  """N of "matches supervised with N times fewer labels".
+
+  Attributes:
+    times: N, of the mean curves.
+    low: the smallest over seeds.
+    high: the largest.
+    is_bound: the curve from scratch never gets that far: N is at least that.
+    share: of the labels, at which the representation was compared.
+  """
+
+  times: float
+  low: float
+  high: float
+  is_bound: bool
+  share: float
+
+
+def saving(ours: Curve, scratch: Curve, shares: Sequence[float]) -> Saving:
+  """How many times fewer labels `ours` needs than training from scratch.
+
+  For each of our shares: the share at which the curve from scratch, linear in
+  the logarithm of the labels, reaches the same accuracy, over ours. The largest
+  ratio that is no bound is the figure, else the largest bound.
+  """
+  means = _ratios(ours.mean, scratch.mean, shares)
+  exact = [each for each in means if not each[1]]
+  times, is_bound, at = max(exact or means, key=lambda each: each[0])
+  # Every seed of the one against every seed of the other.
+  there = [
+    _ratios(ours_S, scratch_S, shares)[at][0]
+    for ours_S in ours.accuracy_SxR.T
+    for scratch_S in scratch.accuracy_SxR.T
+  ]
+  return Saving(times, min(there), max(there), is_bound, shares[at])
+
+
+def _ratios(ours_S, scratch_S, shares):
+  """(ratio, whether it is only a bound, number of the share)."""
+  # More labels never hurt in expectation: a dip is noise of a seed.
+  scratch_S = np.maximum.accumulate(scratch_S)
+  found = []
+  for at, (share, accuracy) in enumerate(zip(shares, ours_S, strict=True)):
+    if accuracy > scratch_S[-1]:
+      found.append((shares[-1] / share, True, at))
+    elif accuracy <= scratch_S[0]:
+      found.append((min(1.0, shares[0] / share), True, at))
+    else:
+      # The first share at which it gets that far.
+      k = int(np.argmax(scratch_S >= accuracy))
+      low, high = scratch_S[k - 1], scratch_S[k]
+      along = (accuracy - low) / (high - low)
+      logs = np.log(shares[k - 1]), np.log(shares[k])
+      needed = math.exp(logs[0] + along * (logs[1] - logs[0]))
+      found.append((needed / share, False, at))
+  return found
+
+
+def sentence(name: str, it: Saving) -> str:
+  """What the curves say, with its interval over seeds."""
+  if it.times <= 1:
+    return f"{name}: needs as many labels as training from scratch, or more"
+  least = "at least " if it.is_bound else ""
+  interval = ""
+  if it.high > it.low:
+    interval = f" ({it.low:.1f} to {it.high:.1f} over seeds)"
+  return (
+    f"{name}: matches supervised with {least}{it.times:.1f} times fewer"
+    f" labels{interval}, at {100 * it.share:g} % of them"
+  )
+
+
+def rows(
+  curves: Sequence[Curve], shares: Sequence[float], images: int
+) -> list[list[str]]:
+  """A table: a row a share, a column a method."""
+  table = [["labels", *(curve.name for curve in curves)]]
+  for at, share in enumerate(shares):
+    cells = [_cell(curve, at) for curve in curves]
+    count = round(share * images)
+    table.append([f"{100 * share:g} % ({count:,})", *cells])
+  return table
+
+
+def _cell(curve, at):
+  if np.isnan(curve.accuracy_SxR[at]).all():
+    return "-"
+  text = f"{100 * curve.mean[at]:.1f}"
+  if curve.accuracy_SxR.shape[1] > 1:
+    text += f" ± {100 * curve.std[at]:.1f}"
+  return text
+
+
+# Of marks and lines, in the order of the curves: distinct in grey and to
+# people who do not tell red from green (Okabe and Ito 2008).
+_STYLES = (
+  ("#0072b2", "o", "-"),
+  ("#009e73", "s", "-"),
+  ("#d55e00", "^", "--"),
+  ("#7f7f7f", "v", ":"),
+)
+
+
+def plot(
+  curves: Sequence[Curve],
+  shares: Sequence[float],
+  images: int,
+  title: str,
+  path: str,
+) -> None:
+  """Draws the curves; the ending of `path` is the format (png, svg).
+
+  Raises:
+    OSError: it cannot be written.
+  """
+  import matplotlib.figure
+  import matplotlib.ticker
+
+  figure = matplotlib.figure.Figure(figsize=(7, 4.5), layout="constrained")
+  axes = figure.subplots()
+  counts = [share * images for share in shares]
+  for curve, (color, mark, line) in zip(curves, _STYLES, strict=False):
+    axes.errorbar(
+      counts,
+      100 * curve.mean,
+      yerr=100 * curve.std if curve.std.any() else None,
+      label=curve.name,
+      color=color,
+      marker=mark,
+      linestyle=line,
+      capsize=3,
+    )
+  axes.set_xscale("log")
+  axes.set_xticks(
+    counts,
+    [
+      f"{count:,.0f}\n{100 * share:g} %"
+      for count, share in zip(counts, shares, strict=True)
+    ],
+  )
+  axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+  axes.set_xlabel("labels")
+  axes.set_ylabel("top-1 accuracy (%)")
+  axes.set_title(title)
+  axes.grid(alpha=0.3)
+  axes.legend()
+  figure.savefig(path, dpi=150)

@@ -1,0 +1,234 @@
+"""`eval` and `labels`: what a representation is worth."""
+
+import argparse
+
+from seer_jax.commands.parser import Command
+from seer_jax.runtime import errors
+
+
+def _add_common(parser):
+  add = parser.add_argument
+  add("--train", metavar="SRC", help="labelled images to learn from")
+  add("--test", metavar="SRC", help="labelled images to test on")
+  add(
+    "--out",
+    metavar="DIR",
+    default="evals",
+    help="results, and the runs behind them; the same folder resumes"
+    " (%(default)s)",
+  )
+  add("--linear", metavar="FILE", help="config of the linear probe's training")
+  add("--finetune", metavar="FILE", help="config of fine-tuning and of scratch")
+
+
+def _add_eval(parser):
+  add = parser.add_argument
+  add(
+    "what",
+    metavar="WHAT",
+    nargs="+",
+    help="workdir, checkpoint, weights by path or name, pixels, untrained",
+  )
+  add(
+    "--evals",
+    metavar="LIST",
+    default="knn,logistic",
+    help="of stats, knn, logistic, svm, accuracy, linear, finetune, scratch;"
+    " finetune@1%% takes a share of the labels (%(default)s)",
+  )
+  add(
+    "--seeds",
+    metavar="N",
+    type=int,
+    default=1,
+    help="of evaluations that train (%(default)s)",
+  )
+  add(
+    "--without-labels",
+    action="store_true",
+    help="rank by signs that need none: RankMe, alpha, unique prototypes",
+  )
+  _add_common(parser)
+
+
+def _eval(options: argparse.Namespace) -> None:
+  config, recipes, out = _begin(options, options.what)
+  from seer_jax.apps import evaluate, subjects, tables
+
+  if options.seeds < 1:
+    raise errors.UserError(f"--seeds is {options.seeds}; it must be positive")
+  asked = evaluate.wanted("stats" if options.without_labels else options.evals)
+  evaluation = evaluate.Evaluation(config, recipes, out, options.seeds)
+  opened = subjects.opened(options.what, config.seed)
+  figures = tables.collect(
+    result for subject in opened for result in evaluation.run(subject, asked)
+  )
+  columns = [subject.name for subject in opened]
+  if options.without_labels:
+    columns = tables.by_rankme(figures, columns)
+  rows = tables.cells(figures, columns)
+  if options.without_labels:
+    order = map(str, range(1, len(columns) + 1))
+    rows.insert(1, ["rank, by features/rankme", *order])
+  _save(out / "evals.md", tables.markdown(rows) + "\n")
+  print(tables.terminal(rows))
+
+
+def _add_labels(parser):
+  add = parser.add_argument
+  add(
+    "what", metavar="WHAT", help="workdir, checkpoint, weights by path or name"
+  )
+  add(
+    "--shares",
+    metavar="LIST",
+    default="1,2,5,10,20,50,100",
+    help="of the labels, in percent (%(default)s)",
+  )
+  add("--seeds", metavar="N", type=int, default=3, help="(%(default)s)")
+  add(
+    "--seeds-trained",
+    metavar="N",
+    type=int,
+    help="of fine-tuning and scratch, where N of all are too dear",
+  )
+  _add_common(parser)
+
+
+def _labels(options: argparse.Namespace) -> None:
+  config, recipes, out = _begin(options, [options.what])
+  from seer_jax.apps import evaluate, label_curve, subjects, tables
+
+  shares = _shares(options.shares)
+  seeds = options.seeds
+  trained = options.seeds_trained or seeds
+  if min(seeds, trained) < 1:
+    raise errors.UserError("--seeds must be positive")
+  evaluation = evaluate.Evaluation(config, recipes, out)
+  ours, pixels = subjects.opened([options.what, "pixels"], config.seed)
+  methods = {
+    label_curve.SCRATCH: lambda share, seed: evaluation.trained_with(
+      ours, "scratch", share, seed
+    ),
+    label_curve.FINETUNE: lambda share, seed: evaluation.trained_with(
+      ours, "finetune", share, seed
+    ),
+    label_curve.PROBE: lambda share, seed: evaluation.logistic(
+      ours, share, seed
+    ),
+    label_curve.PIXELS: lambda share, seed: evaluation.logistic(
+      pixels, share, seed
+    ),
+  }
+  dear = (label_curve.SCRATCH, label_curve.FINETUNE)
+  curves = [
+    label_curve.measured(
+      name, measure, shares, trained if name in dear else seeds
+    )
+    for name, measure in methods.items()
+  ]
+  table = label_curve.rows(curves, shares, evaluation.images)
+  scratch, *others = curves
+  said = [
+    label_curve.sentence(curve.name, label_curve.saving(curve, scratch, shares))
+    for curve in others
+    if curve.name != label_curve.PIXELS
+  ]
+  _save(out / "labels.md", "\n\n".join([tables.markdown(table), *said]) + "\n")
+  for ending in ("png", "svg"):
+    path = out / f"labels.{ending}"
+    label_curve.plot(curves, shares, evaluation.images, ours.name, str(path))
+  print("\n".join([tables.terminal(table), *said]))
+
+
+def _shares(text):
+  try:
+    shares = [float(each) / 100 for each in text.split(",")]
+  except ValueError:
+    shares = []
+  if not shares or sorted(set(shares)) != shares or shares[0] <= 0:
+    raise errors.UserError(
+      f"--shares={text}: give rising percentages, such as 1,10,100"
+    )
+  if shares[-1] > 1:
+    raise errors.UserError(f"--shares={text}: there are no more than 100 %")
+  return shares
+
+
+def _save(path, text):
+  try:
+    path.write_text(text)
+  except OSError as error:
+    raise errors.of_disk(
+      error, f"cannot write {path}: {error.strerror}"
+    ) from error
+
+
+def _begin(options, names):
+  """(config, recipes, out) of the options."""
+  from seer_jax.commands.training import keep_compiled
+  from seer_jax.config import defaults, from_flags
+  from seer_jax.runtime import host, logs
+
+  logs.show()
+  keep_compiled()
+  path = options.config or defaults.__file__
+  config = from_flags.read(path, options.overrides)
+  for which in ("train", "test"):
+    if getattr(options, which):
+      _point(config.data[which], getattr(options, which))
+  _take_data(config, names)
+  recipes = {}
+  for name, task in (("linear", "probe"), ("finetune", "finetune")):
+    path = getattr(options, name) or f"{defaults.__file__}:labelled"
+    recipes[name] = from_flags.read(path, options.overrides)
+    recipes[name].task = task
+  return config, recipes, host.user_path(options.out)
+
+
+def _point(source, path):
+  from seer_jax.data import pack
+  from seer_jax.runtime import host
+
+  source.path = path
+  source.kind = pack.kind_of(str(host.user_path(path)))
+
+
+def _take_data(config, names):
+  """Where no data are named, those of the first run are meant."""
+  from seer_jax.config import resolved
+  from seer_jax.runtime import host
+
+  train = config.data.train
+  if train.path or train.name or train.kind not in ("folder", "tfds"):
+    return
+  for name in names:
+    workdir = host.user_path(name)
+    workdir = workdir.parent.parent if workdir.name.isdigit() else workdir
+    if (workdir / "config.json").exists():
+      data = resolved.of_run(workdir).data
+      config.data.train, config.data.test = data.train, data.test
+      return
+
+
+EVAL = Command(
+  "Measures representations: kNN, probes, fine-tuning, few labels; resumes.",
+  (
+    "seer-jax eval runs/photos untrained pixels --train ~/a --test ~/b",
+    "seer-jax eval seer_32 --evals knn,linear,finetune@1% --train ~/in1k/train"
+    " --test ~/in1k/val",
+  ),
+  _add_eval,
+  _eval,
+  has_config=True,
+)
+LABELS = Command(
+  "Draws accuracy over the number of labels, against training from scratch.",
+  (
+    "seer-jax labels runs/photos --train ~/a --test ~/b --shares 1,10,100",
+    "seer-jax labels seer_32 --train ~/in1k/train --test ~/in1k/val --seeds 1",
+  ),
+  _add_labels,
+  _labels,
+  has_config=True,
+)

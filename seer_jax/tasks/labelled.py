@@ -1,0 +1,47 @@
+"""What tasks with labels share: their view of a batch, targets, a loss."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from seer_jax.data import preprocessing
+from seer_jax.tasks import augment, randaugment
+
+
+def view(
+  batch: dict[str, Any], config: ml_collections.ConfigDict, dtype: Any
+) -> jax.Array:
+  """The batch's one crop an image, augmented and normalised: BxHxWx3."""
+  crops_BxHxWx3 = batch["crops"][0][:, 0]
+  keys_Bx2 = jax.vmap(jax.random.split)(batch["keys_B"])
+  pixels = augment.augment(crops_BxHxWx3, keys_Bx2[:, 0], config.augment)
+  pixels = randaugment.apply(
+    pixels,
+    keys_Bx2[:, 1],
+    config.augment.randaugment,
+    config.augment.magnitude,
+  )
+  x = preprocessing.normalize(pixels, config.augment.mean, config.augment.std)
+  return x.astype(dtype)
+
+
+def targets(
+  labels_B: jax.Array, classes: int, smoothing: float = 0.0
+) -> jax.Array:
+  """Rows of probabilities, BxL; zeros for an image without a label (-1)."""
+  one_hot_BxL = jax.nn.one_hot(labels_B, classes)
+  smooth_BxL = one_hot_BxL * (1 - smoothing) + smoothing / classes
+  return jnp.where(labels_B[:, None] >= 0, smooth_BxL, 0)
+
+
+def cross_entropy(logits: jax.Array, targets_BxL: jax.Array) -> jax.Array:
+  """Mean over images of logits (..., B, L); (...)."""
+  log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+  return -jnp.mean(jnp.sum(targets_BxL * log_p, -1), -1)
+
+
+def accuracy(logits: jax.Array, labels_B: jax.Array) -> jax.Array:
+  """Share of images whose largest logit is that of their label; (...)."""
+  return jnp.mean(jnp.argmax(logits, -1) == labels_B, -1)

@@ -1,0 +1,123 @@
+"""The linear probe: linear classifiers on the taps of a frozen network.
+
+Several taps, each with and without BatchNorm, each at several learning rates,
+are trained at once: the network, which costs all the time, runs once for all of
+them (VISSL, `benchmark/linear_image_classification`; Goyal et al. 2019).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from seer_jax.models import encoder, heads
+from seer_jax.tasks import base, labelled
+from seer_jax.tasks.state import State
+
+
+class Probe(base.Task):
+  """Linear heads on a frozen trunk, which rests in `State.extra`."""
+
+  METRICS = ("loss", "accuracy")
+
+  def __init__(self, config: ml_collections.ConfigDict, dtype: Any):
+    self.config, self.dtype = config, dtype
+    self.network = encoder.of_images(config)
+    options = config.probe
+    self.heads = heads.ProbeHeads(
+      config.classes,
+      taps(config),
+      tuple(options.norms),
+      len(options.rates),
+    )
+    self.encoder = _Probed(self.network, self.heads, tuple(options.rates))
+
+  def init(self, key: jax.Array) -> tuple[Any, Any, Any]:
+    """Fresh heads; the network comes with `extra`."""
+    trunk_key, heads_key = jax.random.split(key)
+    size = self.config.crops.sizes[0]
+    x = jnp.zeros((self.config.batch_size, size, size, 3), self.dtype)
+    network = self.network.init(trunk_key, x)
+    taps = self.network.apply(network, x)
+    variables = self.heads.init(heads_key, taps, train=True)
+    stats = variables.get("batch_stats", {})
+    return variables["params"], stats, {"network": network}
+
+  def view(self, batch: dict[str, Any]) -> list[jax.Array]:
+    """One augmented crop an image, as Bx1xHxWx3."""
+    return [labelled.view(batch, self.config, self.dtype)[:, None]]
+
+  def loss(
+    self,
+    params: Any,
+    state: State,
+    batch: dict[str, Any],
+    targets: Any | None = None,
+  ) -> tuple[jax.Array, base.Aux]:
+    """The sum of all heads' cross entropies: each learns as if it were alone.
+
+    The metric is their mean.
+    """
+    del targets
+    (x_Bx1xHxWx3,) = self.view(batch)
+    taps = self.network.apply(state.extra["network"], x_Bx1xHxWx3[:, 0])
+    logits, changed = self.heads.apply(
+      {"params": params, "batch_stats": state.batch_stats},
+      jax.lax.stop_gradient(taps),
+      train=True,
+      mutable=["batch_stats"],
+    )
+    logits_HxBxL = jnp.concatenate(list(logits.values()))
+    wanted_BxL = labelled.targets(batch["label"], self.config.classes)
+    losses_H = labelled.cross_entropy(logits_HxBxL, wanted_BxL)
+    right_H = labelled.accuracy(logits_HxBxL, batch["label"])
+    metrics = {"loss": jnp.mean(losses_H), "accuracy": jnp.mean(right_H)}
+    stats = changed.get("batch_stats", {})
+    return jnp.sum(losses_H), base.Aux(stats, metrics, {}, ())
+
+  def rate(self, path: str) -> Any:
+    """One learning rate for each copy of a head, along axis 0."""
+    del path
+    return jnp.array(self.config.probe.rates)
+
+  def variables(self, state: State) -> dict[str, Any]:
+    """Heads and network."""
+    return state.variables | {"network": state.extra["network"]}
+
+  def with_weights(self, state: State, take: Callable[[Any], Any]) -> State:
+    """The network alone has weights to take; heads are new."""
+    return state.replace(extra={"network": take(state.extra["network"])})
+
+
+def taps(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+  """Those that a config names, else every stage of its trunk and the mean."""
+  stages = len(encoder.architecture(config.model).depths)
+  maps = (f"res{stage + 2}" for stage in range(stages))
+  return tuple(config.probe.taps) or (*maps, "avgpool")
+
+
+class _Probed:
+  """The probed network as an encoder whose logits are HxNxL.
+
+  Attributes:
+    preprocessing: of the network.
+    names: of the H heads: tap, BatchNorm and rate.
+  """
+
+  def __init__(self, network, linear, rates):
+    self._network, self._linear = network, linear
+    self.preprocessing = network.preprocessing
+    self.names = tuple(
+      f"{name}@{rate:g}"
+      for name in heads.names(linear.taps, linear.norms)
+      for rate in rates
+    )
+
+  def apply(self, variables: Any, x_NxHxWx3: jax.Array) -> dict[str, Any]:
+    """The network's taps, and `logits`, HxNxL."""
+    taps = self._network.apply(variables["network"], x_NxHxWx3)
+    own = {kind: variables[kind] for kind in ("params", "batch_stats")}
+    logits = self._linear.apply(own, taps, train=False)
+    return dict(taps) | {"logits": jnp.concatenate(list(logits.values()))}
