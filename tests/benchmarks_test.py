@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 
 from benchmarks import input as benchmark
+from benchmarks import knn_bank
 
 
 def test_the_input_benchmark_measures_what_it_says(monkeypatch, capsys):
@@ -29,3 +30,12 @@ def test_images_may_be_a_folder_and_be_enlarged(tmp_path):
     for data in datas
   ]
   assert shapes == [(30, 60, 3)] * 2
+
+
+def test_the_bank_on_disk_is_searched_exactly(tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(knn_bank, "_ROWS", 100)
+  sizes = ("--bank=333", "--width=16", "--queries=20", "--k=5")
+  knn_bank.main([*sizes, f"--folder={tmp_path}"])
+  result = json.loads(capsys.readouterr().out.splitlines()[-1])
+  assert result["same"] == 1 and result["error"] < 1e-6
+  assert not list(tmp_path.iterdir())

@@ -30,7 +30,7 @@ LOGISTIC_COSTS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 COSTS = (0.01, 0.1, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 50.0, 100.0, 1000.0)
 _FOLDS = 3
 # Labels by which a cost is chosen, at most; more would say the same.
-_CHOOSE_BY = 10_000
+_CHOOSE_BY = 4_000
 
 # (features_NxD, labels_N) -> something with `predict`.
 Fit = Callable[[np.ndarray, np.ndarray], Any]
@@ -163,7 +163,7 @@ def logistic(features_NxD: np.ndarray, labels_N: np.ndarray) -> Any:
   def of(cost):
     return pipeline.make_pipeline(
       preprocessing.StandardScaler(),
-      linear_model.LogisticRegression(C=cost, max_iter=300),
+      linear_model.LogisticRegression(C=cost, max_iter=200),
     )
 
   return _best(of, LOGISTIC_COSTS, features_NxD, labels_N)

@@ -81,11 +81,11 @@ def test_logits_of_the_same_files(tmp_path, name, size):
   found = jax.jit(model.apply)(variables, x_NxSxSx3)["logits"]
   own = np.stack([theirs(data, size) for data in files])
   with torch.no_grad():
-    wanted = network(torch.tensor(own.transpose(0, 3, 1, 2))).numpy()
-    same = network(torch.tensor(x_NxSxSx3.transpose(0, 3, 1, 2))).numpy()
+    wanted = network(torch.tensor(own.transpose(0, 3, 1, 2)))
+    same = network(torch.tensor(x_NxSxSx3.transpose(0, 3, 1, 2)))
   print(
     f"{name} {size}: own path {peers.error(found, wanted):.1e},"
     f" same tensors {peers.error(found, same):.1e}"
   )
   assert peers.error(found, same) < 1e-4
-  assert (np.asarray(found).argmax(1) == wanted.argmax(1)).all()
+  assert (np.asarray(found).argmax(1) == wanted.numpy().argmax(1)).all()
