@@ -6,10 +6,8 @@ through the one loop, in a folder below the results. Both go on where a killed
 evaluation stopped; results that are there already are not computed again.
 """
 
-import contextlib
 import copy
 import hashlib
-import json
 import logging
 import pathlib
 import re
@@ -20,6 +18,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from seer_jax.apps import results
 from seer_jax.apps import subjects as subjects_lib
 from seer_jax.config import keys, validate
 from seer_jax.evals import feature_store, features, low_shot, suite
@@ -46,14 +45,6 @@ class Wanted(NamedTuple):
     if self.share == 1:
       return self.name
     return f"{self.name}@{100 * self.share:g}%"
-
-
-class Result(NamedTuple):
-  """One figure: a line of `evals.jsonl`."""
-
-  what: str
-  name: str
-  value: float
 
 
 def wanted(text: str) -> list[Wanted]:
@@ -90,6 +81,7 @@ class Evaluation:
     recipes: Mapping[str, ml_collections.ConfigDict],
     out: pathlib.Path,
     seeds: int = 1,
+    labelled: bool = True,
   ):
     """Opens the data.
 
@@ -98,11 +90,15 @@ class Evaluation:
       recipes: configs of "linear" and "finetune"; their data are `config`'s.
       out: where results and runs are kept.
       seeds: of evaluations that train.
+      labelled: whether images to test on are needed: without a test set, a
+        share of the training images is held out.
 
     Raises:
       UserError: something in it cannot be, or cannot be opened.
     """
     validate.check_each(config)
+    if labelled and not config.data.test.kind:
+      config = _held_out(config)
     self._config, self._recipes, self._out = config, recipes, out
     self._seeds = seeds
     self._mesh = mesh_lib.make(config.mesh.data, config.mesh.fsdp)
@@ -114,11 +110,11 @@ class Evaluation:
       raise errors.of_disk(
         error, f"cannot write to --out={out}: {error.strerror}"
       ) from error
-    self._log = _Log(out / "evals.jsonl")
+    self._results = results.ResultFile(out / "evals.jsonl")
 
   def run(
     self, subject: subjects_lib.Subject, evaluations: Sequence[Wanted]
-  ) -> Iterator[Result]:
+  ) -> Iterator[results.Result]:
     """The figures of a subject, as they are found.
 
     Raises:
@@ -169,7 +165,7 @@ class Evaluation:
           strict=True,
         ).run(subject.variables)
 
-    yield from self._log.once(subject.name, name, key, compute)
+    yield from self._results.once(subject.name, name, key, compute)
 
   def _trained(self, subject, each):
     """Runs of the loop, one a seed; their mean and spread."""
@@ -178,10 +174,10 @@ class Evaluation:
       found.append(self.trained(subject, each, seed))
     for name in found[0]:
       values = [figures[name] for figures in found if name in figures]
-      yield Result(subject.name, name, float(np.mean(values)))
+      yield results.Result(subject.name, name, float(np.mean(values)))
       if len(values) > 1:
         spread = float(np.std(values, ddof=1))
-        yield Result(subject.name, f"{name}/std", spread)
+        yield results.Result(subject.name, f"{name}/std", spread)
 
   def trained(
     self, subject: subjects_lib.Subject, each: Wanted, seed: int
@@ -190,6 +186,7 @@ class Evaluation:
     config = self._recipe(subject, each, seed)
     key = _key(
       subject.fingerprint if config.weights else "",
+      self._source.fingerprint,
       [pair for pair in keys.flatten(config) if pair[0] != "data.workers"],
     )
 
@@ -201,8 +198,8 @@ class Evaluation:
       return _figures(workdir, str(each), config)
 
     label = f"{each}#{seed}"
-    results = self._log.once(subject.name, label, key, compute)
-    return {result.name: result.value for result in results}
+    found = self._results.once(subject.name, label, key, compute)
+    return {result.name: result.value for result in found}
 
   def trained_with(
     self, subject: subjects_lib.Subject, name: str, share: float, seed: int
@@ -228,7 +225,7 @@ class Evaluation:
       return {"logistic": found}
 
     label = f"logistic@{labels.name}#{seed}"
-    (result,) = self._log.once(subject.name, label, key, compute)
+    (result,) = self._results.once(subject.name, label, key, compute)
     return result.value
 
   def _features(self, subject, images):
@@ -270,16 +267,35 @@ class Evaluation:
       config.weights = ""
     if each.share < 1:
       train = config.data.train
-      if train.take != 1 or train.kind == "mix":
+      if _is_part(train):
         raise errors.UserError(
-          f"--evals {each}: config.data.train is a part or a mix already; give"
-          " the whole set"
+          f"{each}: a share of the labels is drawn from a whole set, but"
+          " config.data.train is a part or a mix, or the test set was held out"
+          " of it; give --train and --test"
         )
       train.take, train.balanced, train.take_seed = each.share, True, seed
       count = len(suite.open_source(config, "train"))
       if config.batch_size and config.batch_size > count // 2:
         config.batch_size = max(2, count // 2 // 2 * 2)
     return config
+
+
+def _is_part(source):
+  return source.take != 1 or source.skip != 0 or source.kind == "mix"
+
+
+def _held_out(config):
+  """The same with a part of the training images as the test set."""
+  config = copy.deepcopy(config)
+  if _is_part(config.data.train):
+    raise errors.UserError(
+      "there is no test set, and none can be held out of config.data.train,"
+      " which is a part or a mix; give --test"
+    )
+  config.data.test = copy.deepcopy(config.data.train)
+  config.data.test.take = config.data.train.skip = config.eval.held_out
+  _log.info("no test set: %g of the images is held out", config.eval.held_out)
+  return config
 
 
 _DTYPES = {"fp32": np.float32, "bf16": jax.numpy.bfloat16, "fp16": np.float16}
@@ -329,39 +345,3 @@ def _facts(images):
 
 def _key(*about: Any) -> str:
   return hashlib.sha256(repr(about).encode()).hexdigest()[:24]
-
-
-class _Log:
-  """`evals.jsonl`: every figure once, with what it depends on."""
-
-  def __init__(self, path: pathlib.Path):
-    self._path = path
-    self._known: dict[str, dict[str, float]] = {}
-    text = path.read_text(errors="replace") if path.exists() else ""
-    for each in text.splitlines():
-      # A kill may have torn the last line, or somebody edited the file.
-      with contextlib.suppress(ValueError, KeyError, TypeError):
-        line = json.loads(each)
-        self._known[line["key"]] = dict(line["figures"])
-    self._begin = "" if text[-1:] in ("", "\n") else "\n"
-
-  def once(self, what, evaluation, key, compute) -> Iterator[Result]:
-    """Results under a key: those of the file, or computed and added to it."""
-    if key not in self._known:
-      self._known[key] = compute()
-      line = {
-        "what": what,
-        "eval": evaluation,
-        "key": key,
-        "figures": self._known[key],
-      }
-      try:
-        with self._path.open("a") as file:
-          file.write(self._begin + json.dumps(line) + "\n")
-        self._begin = ""
-      except OSError as error:
-        raise errors.of_disk(
-          error, f"cannot write {self._path}: {error.strerror}"
-        ) from error
-    for name, value in self._known[key].items():
-      yield Result(what, name, value)

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from seer_jax.data.preprocessing import Preprocessing
 from seer_jax.evals import feature_store
@@ -143,8 +142,3 @@ def check_classes(subject: Subject, labels: Sequence[str]) -> None:
       f" {len(labels)} ({some}, ...); give the data that it was trained for, or"
       " leave out --evals accuracy"
     )
-
-
-def parameters(subject: Subject) -> int:
-  """How many numbers the network has."""
-  return sum(np.size(leaf) for leaf in jax.tree.leaves(subject.variables))

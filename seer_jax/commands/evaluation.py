@@ -58,11 +58,23 @@ def _eval(options: argparse.Namespace) -> None:
   if options.seeds < 1:
     raise errors.UserError(f"--seeds is {options.seeds}; it must be positive")
   asked = evaluate.wanted("stats" if options.without_labels else options.evals)
-  evaluation = evaluate.Evaluation(config, recipes, out, options.seeds)
+  evaluation = evaluate.Evaluation(
+    config,
+    recipes,
+    out,
+    options.seeds,
+    labelled=any(each.name != "stats" for each in asked),
+  )
   opened = subjects.opened(options.what, config.seed)
   figures = tables.collect(
     result for subject in opened for result in evaluation.run(subject, asked)
   )
+  if not figures:
+    raise errors.UserError(
+      f"--evals {options.evals}: nothing to measure. Accuracy is of weights"
+      " with a classifier, which linear and finetune train; pixels have no"
+      " trunk to train"
+    )
   columns = [subject.name for subject in opened]
   if options.without_labels:
     columns = tables.by_rankme(figures, columns)

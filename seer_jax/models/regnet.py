@@ -391,8 +391,7 @@ class RegNet(nn.Module):
 
     body = jax.checkpoint(body, prevent_cse=False) if again else body
     if keep is not None:
-      before = self._before(stage)
-      keep = keep[before + first : before + last]
+      keep = keep[self._before(stage) :][first:last]
     x, stats = jax.lax.scan(body, x, (stacked, keep))
     if train and self.is_mutable_collection("batch_stats"):
       for index, name in enumerate(names):

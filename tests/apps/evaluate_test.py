@@ -207,7 +207,12 @@ def test_mistakes_are_one_line(tiny, seer, recipes, tmp_path):
     ((tiny, "--evals", "knm", *data), "there is no evaluation 'knm'"),
     ((tiny, "--evals", "knn@1%", *data), "only linear, finetune, scratch"),
     (("nowhere", *data), "there is no file nowhere"),
+    (
+      (tiny, "--evals", "linear@50%", "--train", two),
+      "give --train and --test",
+    ),
     ((tiny, "--seeds", "0", *data), "--seeds is 0"),
+    ((tiny, "--evals", "accuracy", *data), "nothing to measure"),
     (
       (tiny, "--evals", "logistic", "--config.eval.shots=(13,)", *data),
       "13-shot needs 13 images of each label, but label 0 has 12",
@@ -256,6 +261,20 @@ def test_features_that_are_not_finite_are_refused(
   assert (
     status == 2 and "features of 100.0% of the images are not finite" in err
   )
+
+
+def test_without_a_test_set_one_part_is_held_out(seer, tmp_path):
+  folder = plant(tmp_path / "two", ("a", "b"), count=20)
+  status, _, err = seer(
+    *("eval", "pixels", "--train", folder, "--evals", "knn"),
+    "--config.eval.knn_k=(32,)",
+  )
+  assert status == 0, err
+  more = seer(
+    *("eval", "pixels", "--train", folder, "--evals", "knn"),
+    "--config.eval.knn_k=(33,)",
+  )
+  assert more[0] == 2 and "33 neighbours of only 32 images" in more[2]
 
 
 class Killed(BaseException):

@@ -1,0 +1,67 @@
+"""`evals.jsonl`: figures that were measured, each once."""
+
+import contextlib
+import json
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from seer_jax.runtime import errors
+
+
+class Result(NamedTuple):
+  """One figure of one subject."""
+
+  what: str
+  name: str
+  value: float
+
+
+class ResultFile:
+  """A file of JSON lines, one for each evaluation of each subject."""
+
+  def __init__(self, path: pathlib.Path):
+    """Reads what there is."""
+    self._path = path
+    self._known: dict[str, dict[str, float]] = {}
+    text = path.read_text(errors="replace") if path.exists() else ""
+    for each in text.splitlines():
+      # A kill may have torn the last line, or somebody edited the file.
+      with contextlib.suppress(ValueError, KeyError, TypeError):
+        line = json.loads(each)
+        self._known[line["key"]] = dict(line["figures"])
+    self._begin = "" if text[-1:] in ("", "\n") else "\n"
+
+  def once(
+    self,
+    what: str,
+    evaluation: str,
+    key: str,
+    compute: Callable[[], dict[str, float]],
+  ) -> Iterator[Result]:
+    """Results under a key: those of the file, or computed and added to it.
+
+    Args:
+      what: is evaluated.
+      evaluation: its name.
+      key: of all that the figures depend on.
+      compute: figures by name.
+    """
+    if key not in self._known:
+      self._known[key] = compute()
+      line = {
+        "what": what,
+        "eval": evaluation,
+        "key": key,
+        "figures": self._known[key],
+      }
+      try:
+        with self._path.open("a") as file:
+          file.write(self._begin + json.dumps(line) + "\n")
+        self._begin = ""
+      except OSError as error:
+        raise errors.of_disk(
+          error, f"cannot write {self._path}: {error.strerror}"
+        ) from error
+    for name, value in self._known[key].items():
+      yield Result(what, name, value)
