@@ -13,7 +13,7 @@ from seer_jax import config as config_lib
 def get_config():
   config = config_lib.labelled()
   config.task = "finetune"
-  config.steps = 800
+  config.steps = 500
   config.batch_size = 128
   config.crops.scales = ((0.4, 1.0),)
   config.optim.lr = 0.2

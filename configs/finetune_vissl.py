@@ -29,6 +29,7 @@ def get_config(recipe="seer"):
   config = config_lib.labelled()
   config.task = "finetune"
   config.batch_size = 256
+  config.crops.sizes = (224,)
   config.eval.size, config.eval.resize = 224, 256
   config.optim.weight_decay = 0.0
   if recipe not in _RECIPES:
@@ -49,6 +50,7 @@ def _of_swav(config):
 
 
 def _at_384(config):
+  config.crops.sizes = (384,)
   config.eval.size = config.eval.resize = 384
   config.eval.interpolation = "bicubic"
 

@@ -35,8 +35,9 @@ from seer_jax.training import step as step_lib
 
 _log = logging.getLogger(__name__)
 
-# Without data to look at: SEER's number of images, and their usual size.
-_IMAGES, _SIDE = 1_000_000_000, 500
+# Without data to look at: SEER's number of images, and their usual size; to
+# classify, ImageNet's labels.
+_IMAGES, _SIDE, _LABELS = 1_000_000_000, 500, 1000
 # Of a GPU's memory, JAX takes this share unless told otherwise; the most that
 # it can be told to take, leaving room for CUDA, NCCL and cuDNN, is assumed.
 _BY_DEFAULT, _AT_MOST = 0.75, 0.92
@@ -121,10 +122,12 @@ def plan(
 def _complete(config, mesh) -> list[str]:
   """Fills open keys for the mesh; returns what was assumed."""
   device, assumed = mesh.devices.flat[0], []
-  images, side, where = _IMAGES, _SIDE, config.data.train
+  images, side, labels = _IMAGES, _SIDE, _LABELS
+  where = config.data.train
   try:
     source = sources.open_source(where)
     images = len(source)
+    labels = len(source.label_names) or labels
     side = auto.median_side(source, config.data.max_pixels)
   except errors.UserError as error:
     reason = f" ({error})" if where.path else ""
@@ -140,6 +143,7 @@ def _complete(config, mesh) -> list[str]:
       device.platform, str(getattr(device, "compute_capability", ""))
     ),
     cores=host.cores(),
+    labels=labels,
   )
   for key, value, reason in auto.complete(config, here):
     _log.info("chose %s = %s (%s)", key, value, reason)

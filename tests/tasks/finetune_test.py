@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import finetune_vissl
 from seer_jax import config as config_lib
 from seer_jax.models import regnet
 from seer_jax.tasks import finetune, labelled
@@ -161,3 +162,22 @@ def test_the_swav_head_keeps_the_first_layer_of_the_projection():
   assert set(params["head"]) == {"linear0", "bn0"} and "bn0" in stats["head"]
   assert params["head"]["linear0"]["kernel"].shape[1] == 24
   assert params["classifier"]["kernel"].shape == (24, 3)
+
+
+def test_seer_s_rates_step_for_step():
+  config = finetune_vissl.get_config("seer")
+  per_epoch, epochs = 20, 35
+  assert config.epochs == epochs
+  _, rate = optim.make(config.optim, epochs * per_epoch, config.batch_size)
+  found = jax.vmap(rate)(jnp.arange(epochs * per_epoch))
+  wanted = np.repeat([0.0125, 0.00125], [30 * per_epoch, 5 * per_epoch])
+  np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
+def test_swav_s_rates_of_trunk_and_head():
+  config = finetune_vissl.get_config("swav_1percent")
+  steps = 200
+  _, rate = optim.make(config.optim, steps, config.batch_size)
+  found = [float(rate(step)) for step in (0, 119, 120, 160)]
+  np.testing.assert_allclose(found, [0.02, 0.02, 0.004, 0.0008], rtol=1e-6)
+  assert found[0] * config.finetune.head_rate == pytest.approx(5)
