@@ -102,7 +102,7 @@ def _add_labels(parser):
     "--seeds-trained",
     metavar="N",
     type=int,
-    help="of fine-tuning and scratch, where N of all are too dear",
+    help="of all but the probe, where as many of these take too long",
   )
   _add_common(parser)
 
@@ -132,10 +132,9 @@ def _labels(options: argparse.Namespace) -> None:
       pixels, share, seed
     ),
   }
-  dear = (label_curve.SCRATCH, label_curve.FINETUNE)
   curves = [
     label_curve.measured(
-      name, measure, shares, trained if name in dear else seeds
+      name, measure, shares, seeds if name == label_curve.PROBE else trained
     )
     for name, measure in methods.items()
   ]
