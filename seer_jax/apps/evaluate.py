@@ -53,10 +53,10 @@ def wanted(text: str) -> list[Wanted]:
   Raises:
     UserError: there is no such evaluation.
   """
-  known = (*(n for n in suite.EVALUATORS), *TRAINED)
+  known = (*suite.EVALUATORS, *TRAINED)
   found = []
   for each in text.split(","):
-    match = re.fullmatch(r"(\w+)(?:@([\d.]+)%)?", each.strip())
+    match = re.fullmatch(r"(\w+)(?:@(\d+(?:\.\d+)?)%)?", each.strip())
     if not match or match[1] not in known:
       raise errors.UserError(
         f"there is no evaluation {each.strip()!r}; --evals takes"

@@ -7,18 +7,18 @@ representation has with a share of the labels says how many times fewer labels
 it needs.
 """
 
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from seer_jax.apps import evaluate, subjects
+
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 SCRATCH, PROBE, FINETUNE = "from scratch", "probe", "fine-tune"
 PIXELS = "pixels"
-
-# (share, seed) -> accuracy
-Measure = Callable[[float, int], float]
 
 
 class Curve(NamedTuple):
@@ -46,15 +46,43 @@ class Curve(NamedTuple):
 
 
 def measured(
-  name: str, measure: Measure, shares: Sequence[float], seeds: int
-) -> Curve:
-  """The curve of a method, from the fewest labels on.
+  evaluation: evaluate.Evaluation,
+  ours: subjects.Subject,
+  pixels: subjects.Subject,
+  shares: Sequence[float],
+  seeds: int,
+  trained_seeds: int,
+) -> list[Curve]:
+  """The four curves, that from scratch first.
 
-  All the labels can be drawn in one way only; where training is not random
-  either, its seeds agree.
+  Args:
+    evaluation: measures, and remembers what it measured.
+    ours: the representation.
+    pixels: the other baseline.
+    shares: of the labels, rising.
+    seeds: of the probe: each draws labels anew.
+    trained_seeds: of all else, which takes longer.
   """
-  rows = [[measure(share, seed) for seed in range(seeds)] for share in shares]
-  return Curve(name, np.array(rows))
+
+  def curve(name, measure, seeds):
+    rows = [
+      [measure(share=share, seed=seed) for seed in range(seeds)]
+      for share in shares
+    ]
+    return Curve(name, np.array(rows))
+
+  def trained(name):
+    return functools.partial(evaluation.trained_with, ours, name)
+
+  def logistic(subject):
+    return functools.partial(evaluation.logistic, subject)
+
+  return [
+    curve(SCRATCH, trained("scratch"), trained_seeds),
+    curve(FINETUNE, trained("finetune"), trained_seeds),
+    curve(PROBE, logistic(ours), seeds),
+    curve(PIXELS, logistic(pixels), trained_seeds),
+  ]
 
 
 class Saving(NamedTuple):
@@ -127,6 +155,16 @@ def sentence(name: str, it: Saving) -> str:
     f"{name}: matches supervised with {least}{it.times:.1f} times fewer"
     f" labels{interval}, at {100 * it.share:g} % of them"
   )
+
+
+def sentences(curves: Sequence[Curve], shares: Sequence[float]) -> list[str]:
+  """One for each use of the representation; the first curve is scratch."""
+  scratch, *others = curves
+  return [
+    sentence(curve.name, saving(curve, scratch, shares))
+    for curve in others
+    if curve.name != PIXELS
+  ]
 
 
 def rows(

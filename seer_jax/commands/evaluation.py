@@ -1,6 +1,7 @@
 """`eval` and `labels`: what a representation is worth."""
 
 import argparse
+import contextlib
 
 from seer_jax.commands.parser import Command
 from seer_jax.runtime import errors
@@ -17,7 +18,6 @@ def _add_common(parser):
     help="results, and the runs behind them; the same folder resumes"
     " (%(default)s)",
   )
-  add("--linear", metavar="FILE", help="config of the linear probe's training")
   add("--finetune", metavar="FILE", help="config of fine-tuning and of scratch")
 
 
@@ -43,6 +43,7 @@ def _add_eval(parser):
     default=1,
     help="of evaluations that train (%(default)s)",
   )
+  add("--linear", metavar="FILE", help="config of the linear probe's training")
   add(
     "--without-labels",
     action="store_true",
@@ -52,7 +53,9 @@ def _add_eval(parser):
 
 
 def _eval(options: argparse.Namespace) -> None:
-  config, recipes, out = _begin(options, options.what)
+  config, recipes, out = _begin(
+    options, options.what, linear=options.linear, finetune=options.finetune
+  )
   from seer_jax.apps import evaluate, subjects, tables
 
   if options.seeds < 1:
@@ -82,7 +85,8 @@ def _eval(options: argparse.Namespace) -> None:
   if options.without_labels:
     order = map(str, range(1, len(columns) + 1))
     rows.insert(1, ["rank, by features/rankme", *order])
-  _save(out / "evals.md", tables.markdown(rows) + "\n")
+  with _writing(path := out / "evals.md"):
+    path.write_text(tables.markdown(rows) + "\n")
   print(tables.terminal(rows))
 
 
@@ -97,7 +101,7 @@ def _add_labels(parser):
     default="1,2,5,10,20,50,100",
     help="of the labels, in percent (%(default)s)",
   )
-  add("--seeds", metavar="N", type=int, default=3, help="(%(default)s)")
+  add("--seeds", metavar="N", type=int, default=3, help="draws (%(default)s)")
   add(
     "--seeds-trained",
     metavar="N",
@@ -108,7 +112,9 @@ def _add_labels(parser):
 
 
 def _labels(options: argparse.Namespace) -> None:
-  config, recipes, out = _begin(options, [options.what])
+  config, recipes, out = _begin(
+    options, [options.what], finetune=options.finetune
+  )
   from seer_jax.apps import evaluate, label_curve, subjects, tables
 
   shares = _shares(options.shares)
@@ -118,37 +124,16 @@ def _labels(options: argparse.Namespace) -> None:
     raise errors.UserError("--seeds must be positive")
   evaluation = evaluate.Evaluation(config, recipes, out)
   ours, pixels = subjects.opened([options.what, "pixels"], config.seed)
-  methods = {
-    label_curve.SCRATCH: lambda share, seed: evaluation.trained_with(
-      ours, "scratch", share, seed
-    ),
-    label_curve.FINETUNE: lambda share, seed: evaluation.trained_with(
-      ours, "finetune", share, seed
-    ),
-    label_curve.PROBE: lambda share, seed: evaluation.logistic(
-      ours, share, seed
-    ),
-    label_curve.PIXELS: lambda share, seed: evaluation.logistic(
-      pixels, share, seed
-    ),
-  }
-  curves = [
-    label_curve.measured(
-      name, measure, shares, seeds if name == label_curve.PROBE else trained
-    )
-    for name, measure in methods.items()
-  ]
+  curves = label_curve.measured(
+    evaluation, ours, pixels, shares, seeds, trained
+  )
   table = label_curve.rows(curves, shares, evaluation.images)
-  scratch, *others = curves
-  said = [
-    label_curve.sentence(curve.name, label_curve.saving(curve, scratch, shares))
-    for curve in others
-    if curve.name != label_curve.PIXELS
-  ]
-  _save(out / "labels.md", "\n\n".join([tables.markdown(table), *said]) + "\n")
+  said = label_curve.sentences(curves, shares)
+  with _writing(path := out / "labels.md"):
+    path.write_text("\n\n".join([tables.markdown(table), *said]) + "\n")
   for ending in ("png", "svg"):
-    path = out / f"labels.{ending}"
-    label_curve.plot(curves, shares, evaluation.images, ours.name, str(path))
+    with _writing(path := out / f"labels.{ending}"):
+      label_curve.plot(curves, shares, evaluation.images, ours.name, str(path))
   print("\n".join([tables.terminal(table), *said]))
 
 
@@ -166,17 +151,18 @@ def _shares(text):
   return shares
 
 
-def _save(path, text):
+@contextlib.contextmanager
+def _writing(path):
   try:
-    path.write_text(text)
+    yield
   except OSError as error:
     raise errors.of_disk(
       error, f"cannot write {path}: {error.strerror}"
     ) from error
 
 
-def _begin(options, names):
-  """(config, recipes, out) of the options."""
+def _begin(options, names, **recipes):
+  """(config, configs of the recipes, out) of the options."""
   from seer_jax.commands.training import keep_compiled
   from seer_jax.config import defaults, from_flags
   from seer_jax.runtime import host, logs
@@ -189,12 +175,13 @@ def _begin(options, names):
     if getattr(options, which):
       _point(config.data[which], getattr(options, which))
   _take_data(config, names)
-  recipes = {}
-  for name, task in (("linear", "probe"), ("finetune", "finetune")):
-    path = getattr(options, name) or f"{defaults.__file__}:labelled"
-    recipes[name] = from_flags.read(path, options.overrides)
-    recipes[name].task = task
-  return config, recipes, host.user_path(options.out)
+  of_recipes = {
+    name: from_flags.read(
+      path or f"{defaults.__file__}:labelled", options.overrides
+    )
+    for name, path in recipes.items()
+  }
+  return config, of_recipes, host.user_path(options.out)
 
 
 def _point(source, path):

@@ -6,6 +6,7 @@ killed goes on behind the last row that the note vouches for. Rows come back as
 memory maps, so a set may be larger than memory.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -20,7 +21,7 @@ from seer_jax.evals import features
 from seer_jax.runtime import errors
 from seer_jax.runtime import mesh as mesh_lib
 
-_NOTE, _LABELS = "done.json", "labels.i64"
+_NOTE, _LABELS, _LOCK = "done.json", "labels.i64", "lock"
 
 
 class FeatureStore:
@@ -64,9 +65,12 @@ class FeatureStore:
     folder = self._folder / key
     try:
       folder.mkdir(parents=True, exist_ok=True)
-      note = self._read_note(folder)
-      if note["done"] < len(indices):
-        note = self._extend(folder, note, rows)
+      with open(folder / _LOCK, "w") as lock:
+        # Another evaluation may be at the same features: wait for it.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        note = self._read_note(folder)
+        if note["done"] < len(indices):
+          note = self._extend(folder, note, rows)
       return {
         tap: _mapped(folder, note, tap, width)
         for tap, width in note["widths"].items()
@@ -101,6 +105,9 @@ class FeatureStore:
         with open(folder / name, "ab") as file:
           file.truncate(note["rows"] * width * x.itemsize)
           file.write(np.ascontiguousarray(x).tobytes())
+          # The note, which is written next, vouches for it.
+          file.flush()
+          os.fsync(file.fileno())
       note = {
         "done": part.done,
         "rows": note["rows"] + len(part.labels_B),
