@@ -171,33 +171,29 @@ def nearest(
   count, k = len(bank_NxD), min(k, len(bank_NxD))
   rows = -(-min(count, max(k, _CHUNK // bank_NxD.shape[1])) // mesh.size)
   rows *= mesh.size
-  search = _search(mesh, k, metric)
-  starts = range(0, len(query_QxD), _QUERIES)
-  best = [
-    (
-      np.full((len(query_QxD[at : at + _QUERIES]), k), -np.inf, np.float32),
-      np.zeros((len(query_QxD[at : at + _QUERIES]), k), np.int32),
-    )
-    for at in starts
-  ]
+  start, search = _search(mesh, k, metric)
+  prepared = jax.jit(_unit) if metric == "cosine" else lambda x: x
   queries = [
-    jax.device_put(
-      np.asarray(query_QxD[at : at + _QUERIES], np.float32),
-      mesh_lib.replicated(mesh),
-    )
-    for at in starts
+    prepared(jax.device_put(part, mesh_lib.replicated(mesh)))
+    for part in _parts(query_QxD, _QUERIES)
   ]
-  for first in range(0, count, rows):
-    chunk = np.asarray(bank_NxD[first : first + rows], np.float32)
+  best = [start(len(query)) for query in queries]
+  for number, chunk in enumerate(_parts(bank_NxD, rows)):
     real = len(chunk)
     if real < rows:
       chunk = np.pad(chunk, ((0, rows - real), (0, 0)))
-    chunk = _on_rows(mesh, chunk)
+    chunk = prepared(_on_rows(mesh, chunk))
     for at, query in enumerate(queries):
       between()
-      best[at] = search(query, chunk, first, real, *best[at])
-  similarity, index = zip(*jax.device_get(best), strict=True)
+      best[at] = search(query, chunk, number * rows, real, *best[at])
+  merged = [_merged(*map(mesh_lib.to_host, each), k) for each in best]
+  similarity, index = zip(*merged, strict=True)
   return np.concatenate(similarity), np.concatenate(index)
+
+
+def _parts(x_NxD, rows):
+  for first in range(0, len(x_NxD), rows):
+    yield np.asarray(x_NxD[first : first + rows], np.float32)
 
 
 def _on_rows(mesh, x):
@@ -208,42 +204,59 @@ def _on_rows(mesh, x):
 
 @functools.cache
 def _search(mesh, k, metric):
-  """The jitted merge of the best so far with those of another chunk."""
+  """(start, search): what is best before the first chunk, and after one more.
 
-  def of_device(query_BxD, bank_RxD, first, real, best_BxK, index_BxK):
-    rows = bank_RxD.shape[0]
-    offset = jax.lax.axis_index(mesh_lib.AXES) * rows
+  Each device keeps the k best of its own rows, so that none waits for another:
+  B x (devices k), the second axis divided among them.
+  """
+  none, rows, columns = (
+    jax.P(),
+    jax.P(mesh_lib.AXES),
+    jax.P(None, mesh_lib.AXES),
+  )
+
+  def start(count):
+    shape = count, k * mesh.size
+    return jnp.full(shape, -jnp.inf), jnp.zeros(shape, jnp.int32)
+
+  def search(query_BxD, bank_RxD, first, real, best_BxK, index_BxK):
+    count = bank_RxD.shape[0]
+    offset = jax.lax.axis_index(axes) * count
     similarity_BxR = _similarity(query_BxD, bank_RxD, metric)
-    is_real_R = offset + jnp.arange(rows) < real
+    is_real_R = offset + jnp.arange(count) < real
     similarity_BxR = jnp.where(is_real_R, similarity_BxR, -jnp.inf)
-    top_BxK, at_BxK = jax.lax.top_k(similarity_BxR, min(k, rows))
-    at_BxK = at_BxK + offset + first
-    if mesh.size > 1:
-      top_BxK, at_BxK = (
-        jax.lax.all_gather(x, mesh_lib.AXES, axis=1, tiled=True)
-        for x in (top_BxK, at_BxK)
-      )
+    top_BxK, at_BxK = jax.lax.top_k(similarity_BxR, min(k, count))
     # Earlier rows stand in front, and so win ties.
     top_BxK = jnp.concatenate([best_BxK, top_BxK], 1)
-    at_BxK = jnp.concatenate([index_BxK, at_BxK], 1)
+    at_BxK = jnp.concatenate([index_BxK, at_BxK + offset + first], 1)
     top_BxK, order_BxK = jax.lax.top_k(top_BxK, k)
     return top_BxK, jnp.take_along_axis(at_BxK, order_BxK, 1)
 
-  none, rows = jax.P(), jax.P(mesh_lib.AXES)
-  return jax.jit(
-    jax.shard_map(
-      of_device,
-      mesh=mesh,
-      in_specs=(none, rows, none, none, none, none),
-      out_specs=(none, none),
-      check_vma=False,
-    )
+  placed = jax.NamedSharding(mesh, columns)
+  return (
+    jax.jit(start, static_argnums=0, out_shardings=(placed, placed)),
+    jax.jit(
+      jax.shard_map(
+        search,
+        mesh=mesh,
+        in_specs=(none, rows, none, none, columns, columns),
+        out_specs=(columns, columns),
+      )
+    ),
+  )
+
+
+def _merged(similarity_BxK, index_BxK, k):
+  """The k best of all devices; of equals the smaller index comes first."""
+  order_BxK = np.lexsort((index_BxK, -similarity_BxK), axis=1)[:, :k]
+  return (
+    np.take_along_axis(similarity_BxK, order_BxK, 1),
+    np.take_along_axis(index_BxK, order_BxK, 1),
   )
 
 
 def _similarity(query_BxD, bank_RxD, metric):
-  if metric == "cosine":
-    query_BxD, bank_RxD = _unit(query_BxD), _unit(bank_RxD)
+  """Of rows that are of length one already, where the metric is cosine."""
   product_BxR = jnp.matmul(query_BxD, bank_RxD.T, precision="highest")
   if metric != "euclidean":
     return product_BxR
