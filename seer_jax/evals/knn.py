@@ -209,11 +209,8 @@ def _search(mesh, k, metric):
   Each device keeps the k best of its own rows, so that none waits for another:
   B x (devices k), the second axis divided among them.
   """
-  none, rows, columns = (
-    jax.P(),
-    jax.P(mesh_lib.AXES),
-    jax.P(None, mesh_lib.AXES),
-  )
+  axes = mesh_lib.AXES
+  none, rows, columns = jax.P(), jax.P(axes), jax.P(None, axes)
 
   def start(count):
     shape = count, k * mesh.size
