@@ -69,7 +69,7 @@ class Probe(base.Task):
       train=True,
       mutable=["batch_stats"],
     )
-    logits_HxBxL = jnp.concatenate(list(logits.values()))
+    logits_HxBxL = self.encoder.stacked(logits)
     wanted_BxL = labelled.targets(batch["label"], self.config.classes)
     losses_H = labelled.cross_entropy(logits_HxBxL, wanted_BxL)
     right_H = labelled.accuracy(logits_HxBxL, batch["label"])
@@ -109,10 +109,9 @@ class _Probed:
   def __init__(self, network, linear, rates):
     self._network, self._linear = network, linear
     self.preprocessing = network.preprocessing
+    self._heads = heads.names(linear.taps, linear.norms)
     self.names = tuple(
-      f"{name}@{rate:g}"
-      for name in heads.names(linear.taps, linear.norms)
-      for rate in rates
+      f"{name}@{rate:g}" for name in self._heads for rate in rates
     )
 
   def apply(self, variables: Any, x_NxHxWx3: jax.Array) -> dict[str, Any]:
@@ -120,4 +119,8 @@ class _Probed:
     taps = self._network.apply(variables["network"], x_NxHxWx3)
     own = {kind: variables[kind] for kind in ("params", "batch_stats")}
     logits = self._linear.apply(own, taps, train=False)
-    return dict(taps) | {"logits": jnp.concatenate(list(logits.values()))}
+    return dict(taps) | {"logits": self.stacked(logits)}
+
+  def stacked(self, logits: dict[str, jax.Array]) -> jax.Array:
+    """GxNxL of each head, as HxNxL in the order of `names`."""
+    return jnp.concatenate([logits[name] for name in self._heads])
