@@ -107,12 +107,12 @@ def saving(ours: Curve, scratch: Curve, shares: Sequence[float]) -> Saving:
   """How many times fewer labels `ours` needs than training from scratch.
 
   For each of our shares: the share at which the curve from scratch, linear in
-  the logarithm of the labels, reaches the same accuracy, over ours. The largest
-  ratio that is no bound is the figure, else the largest bound.
+  the logarithm of the labels, reaches the same accuracy, over ours. The figure
+  is the largest ratio. Where the curve from scratch never gets that far, or
+  begins above, the ratio is a bound.
   """
   means = _ratios(ours.mean, scratch.mean, shares)
-  exact = [each for each in means if not each[1]]
-  times, is_bound, at = max(exact or means, key=lambda each: each[0])
+  times, is_bound, at = max(means, key=lambda each: each[0])
   # Every seed of the one against every seed of the other.
   there = [
     _ratios(ours_S, scratch_S, shares)[at][0]

@@ -20,7 +20,7 @@ from seer_jax.tasks.state import State
 class FineTune(base.Task):
   """Trunk and classifier, with what makes large networks generalise."""
 
-  METRICS = ("loss", "accuracy")
+  METRICS = ("loss", "train/accuracy")
 
   def __init__(self, config: ml_collections.ConfigDict, dtype: Any):
     self.config, self.dtype = config, dtype
@@ -77,7 +77,7 @@ class FineTune(base.Task):
     )
     loss = labelled.cross_entropy(found["logits"], wanted_BxL)
     right = labelled.accuracy(found["logits"], batch["label"])
-    metrics = {"loss": loss, "accuracy": right}
+    metrics = {"loss": loss, "train/accuracy": right}
     return loss, base.Aux(changed["batch_stats"], metrics, {}, ())
 
   def rate(self, path: str) -> float:

@@ -20,7 +20,7 @@ from seer_jax.tasks.state import State
 class Probe(base.Task):
   """Linear heads on a frozen trunk, which rests in `State.extra`."""
 
-  METRICS = ("loss", "accuracy")
+  METRICS = ("loss", "train/accuracy")
 
   def __init__(self, config: ml_collections.ConfigDict, dtype: Any):
     self.config, self.dtype = config, dtype
@@ -73,7 +73,10 @@ class Probe(base.Task):
     wanted_BxL = labelled.targets(batch["label"], self.config.classes)
     losses_H = labelled.cross_entropy(logits_HxBxL, wanted_BxL)
     right_H = labelled.accuracy(logits_HxBxL, batch["label"])
-    metrics = {"loss": jnp.mean(losses_H), "accuracy": jnp.mean(right_H)}
+    metrics = {
+      "loss": jnp.mean(losses_H),
+      "train/accuracy": jnp.mean(right_H),
+    }
     stats = changed.get("batch_stats", {})
     return jnp.sum(losses_H), base.Aux(stats, metrics, {}, ())
 
