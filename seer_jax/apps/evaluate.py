@@ -214,6 +214,7 @@ class Evaluation:
     """Accuracy of logistic regression on frozen features, likewise."""
     images = suite.sets(self._config, self._source, labelled=True)
     labels = low_shot.percent(share)
+    seed = seed if share < 1 else 0  # All are drawn in one way only.
     key = _key(
       subject.fingerprint, repr(subject.encoder), _facts(images), labels, seed
     )

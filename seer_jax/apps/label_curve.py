@@ -94,6 +94,7 @@ class Saving(NamedTuple):
     high: the largest.
     is_bound: the curve from scratch never gets that far: N is at least that.
     share: of the labels, at which the representation was compared.
+    median: of the ratios at all shares; N itself is the best of them.
   """
 
   times: float
@@ -101,6 +102,7 @@ class Saving(NamedTuple):
   high: float
   is_bound: bool
   share: float
+  median: float
 
 
 def saving(ours: Curve, scratch: Curve, shares: Sequence[float]) -> Saving:
@@ -119,7 +121,8 @@ def saving(ours: Curve, scratch: Curve, shares: Sequence[float]) -> Saving:
     for ours_S in ours.accuracy_SxR.T
     for scratch_S in scratch.accuracy_SxR.T
   ]
-  return Saving(times, min(there), max(there), is_bound, shares[at])
+  median = float(np.median([ratio for ratio, _, _ in means]))
+  return Saving(times, min(there), max(there), is_bound, shares[at], median)
 
 
 def _ratios(ours_S, scratch_S, shares):
@@ -153,7 +156,8 @@ def sentence(name: str, it: Saving) -> str:
     interval = f" ({it.low:.1f} to {it.high:.1f} over seeds)"
   return (
     f"{name}: matches supervised with {least}{it.times:.1f} times fewer"
-    f" labels{interval}, at {100 * it.share:g} % of them"
+    f" labels{interval}, at {100 * it.share:g} % of them; {it.median:.1f} times"
+    " in the median over shares"
   )
 
 

@@ -5,6 +5,7 @@ are trained at once: the network, which costs all the time, runs once for all of
 them (VISSL, `benchmark/linear_image_classification`; Goyal et al. 2019).
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,9 @@ import ml_collections
 from seer_jax.models import encoder, heads
 from seer_jax.tasks import base, labelled
 from seer_jax.tasks.state import State
+
+# A head has diverged whose loss is so many times that of guessing.
+_DIVERGED = 100
 
 
 class Probe(base.Task):
@@ -58,7 +62,9 @@ class Probe(base.Task):
   ) -> tuple[jax.Array, base.Aux]:
     """The sum of all heads' cross entropies: each learns as if it were alone.
 
-    The metric is their mean.
+    A head whose rate is too large for its tap diverges; it is left where it is,
+    so that its numbers stay finite and the others go on. The metrics are those
+    of the best head.
     """
     del targets
     (x_Bx1xHxWx3,) = self.view(batch)
@@ -72,13 +78,15 @@ class Probe(base.Task):
     logits_HxBxL = self.encoder.stacked(logits)
     wanted_BxL = labelled.targets(batch["label"], self.config.classes)
     losses_H = labelled.cross_entropy(logits_HxBxL, wanted_BxL)
+    learning_H = losses_H < _DIVERGED * math.log(self.config.classes)
     right_H = labelled.accuracy(logits_HxBxL, batch["label"])
     metrics = {
-      "loss": jnp.mean(losses_H),
-      "train/accuracy": jnp.mean(right_H),
+      "loss": jnp.min(losses_H, initial=jnp.inf, where=learning_H),
+      "train/accuracy": jnp.max(right_H),
     }
     stats = changed.get("batch_stats", {})
-    return jnp.sum(losses_H), base.Aux(stats, metrics, {}, ())
+    loss = jnp.sum(jnp.where(learning_H, losses_H, 0))
+    return loss, base.Aux(stats, metrics, {}, ())
 
   def rate(self, path: str) -> Any:
     """One learning rate for each copy of a head, along axis 0."""

@@ -171,7 +171,8 @@ def test_what_a_curve_shows(tiny, seer, tmp_path, monkeypatch):
   ]
   assert second.startswith("20 % (259)")
   assert said == [
-    "fine-tune: matches supervised with 4.0 times fewer labels, at 5 % of them",
+    "fine-tune: matches supervised with 4.0 times fewer labels, at 5 % of them;"
+    " 2.5 times in the median over shares",
     "probe: needs as many labels as training from scratch, or more",
   ]
   names = {path.name for path in (tmp_path / "curve").iterdir()}

@@ -73,7 +73,7 @@ def test_a_killed_worker_is_named_and_the_run_goes_on_exactly(tiny, tmp_path):
 ENDLESS = """
 import sys, time
 from seer_jax.evals import features
-of = features.Extractor.of
+of = features.Extractor.taps_of
 def endlessly(self, *args):
   between = self.between
   def wait():
@@ -85,7 +85,7 @@ def endlessly(self, *args):
   endlessly.calls += 1
   return of(self, *args)
 endlessly.calls = 0
-features.Extractor.of = endlessly
+features.Extractor.taps_of = endlessly
 """
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sklearn import linear_model
+from sklearn import datasets, linear_model
 
 from seer_jax import config as config_lib
 from seer_jax.models import heads, regnet
@@ -41,8 +41,6 @@ class _Table:
 
 
 def test_the_optimum_is_scikit_learn_s_logistic_regression():
-  from sklearn import datasets
-
   x, labels = datasets.load_digits(return_X_y=True)
   x = ((x - x.mean(0)) / (x.std(0) + 1e-3)).astype(np.float32)
   train, test = slice(0, 400), slice(400, None)
@@ -91,6 +89,50 @@ def test_the_optimum_is_scikit_learn_s_logistic_regression():
   assert np.abs(np.asarray(found_H) - wanted).max() <= 0.002
   kernel = np.asarray(params["avgpool"]["kernel"])[1]
   np.testing.assert_allclose(kernel.T, theirs.coef_, atol=2e-3)
+
+
+def test_a_head_that_diverges_leaves_the_others_alone():
+  x, labels = datasets.load_digits(return_X_y=True)
+  batch = {"x": jnp.asarray(x[:200], jnp.float32), "label": labels[:200]}
+  both, alone = (
+    steps_of(rates, batch, steps=40) for rates in ((1e-3, 1e6), (1e-3,))
+  )
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(both))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a[0], b[0], rtol=1e-4, atol=1e-6),
+    both,
+    alone,
+  )
+
+
+def steps_of(rates, batch, steps):
+  """The heads after some steps on the whole of a table."""
+  config = small(
+    **{
+      "probe.taps": ("avgpool",),
+      "probe.norms": (False,),
+      "probe.rates": rates,
+      "batch_size": len(batch["x"]),
+    }
+  )
+  config.optim.lr_batch = config.batch_size
+  task = probe.Probe(config, jnp.float32)
+  task.network = _Table(task.network.preprocessing)
+  task.view = lambda batch: [batch["x"][:, None, None, None]]
+  # The same beginning for as many copies as there are.
+  params = task.heads.init(
+    jax.random.key(0), task.network.apply({}, batch["x"][:2]), train=True
+  )["params"]
+  params = jax.tree.map(jnp.zeros_like, params)
+  tx, _ = optim.make(config.optim, steps, config.batch_size, task)
+  opt_state = tx.init(params)
+  state = types.SimpleNamespace(extra={"network": {}}, batch_stats={})
+  slope = jax.jit(jax.grad(lambda p: task.loss(p, state, batch), has_aux=True))
+  for step in range(steps):
+    grads, _ = slope(params)
+    updates, opt_state = tx.update(grads, opt_state, params, step=step)
+    params = jax.tree.map(jnp.add, params, updates)
+  return params
 
 
 def test_heads_are_normalised_pooled_and_linear():
