@@ -168,10 +168,10 @@ class _MultiCrop:
         index = self.order.another(index, rng)
       else:
         stand_in = np.float32(attempt > 0)
-        sample = {"crops": views, "stand_ins": stand_in, "bad": bad}
+        labels = {}
         if self.with_label:
-          sample["label"] = np.int32(self.source.label_of(index))
-        return sample
+          labels["label"] = np.int32(self.source.label_of(index))
+        return labels | {"crops": views, "stand_ins": stand_in, "bad": bad}
     if bad.max() < 0:
       raise errors.UserError(
         f"{_ATTEMPTS} images drawn one after the other are on a list of images"
@@ -251,8 +251,7 @@ def train_batches(
   """Endless batches of multi-crops, on the devices.
 
   Each is {"crops": uint8 BxVxHxWx3 for each resolution, "stand_ins": B, 1
-  where another image had to stand in for an unusable one}; and "label": B,
-  int32, -1 where there is none, if the task has a use for it.
+  where another image stood in; and, if `has_labels`, "label": B, -1 for none}.
 
   Args:
     source: the images.
@@ -291,13 +290,10 @@ def train_batches(
     bad_images.record(batch.pop("bad"))
     return mesh_lib.to_global(mesh, batch)
 
-  return _Batches(
-    iter(
-      grain.experimental.ThreadPrefetchIterDataset(
-        loader.map(to_devices), prefetch_buffer_size=2
-      )
-    )
+  ahead = grain.experimental.ThreadPrefetchIterDataset(
+    loader.map(to_devices), prefetch_buffer_size=2
   )
+  return _Batches(iter(ahead))
 
 
 def has_labels(config: ml_collections.ConfigDict) -> bool:
@@ -323,16 +319,15 @@ def abstract_batch(
   config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh
 ) -> dict[str, Any]:
   """The shapes, dtypes and shardings of a training batch: no image is read."""
-  rows, batch = mesh_lib.rows(mesh), config.batch_size
-  labels = jax.ShapeDtypeStruct((batch,), np.int32, sharding=rows)
-  return ({"label": labels} if has_labels(config) else {}) | {
+  batch = config.batch_size
+  each = functools.partial(jax.ShapeDtypeStruct, sharding=mesh_lib.rows(mesh))
+  labels = {"label": each((batch,), np.int32)} if has_labels(config) else {}
+  return labels | {
     "crops": tuple(
-      jax.ShapeDtypeStruct(
-        (batch, group.count, group.size, group.size, 3), np.uint8, sharding=rows
-      )
+      each((batch, group.count, group.size, group.size, 3), np.uint8)
       for group in crop_groups(config.crops)
     ),
-    "stand_ins": jax.ShapeDtypeStruct((batch,), np.float32, sharding=rows),
+    "stand_ins": each((batch,), np.float32),
   }
 
 

@@ -28,10 +28,10 @@ _CHUNK, _QUERIES = 2**25, 1024
 class Grid(NamedTuple):
   """Settings to compare; all of them share one search a tap and metric."""
 
-  ks: Sequence[int] = (20, 200)
-  temperatures: Sequence[float] = (0.1,)
-  metrics: Sequence[str] = ("cosine",)
-  taps: Sequence[str] = ("avgpool",)
+  ks: Sequence[int]
+  temperatures: Sequence[float]
+  metrics: Sequence[str]
+  taps: Sequence[str]
 
 
 class Knn:

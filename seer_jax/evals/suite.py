@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 
 from seer_jax.data import shuffle, sources
-from seer_jax.evals import accuracy, feature_stats, features, knn, low_shot
+from seer_jax.evals import accuracy, feature_stats, features, knn
 from seer_jax.runtime import errors
 
 _log = logging.getLogger(__name__)
@@ -236,6 +236,9 @@ class Evaluation:
           ),
         )
       case "logistic" | "svm":
+        # scikit-learn takes a second to import, which most runs never use.
+        from seer_jax.evals import low_shot
+
         fit = low_shot.logistic if name == "logistic" else low_shot.svm
         wanted = [
           *map(low_shot.percent, options.shares),

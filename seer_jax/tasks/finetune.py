@@ -17,13 +17,11 @@ from seer_jax.tasks import base, labelled
 from seer_jax.tasks.state import State
 
 
-class FineTune(base.Task):
+class FineTune(labelled.Labelled):
   """Trunk and classifier, with what makes large networks generalise."""
 
-  METRICS = ("loss", "train/accuracy")
-
   def __init__(self, config: ml_collections.ConfigDict, dtype: Any):
-    self.config, self.dtype = config, dtype
+    super().__init__(config, dtype)
     self.encoder = network(config)
     self._depths = self.encoder.architecture.depths
 
@@ -34,10 +32,6 @@ class FineTune(base.Task):
     variables = self.encoder.init(key, x, train=True)
     params, stats = variables["params"], variables["batch_stats"]
     return params, stats, self._averaged(params, stats)
-
-  def view(self, batch: dict[str, Any]) -> list[jax.Array]:
-    """One augmented crop an image, as Bx1xHxWx3, before any is mixed."""
-    return [labelled.view(batch, self.config, self.dtype)[:, None]]
 
   def loss(
     self,

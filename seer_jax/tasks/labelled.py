@@ -7,24 +7,27 @@ import jax.numpy as jnp
 import ml_collections
 
 from seer_jax.data import preprocessing
-from seer_jax.tasks import augment, randaugment
+from seer_jax.tasks import augment, base, randaugment
 
 
-def view(
-  batch: dict[str, Any], config: ml_collections.ConfigDict, dtype: Any
-) -> jax.Array:
-  """The batch's one crop an image, augmented and normalised: BxHxWx3."""
-  crops_BxHxWx3 = batch["crops"][0][:, 0]
-  keys_Bx2 = jax.vmap(jax.random.split)(batch["keys_B"])
-  pixels = augment.augment(crops_BxHxWx3, keys_Bx2[:, 0], config.augment)
-  pixels = randaugment.apply(
-    pixels,
-    keys_Bx2[:, 1],
-    config.augment.randaugment,
-    config.augment.magnitude,
-  )
-  x = preprocessing.normalize(pixels, config.augment.mean, config.augment.std)
-  return x.astype(dtype)
+class Labelled(base.Task):
+  """A task whose batches are one crop an image, and labels."""
+
+  METRICS = ("loss", "train/accuracy")
+
+  def __init__(self, config: ml_collections.ConfigDict, dtype: Any):
+    self.config, self.dtype = config, dtype
+
+  def view(self, batch: dict[str, Any]) -> list[jax.Array]:
+    """The crops, augmented and normalised, as Bx1xHxWx3."""
+    options = self.config.augment
+    keys_Bx2 = jax.vmap(jax.random.split)(batch["keys_B"])
+    pixels = augment.augment(batch["crops"][0][:, 0], keys_Bx2[:, 0], options)
+    pixels = randaugment.apply(
+      pixels, keys_Bx2[:, 1], options.randaugment, options.magnitude
+    )
+    x = preprocessing.normalize(pixels, options.mean, options.std)
+    return [x.astype(self.dtype)[:, None]]
 
 
 def targets(

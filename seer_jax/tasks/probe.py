@@ -21,13 +21,11 @@ from seer_jax.tasks.state import State
 _DIVERGED = 100
 
 
-class Probe(base.Task):
+class Probe(labelled.Labelled):
   """Linear heads on a frozen trunk, which rests in `State.extra`."""
 
-  METRICS = ("loss", "train/accuracy")
-
   def __init__(self, config: ml_collections.ConfigDict, dtype: Any):
-    self.config, self.dtype = config, dtype
+    super().__init__(config, dtype)
     self.network = encoder.of_images(config)
     options = config.probe
     self.heads = heads.ProbeHeads(
@@ -48,10 +46,6 @@ class Probe(base.Task):
     variables = self.heads.init(heads_key, taps, train=True)
     stats = variables.get("batch_stats", {})
     return variables["params"], stats, {"network": network}
-
-  def view(self, batch: dict[str, Any]) -> list[jax.Array]:
-    """One augmented crop an image, as Bx1xHxWx3."""
-    return [labelled.view(batch, self.config, self.dtype)[:, None]]
 
   def loss(
     self,

@@ -109,9 +109,8 @@ def test_features_that_are_not_finite_are_left_out_and_counted(count, caplog):
   assert len(found.features_NxD) == len(found.labels_N) == 100 - count
   spread = dict(feature_stats.Spread(extract, bank).run({}))
   assert spread.get("features/nonfinite", 0) == pytest.approx(count / 100)
-  right = dict(
-    knn.Knn(extract, bank, query, knn.Grid((1, 20), (0.07,))).run({})
-  )
+  grid = knn.Grid((1, 20), (0.07,), ("cosine",), ("avgpool",))
+  right = dict(knn.Knn(extract, bank, query, grid).run({}))
   everything = [*spread.values(), *right.values()]
   assert np.isfinite(everything).all()
   assert right["knn/k=1"] == (count < 100)
