@@ -12,13 +12,19 @@ So `crops_BxVxHxWxC`, `z_NxP`, `scores_BxVxK`, `codes_BxAxK`. Rows are laid out
 image by image (`B` first): the crops of one image stay on one device.
 """
 
+import importlib
+
 __version__ = "0.1.0"
+
+# What users call, and where it is.
+_PLACES = {
+  "load": "seer_jax.weights.load",
+  "embed": "seer_jax.apps.collection.embed",
+}
 
 
 def __getattr__(name: str):
   # Lazily: workers of the input import this package, and must not import JAX.
-  if name == "load":
-    from seer_jax.weights import load
-
-    return load.load
+  if name in _PLACES:
+    return getattr(importlib.import_module(_PLACES[name]), name)
   raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

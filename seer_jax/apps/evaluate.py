@@ -159,7 +159,7 @@ class Evaluation:
           config,
           images,
           subject.encoder,
-          _DTYPES[precision],
+          mesh_lib.DTYPES[precision],
           self._mesh,
           store=self._store,
           strict=True,
@@ -237,7 +237,7 @@ class Evaluation:
       self._mesh,
       batch_size=self._config.eval.batch_size,
       max_pixels=self._config.data.max_pixels,
-      dtype=_DTYPES[precision],
+      dtype=mesh_lib.DTYPES[precision],
       store=self._store,
       strict=True,
     )
@@ -297,9 +297,6 @@ def _held_out(config):
   config.data.test.take = config.data.train.skip = config.eval.held_out
   _log.info("no test set: %g of the images is held out", config.eval.held_out)
   return config
-
-
-_DTYPES = {"fp32": np.float32, "bf16": jax.numpy.bfloat16, "fp16": np.float16}
 
 
 def _figures(workdir, name, config):

@@ -9,7 +9,14 @@ import sys
 from collections.abc import Mapping, Sequence
 
 import seer_jax
-from seer_jax.commands import data, evaluation, planning, training, weights
+from seer_jax.commands import (
+  collection,
+  data,
+  evaluation,
+  planning,
+  training,
+  weights,
+)
 from seer_jax.commands.parser import Command, nearest
 from seer_jax.runtime import errors
 
@@ -17,6 +24,7 @@ COMMANDS: Mapping[str, Command] = {
   "train": training.TRAIN,
   "eval": evaluation.EVAL,
   "labels": evaluation.LABELS,
+  "embed": collection.EMBED,
   "pack": data.PACK,
   "inspect": data.INSPECT,
   "convert": weights.CONVERT,
@@ -75,7 +83,7 @@ def _run(name="", *arguments):
 
 def overview() -> str:
   """What `seer-jax --help` prints."""
-  lines = [f"  {name:9} {each.sentence}" for name, each in COMMANDS.items()]
+  lines = [f"  {name:10} {each.sentence}" for name, each in COMMANDS.items()]
   return "\n".join(
     [
       "usage: seer-jax COMMAND ...",

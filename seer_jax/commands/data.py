@@ -4,6 +4,8 @@ import argparse
 import contextlib
 import os
 import signal
+from collections.abc import Iterator
+from typing import Any
 
 from seer_jax.commands.parser import Command
 from seer_jax.runtime import errors
@@ -14,7 +16,8 @@ _KEYS = (
 )
 
 
-def _add_source(parser):
+def add_source(parser: argparse.ArgumentParser) -> None:
+  """Adds the options that describe a source."""
   add = parser.add_argument
   add("source", metavar="SRC", help="folder, list, shards, or a URL of these")
   add("--kind", help="of SRC, if SRC does not show: folder, list, tar, tfds...")
@@ -48,7 +51,7 @@ def _add_source(parser):
 
 
 def _add_pack(parser):
-  _add_source(parser)
+  add_source(parser)
   add = parser.add_argument
   add("target", metavar="DST", help="folder for the shards")
   add(
@@ -67,8 +70,13 @@ def _add_pack(parser):
   )
 
 
-def _open(options):
-  from seer_jax.data import pack, sources
+def keys_of(options: argparse.Namespace) -> dict[str, Any]:
+  """The keys of a source that the options describe, for `open_source`.
+
+  Raises:
+    UserError: a number is not positive; a mixture.
+  """
+  from seer_jax.data import pack
 
   kind = options.kind
   if kind is None:
@@ -78,10 +86,14 @@ def _open(options):
   for key in ("shard", "workers", "max_pixels"):
     if getattr(options, key, 1) < 1:
       raise errors.UserError(f"--{key} must be positive")
-  return sources.open_source(
-    {key: getattr(options, key) for key in _KEYS}
-    | {"kind": kind, "path": options.source}
-  )
+  keys = {key: getattr(options, key) for key in _KEYS}
+  return keys | {"kind": kind, "path": options.source}
+
+
+def _open(options):
+  from seer_jax.data import sources
+
+  return sources.open_source(keys_of(options))
 
 
 def _pack(options: argparse.Namespace) -> None:
@@ -96,7 +108,7 @@ def _pack(options: argparse.Namespace) -> None:
     )
   if options.side < 0:
     raise errors.UserError("--side must be 0 or positive")
-  with _stopped_by_signals():
+  with stopped_by_signals():
     source = _open(options)
     print(source)
     done = pack.pack(
@@ -113,7 +125,7 @@ def _pack(options: argparse.Namespace) -> None:
 def _inspect(options: argparse.Namespace) -> None:
   from seer_jax.data import inspect
 
-  with _stopped_by_signals():
+  with stopped_by_signals():
     source = _open(options)
     print(source)
     for line in inspect.report(source, options.max_pixels, options.workers):
@@ -121,7 +133,7 @@ def _inspect(options: argparse.Namespace) -> None:
 
 
 @contextlib.contextmanager
-def _stopped_by_signals():
+def stopped_by_signals() -> Iterator[None]:
   """The first signal asks for an orderly end, the second one has it."""
   from seer_jax.runtime import preemption, process_pool
 
@@ -152,6 +164,6 @@ INSPECT = Command(
     "seer-jax inspect ~/photos",
     "seer-jax inspect list.txt --labels=labels.npy",
   ),
-  _add_source,
+  add_source,
   _inspect,
 )

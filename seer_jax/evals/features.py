@@ -146,13 +146,11 @@ class Extractor:
     self._kept: dict[int, dict[str, Features]] = {}
     self._told: set[tuple[int, int]] = set()
 
-    def forward(variables, pixels_BxSxSx3):
-      x = encoder.preprocessing.normalize(pixels_BxSxSx3.astype(np.float32))
-      found = encoder.apply(variables, x.astype(dtype))
-      return {tap: heads.pooled(found, tap) for tap in self.taps}
-
-    self._forward: Callable[..., dict[str, jax.Array]] = jax.jit(
-      forward, out_shardings=mesh_lib.replicated(mesh)
+    self._forward = compiled(
+      encoder,
+      lambda found: {tap: heads.pooled(found, tap) for tap in self.taps},
+      mesh,
+      dtype,
     )
 
   def __call__(
@@ -238,6 +236,28 @@ class Extractor:
         self._told.add((id(source), index))
         name, reason = pipeline.describe(source, index, self._max_pixels)
         _log.warning("left out of evaluation: %r: %s", name, reason)
+
+
+def compiled(
+  encoder: Encoder,
+  wanted: Callable[[Mapping[str, jax.Array]], dict[str, jax.Array]],
+  mesh: jax.sharding.Mesh,
+  dtype: Any,
+) -> Callable[..., dict[str, jax.Array]]:
+  """(variables, pixels_BxSxSx3 of uint8) -> what is wanted of the taps.
+
+  Args:
+    encoder: is compiled with its preprocessing.
+    wanted: from all taps to arrays, B first.
+    mesh: where it runs; every device gets the whole result.
+    dtype: what the network computes in.
+  """
+
+  def forward(variables, pixels_BxSxSx3):
+    x = encoder.preprocessing.normalize(pixels_BxSxSx3.astype(np.float32))
+    return wanted(encoder.apply(variables, x.astype(dtype)))
+
+  return jax.jit(forward, out_shardings=mesh_lib.replicated(mesh))
 
 
 def stored(variables: Any, mesh: jax.sharding.Mesh) -> dict[str, Any]:

@@ -18,8 +18,9 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
+from typing import IO
 
 from seer_jax.runtime import errors
 
@@ -167,6 +168,37 @@ def user_path(path: str) -> pathlib.Path:
       f"{path}: the home folder is unknown (HOME is not set, and the user has"
       " no entry in /etc/passwd); give the path without ~"
     ) from error
+
+
+@contextlib.contextmanager
+def whole_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
+  """A file to write to, which is there whole afterwards, or not at all.
+
+  Raises:
+    UserError: it cannot be written.
+    Lost: the disk is full.
+  """
+  part = path.with_name(f"{path.name}.part-{os.getpid()}")
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with part.open("wb") as file:
+      yield file
+      file.flush()
+      os.fsync(file.fileno())
+    part.replace(path)
+  except OSError as error:
+    raise errors.of_disk(
+      error, f"cannot write {path}: {error.strerror or error}"
+    ) from error
+  finally:
+    part.unlink(missing_ok=True)
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+  """Writes a text, as `whole_file` does."""
+  with whole_file(path) as file:
+    # Names of files need not be text.
+    file.write(text.encode(errors="surrogateescape"))
 
 
 def cache_folder(name: str = "xla") -> pathlib.Path:

@@ -25,6 +25,8 @@ from jax.experimental import mesh_utils, multihost_utils
 from seer_jax.runtime import errors
 
 AXES = ("data", "fsdp")
+# What the names of precisions mean.
+DTYPES = {"fp32": jnp.float32, "bf16": jnp.bfloat16, "fp16": jnp.float16}
 
 # Smaller kernels cost more to gather than their memory is worth (elements).
 SPLIT_FROM = 2**16

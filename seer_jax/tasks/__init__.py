@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import ml_collections
 
+from seer_jax.runtime import mesh as mesh_lib
 from seer_jax.tasks import base, finetune, probe, swav
 
 _TASKS = {
@@ -14,5 +15,6 @@ _TASKS = {
 
 def create(config: ml_collections.ConfigDict) -> base.Task:
   """The task of a resolved config, in its precision."""
-  dtype = {"bf16": jnp.bfloat16, "fp16": jnp.float16, "fp32": jnp.float32}
-  return _TASKS[config.task](config, jnp.dtype(dtype[config.precision]))
+  return _TASKS[config.task](
+    config, jnp.dtype(mesh_lib.DTYPES[config.precision])
+  )

@@ -6,11 +6,8 @@ import numpy as np
 import pytest
 import runs
 
-from seer_jax import commands
 from seer_jax.apps import evaluate
-from seer_jax.commands import training
 from seer_jax.evals import feature_store, features
-from seer_jax.runtime import logs
 
 RECIPE = """
 from seer_jax import config as config_lib
@@ -25,22 +22,6 @@ def get_config():
   config.probe.rates = (1.0, 10.0)
   return config
 """
-
-
-@pytest.fixture
-def seer(tmp_path, monkeypatch, capsys):
-  """Runs a command in this process: (status, output, errors)."""
-  monkeypatch.setattr(training, "keep_compiled", lambda: None)
-  monkeypatch.setattr(logs, "show", lambda: None)
-  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-  monkeypatch.chdir(tmp_path)
-
-  def run(*arguments):
-    status = commands.main([str(each) for each in arguments])
-    said = capsys.readouterr()
-    return status, said.out, said.err
-
-  return run
 
 
 @pytest.fixture

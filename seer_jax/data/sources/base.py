@@ -17,8 +17,9 @@ class Source(Protocol):
   what cannot be read raises OSError. `fingerprint` tells two sets of images
   apart.
 
-  A source may have two methods more. `other_names_of(i)` are names beside the
-  id by which its owner may know an image. `digest(i)` is the SHA-256 of the
+  A source may have three methods more. `other_names_of(i)` are names beside the
+  id by which its owner may know an image. `path_of(i)` is the file of an image
+  that is a file of its own. `digest(i)` is the SHA-256 of the
   file that an image was packed from, or None. `names_are_known`, if it is set,
   says that `id_of` gives the ids that examples have, and reads nothing for it.
   """
@@ -39,6 +40,12 @@ def other_names_of(source: Source, i: int) -> tuple[str, ...]:
   """Names of an image beside its id; none where the source tells none."""
   found = getattr(source, "other_names_of", None)
   return found(i) if found else ()
+
+
+def path_of(source: Source, i: int) -> str:
+  """The file of an image; its id where it is none of its own."""
+  found = getattr(source, "path_of", None)
+  return found(i) if found else source.id_of(i)
 
 
 def digest_of(source: Source, i: int) -> bytes | None:

@@ -79,9 +79,8 @@ class Listing:
     return len(self._entries)
 
   def __getitem__(self, i: int) -> Example:
-    name = self.id_of(i)
-    path = name if files.is_url(name) else os.path.join(self.root, name)
-    return Example(image=files.read(path), label=self.label_of(i), id=name)
+    image = files.read(self.path_of(i))
+    return Example(image=image, label=self.label_of(i), id=self.id_of(i))
 
   def id_of(self, i: int) -> str:
     check_index(i, len(self))
@@ -90,6 +89,10 @@ class Listing:
   def label_of(self, i: int) -> int:
     check_index(i, len(self))
     return self._labels[i] if self._labels else UNLABELLED
+
+  def path_of(self, i: int) -> str:
+    name = self.id_of(i)
+    return name if files.is_url(name) else os.path.join(self.root, name)
 
   def __repr__(self) -> str:
     return f"Listing({self._name!r}, {len(self)} images)"

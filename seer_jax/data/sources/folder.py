@@ -59,16 +59,19 @@ class Folder:
     return len(self._labels)
 
   def __getitem__(self, i: int) -> Example:
-    image = files.read(f"{self.root}/{self.id_of(i)}")
+    image = files.read(self.path_of(i))
     return Example(image=image, label=self.label_of(i), id=self.id_of(i))
 
   def id_of(self, i: int) -> str:
-    return os.fsdecode(self._path_of(i))
+    return os.fsdecode(self._relative(i))
 
   def label_of(self, i: int) -> int:
     return int(self._labels[i])
 
-  def _path_of(self, i):
+  def path_of(self, i: int) -> str:
+    return f"{self.root}/{self.id_of(i)}"
+
+  def _relative(self, i):
     check_index(i, len(self))
     return self._paths[self._offsets[i] : self._offsets[i + 1]]
 

@@ -10,7 +10,12 @@ from collections.abc import Collection, Iterator
 
 import numpy as np
 
-from seer_jax.data.sources.base import Source, digest_of, other_names_of
+from seer_jax.data.sources.base import (
+  Source,
+  digest_of,
+  other_names_of,
+  path_of,
+)
 from seer_jax.data.storage import files
 from seer_jax.data.storage.example import Example
 from seer_jax.runtime import errors
@@ -129,6 +134,9 @@ class Excluding:
 
   def digest(self, i: int) -> bytes | None:
     return digest_of(self._source, i)
+
+  def path_of(self, i: int) -> str:
+    return path_of(self._source, i)
 
   def other_names_of(self, i: int) -> tuple[str, ...]:
     return other_names_of(self._source, i)

@@ -12,7 +12,12 @@ import numpy as np
 
 from seer_jax.data import shuffle
 from seer_jax.data.sources import opt_out
-from seer_jax.data.sources.base import Source, digest_of, other_names_of
+from seer_jax.data.sources.base import (
+  Source,
+  digest_of,
+  other_names_of,
+  path_of,
+)
 from seer_jax.data.storage import files, index_cache
 from seer_jax.data.storage.example import Example, check_index
 from seer_jax.runtime import errors
@@ -54,6 +59,9 @@ class Subset:
 
   def digest(self, i: int) -> bytes | None:
     return digest_of(self._source, self._at(i))
+
+  def path_of(self, i: int) -> str:
+    return path_of(self._source, self._at(i))
 
   def _at(self, i):
     check_index(i, len(self))

@@ -1,0 +1,1 @@
+"""A collection of pictures: embedded once, then searched, sorted, labelled."""

@@ -1,0 +1,307 @@
+"""Embeddings of pictures, by the devices and cores of one process."""
+
+import collections
+import concurrent.futures
+import dataclasses
+import hashlib
+import logging
+import pathlib
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from seer_jax.apps.collection import perceptual_hash
+from seer_jax.data import crops, preprocessing, retry, sources
+from seer_jax.data.sources import base
+from seer_jax.evals import feature_store, features
+from seer_jax.models import heads
+from seer_jax.runtime import errors, host
+from seer_jax.runtime import mesh as mesh_lib
+from seer_jax.weights import load
+
+_log = logging.getLogger(__name__)
+
+_NO_VIEW = np.empty((0, 0, 3), np.uint8)
+# Batches of views that wait for the devices.
+_AHEAD = 3
+
+
+class Weights(NamedTuple):
+  """What embeds.
+
+  Attributes:
+    name: as the user gave it.
+    encoder: a network of `seer_jax.load`.
+    variables: of it.
+    fingerprint: of the variables.
+  """
+
+  name: str
+  encoder: features.Encoder
+  variables: Any
+  fingerprint: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """How it is done.
+
+  Attributes:
+    tap: output of the network, as `heads.tap` reads it.
+    dtype: of the embeddings: "float32" or "float16".
+    precision: that the network computes in: "fp32", "bf16" or "fp16"; "" is
+      what the hardware multiplies fastest.
+    batch_size: images at once, over the devices of this process.
+    threads: that decode.
+    max_pixels: as for `crops.decode`.
+    shard: images in each file.
+  """
+
+  tap: str = "avgpool"
+  dtype: str = "float32"
+  precision: str = ""
+  batch_size: int = 32
+  threads: int = dataclasses.field(default_factory=host.cores)
+  max_pixels: int = preprocessing.MAX_PIXELS
+  shard: int = 2048
+
+
+class Seen(NamedTuple):
+  """One image, decoded.
+
+  Attributes:
+    view_SxSx3: what the network sees of it; None for an unusable one.
+    reason: why it is unusable; "" if it is excluded.
+    facts: columns of its row.
+  """
+
+  view_SxSx3: np.ndarray | None
+  reason: str = ""
+  facts: Mapping[str, Any] = types.MappingProxyType({})
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+  """The number of an image to what there is to know of it. Runs in threads."""
+
+  source: sources.Source
+  preprocessing: preprocessing.Preprocessing
+  max_pixels: int
+
+  def __call__(self, index: int) -> Seen:
+    try:
+      example = retry.read(self.source, index)
+      data = example["image"]
+      image_HxWx3 = crops.decode(data, self.max_pixels)
+    except errors.Excluded:
+      return Seen(None)
+    except (OSError, errors.BadImage) as error:
+      return Seen(None, getattr(error, "strerror", None) or str(error))
+    names, label = self.source.label_names, example["label"]
+    facts = {
+      "id": example["id"],
+      "path": base.path_of(self.source, index),
+      "label": names[label] if 0 <= label < len(names) else None,
+      "index": index,
+      "height": image_HxWx3.shape[0],
+      "width": image_HxWx3.shape[1],
+      "bytes": len(data),
+      "sha256": hashlib.sha256(data).hexdigest(),
+      "phash": f"{perceptual_hash.perceptual_hash(image_HxWx3):016x}",
+    }
+    return Seen(self.preprocessing.view(image_HxWx3), "", facts)
+
+
+class Embedder:
+  """A network on the devices of this process, and threads that decode."""
+
+  def __init__(self, weights: Weights, options: Options):
+    """Nothing is computed yet.
+
+    Raises:
+      UserError: no such tap or precision.
+    """
+    heads.tap(options.tap)
+    # Of this process alone: others have images of their own.
+    self._mesh = mesh_lib.make(devices=jax.local_devices())
+    self._encoder, self._options = weights.encoder, options
+    self._batch = -(-options.batch_size // self._mesh.size) * self._mesh.size
+    precision = options.precision or mesh_lib.precision_here()[0]
+    if precision not in mesh_lib.DTYPES:
+      raise errors.UserError(
+        f"precision is {precision!r}; use one of {', '.join(mesh_lib.DTYPES)}"
+      )
+    dtype = mesh_lib.DTYPES[precision]
+    self._variables = features.stored(weights.variables, self._mesh)
+    self._forward = features.compiled(
+      weights.encoder, self._wanted, self._mesh, dtype
+    )
+    side = weights.encoder.preprocessing.size
+    with jax.set_mesh(self._mesh):
+      shapes = jax.eval_shape(
+        self._forward,
+        self._variables,
+        jax.ShapeDtypeStruct((self._batch, side, side, 3), np.uint8),
+      )
+    self.width: int = shapes["embedding"].shape[1]
+
+  def _wanted(self, found):
+    """The embedding and, where there are prototypes, the nearest of them."""
+    wanted = {"embedding": heads.pooled(found, self._options.tap)}
+    if found.get("scores"):
+      wanted["prototype"] = jnp.argmax(found["scores"][0], -1)
+    return wanted
+
+  def of(
+    self,
+    look: Callable[[Any], Seen],
+    groups: Iterable[Sequence[Any]],
+    progress: Callable[[int], None] = lambda images: None,
+  ) -> Iterator[list[Seen]]:
+    """Group by group, with `embedding` and `prototype` among the facts.
+
+    Args:
+      look: makes a view of an item of a group; is called in threads.
+      groups: are not mixed in a batch, so that what is computed of one does
+        not depend on the others.
+      progress: takes how many images a batch was of.
+    """
+    pool = concurrent.futures.ThreadPoolExecutor(self._options.threads)
+    group = []
+    try:
+      with jax.set_mesh(self._mesh):
+        batches = self._started(self._looked(pool, look, groups))
+        for batch, found, is_last in _one_late(batches):
+          group += _finished(batch, found)
+          progress(len(batch))
+          if is_last:
+            yield group
+            group = []
+    finally:
+      pool.shutdown(cancel_futures=True)
+
+  def _looked(self, pool, look, groups):
+    """(batch under way, whether it ends its group), a few ahead."""
+    ahead = collections.deque()
+    for group in groups:
+      for first in range(0, len(group), self._batch):
+        last = first + self._batch
+        batch = [pool.submit(look, item) for item in group[first:last]]
+        ahead.append((batch, last >= len(group)))
+        if len(ahead) > _AHEAD:
+          yield ahead.popleft()
+    yield from ahead
+
+  def _started(self, batches):
+    for batch, is_last in batches:
+      batch = [future.result() for future in batch]
+      yield batch, self._start(batch), is_last
+
+  def _start(self, batch):
+    """Computes of the usable images of a batch; the result comes later."""
+    views = [seen.view_SxSx3 for seen in batch if seen.view_SxSx3 is not None]
+    if not views:
+      return {}
+    side = self._encoder.preprocessing.size
+    pixels_BxSxSx3 = np.zeros((self._batch, side, side, 3), np.uint8)
+    np.stack(views, out=pixels_BxSxSx3[: len(views)])
+    rows = jax.device_put(pixels_BxSxSx3, mesh_lib.rows(self._mesh))
+    return self._forward(self._variables, rows)
+
+
+def _one_late(batches):
+  """Each a step later: the devices work while the next batch is gathered."""
+  before = None
+  for batch in batches:
+    if before is not None:
+      yield before
+    before = batch
+  if before is not None:
+    yield before
+
+
+def _finished(batch, found):
+  """The images of a batch with what the devices found of the usable ones."""
+  found = {name: np.asarray(x) for name, x in found.items()}
+  row = 0
+  for seen in batch:
+    if seen.view_SxSx3 is None:
+      yield seen
+      continue
+    facts = {**seen.facts, **{name: x[row] for name, x in found.items()}}
+    row += 1
+    if np.isfinite(facts["embedding"]).all():
+      yield Seen(_NO_VIEW, "", facts)  # The pixels have done their work.
+    else:
+      yield Seen(None, "its embedding is not finite")
+
+
+def embed(
+  images: Sequence[Any] | sources.Source | str,
+  weights: str | pathlib.Path | tuple[features.Encoder, Any],
+  *,
+  tap: str = "avgpool",
+  precision: str = "",
+  batch_size: int = 32,
+) -> np.ndarray:
+  """Embeddings of images, in memory.
+
+      x_NxD = seer_jax.embed(["a.jpg", "b.jpg"], "runs/photos")
+      x_NxD = seer_jax.embed(sources.Folder("photos"), seer_jax.load("seer_32"))
+
+  Args:
+    images: paths, encoded bytes, arrays HxWx3 of uint8 or PIL's images, mixed
+      as they come; or a source, or the path of a folder.
+    weights: what `seer_jax.load` takes, or what it returned.
+    tap: output of the network: "avgpool", "projection", "res4:2x2", ...
+    precision: "fp32", "bf16", "fp16"; "" is what the hardware multiplies
+      fastest.
+    batch_size: images at once.
+
+  Returns:
+    embedding_NxD, float32, a row for each image in order. Unusable images of
+    a source (damaged, excluded) are rows of NaN, with a warning.
+
+  Raises:
+    UserError: no such weights; one of a sequence is no image; a source has no
+      usable image.
+  """
+  if isinstance(weights, tuple):
+    opened = Weights("", *weights)
+  else:
+    opened = open_weights(str(weights))
+  if isinstance(images, (str, pathlib.Path)):
+    images = sources.open_source({"kind": "folder", "path": str(images)})
+  options = Options(tap=tap, precision=precision, batch_size=batch_size)
+  embedder = Embedder(opened, options)
+  preparation = opened.encoder.preprocessing
+  if hasattr(images, "fingerprint"):
+    look = Look(images, preparation, options.max_pixels)
+    items = range(len(images))
+  else:
+    look, items = lambda image: Seen(preparation.view(image)), images
+  if not len(items):
+    raise errors.UserError("there are no images to embed; give one at least")
+  found = next(iter(embedder.of(look, [items])))
+  usable = [seen.facts.get("embedding") for seen in found]
+  known = next((x for x in usable if x is not None), None)
+  if known is None:
+    raise errors.UserError(
+      f"none of {len(found)} images is usable; of the first:"
+      f" {found[0].reason or 'it is excluded'}"
+    )
+  missing = sum(x is None for x in usable)
+  if missing:
+    _log.warning("%d of %d images are unusable: NaN", missing, len(found))
+  nothing = np.full_like(known, np.nan)
+  return np.stack([nothing if x is None else x for x in usable])
+
+
+def open_weights(name: str) -> Weights:
+  """Loads weights by name or path, as `seer_jax.load` does."""
+  encoder, variables = load.load(name)
+  return Weights(name, encoder, variables, feature_store.fingerprint(variables))

@@ -1,0 +1,207 @@
+"""Embeddings of a source, in a folder: shards of Parquet that appear whole.
+
+A shard holds the embeddings of a fixed range of the source's images, and in its
+footer which of these are unusable. So a pass that was killed goes on with the
+shards that are missing, and several processes divide them without a word.
+"""
+
+import collections
+import dataclasses
+import json
+import pathlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import tqdm
+
+import seer_jax
+from seer_jax.apps.collection import embed, shards
+from seer_jax.data import sources
+from seer_jax.runtime import errors, host, process_pool
+from seer_jax.runtime import mesh as mesh_lib
+
+ABOUT, SHARDS, BAD = "about.json", "embeddings", "bad_images.txt"
+
+
+class EmbeddedFolder:
+  """A source to be embedded into a folder, in shards."""
+
+  def __init__(
+    self,
+    source: sources.Source,
+    origin: dict[str, Any],
+    weights: embed.Weights,
+    out: pathlib.Path,
+    options: embed.Options,
+  ):
+    """Takes the folder, or goes on in it.
+
+    Args:
+      source: of the images.
+      origin: keys by which `open_source` opens it again.
+      weights: what embeds.
+      out: the folder.
+      options: how.
+
+    Raises:
+      UserError: the folder holds other embeddings, or something else.
+    """
+    self._source, self._weights, self._out = source, weights, out
+    self._options = options
+    self._about = {
+      "version": seer_jax.__version__,
+      "weights": weights.name,
+      "weights_fingerprint": weights.fingerprint,
+      "preprocessing": dataclasses.asdict(weights.encoder.preprocessing),
+      "tap": options.tap,
+      "dtype": options.dtype,
+      "precision": options.precision or mesh_lib.precision_here()[0],
+      "source": origin,
+      "source_fingerprint": source.fingerprint,
+      "images": len(source),
+      "max_pixels": options.max_pixels,
+      "shard": options.shard,
+      "shards": -(-len(source) // options.shard),
+    }
+    # As it will be read again.
+    self._about = json.loads(json.dumps(self._about))
+    self._shards = shards_of(out, self._about)
+    self._begin()
+
+  def _begin(self):
+    path = self._out / ABOUT
+    if path.exists():
+      theirs = read_about(self._out)
+      for key, ours in self._about.items():
+        # Where the weights lay does not matter, what they are does.
+        if key not in ("version", "weights") and theirs.get(key) != ours:
+          raise errors.UserError(
+            f"{self._out} holds embeddings of something else: {key} was"
+            f" {errors.shown(str(theirs.get(key)))}, is"
+            f" {errors.shown(str(ours))}; give another --out"
+          )
+      return
+    if self._out.is_dir() and any(self._out.iterdir()):
+      some = min(each.name for each in self._out.iterdir())
+      raise errors.UserError(
+        f"{self._out} is not empty: it holds {some}; give a new --out"
+      )
+    host.write_text(path, json.dumps(self._about, indent=1) + "\n")
+
+  def run(self, process: int = 0, processes: int = 1) -> str:
+    """Embeds what is missing of every `processes`-th shard; says what was done.
+
+    Raises:
+      UserError: no image is usable.
+      Lost: the disk is full.
+      Stopped: `process_pool.stop` was called; what is done stays.
+    """
+    mine = range(process, self._about["shards"], processes)
+    missing = [at for at in mine if not self._shards[at].exists()]
+    images = sum(len(self._indices(at)) for at in mine)
+    left = sum(len(self._indices(at)) for at in missing)
+    began = time.monotonic()
+    if missing:
+      self._embed(missing, images, left)
+    seconds = time.monotonic() - began
+    speed = f" at {left / seconds:,.1f} images/s" if missing else ""
+    unfinished = self._about["shards"] - sum(
+      self._shards[at].exists() for at in range(self._about["shards"])
+    )
+    if unfinished:
+      return (
+        f"{left} images embedded{speed}; {unfinished} of"
+        f" {self._about['shards']} shards are for other processes to write"
+      )
+    return self._finish(speed)
+
+  def _embed(self, missing, images, left):
+    embedder = embed.Embedder(self._weights, self._options)
+    look = embed.Look(
+      self._source,
+      self._weights.encoder.preprocessing,
+      self._options.max_pixels,
+    )
+    with tqdm.tqdm(total=images, initial=images - left, unit=" images") as bar:
+
+      def watched(index):
+        process_pool.stop_if_asked()
+        return look(index)
+
+      found = embedder.of(watched, map(self._indices, missing), bar.update)
+      for number, seen in zip(missing, found, strict=True):
+        self._write(number, seen, embedder.width)
+        process_pool.stop_if_asked()
+
+  def _indices(self, shard):
+    size = self._options.shard
+    return range(shard * size, min(len(self._source), (shard + 1) * size))
+
+  def _write(self, number, group, width):
+    usable = [seen.facts for seen in group if seen.view_SxSx3 is not None]
+    report = {"rows": len(usable), "bad": [], "excluded": 0}
+    for index, seen in zip(self._indices(number), group, strict=True):
+      if seen.view_SxSx3 is None and seen.reason:
+        report["bad"].append([self._source.id_of(index), seen.reason])
+      elif seen.view_SxSx3 is None:
+        report["excluded"] += 1
+    with host.whole_file(self._shards[number]) as file:
+      shards.write(file, usable, width, self._options.dtype, report)
+
+  def _finish(self, speed):
+    """What all shards tell, in the files beside them."""
+    sums, bad = collections.Counter(), []
+    for at in range(self._about["shards"]):
+      report = shards.report_of(self._shards[at])
+      sums.update(rows=report["rows"], excluded=report["excluded"])
+      bad += report["bad"]
+    path = self._out / BAD
+    host.write_text(path, "".join(f"{name}\t{why}\n" for name, why in bad))
+    if not sums["rows"]:
+      raise errors.UserError(f"not one image could be embedded; see {path}")
+    about = self._about | {
+      "rows": sums["rows"],
+      "bad": len(bad),
+      "excluded": sums["excluded"],
+    }
+    # Last: what stands in it is there.
+    host.write_text(self._out / ABOUT, json.dumps(about, indent=1) + "\n")
+    return (
+      f"{sums['rows']} embeddings in {self._out / SHARDS}{speed}; {len(bad)}"
+      f" unusable images are listed in {path}"
+      + f", {sums['excluded']} were excluded"
+      * bool(sums["excluded"])
+    )
+
+
+def shards_of(
+  folder: pathlib.Path, about: Mapping[str, Any]
+) -> list[pathlib.Path]:
+  """The files of a folder's embeddings, in order, written or not."""
+  count = about["shards"]
+  return [
+    folder / SHARDS / f"images-{at:06d}-of-{count:06d}.parquet"
+    for at in range(count)
+  ]
+
+
+def read_about(folder: pathlib.Path) -> dict[str, Any]:
+  """What a folder of embeddings is of; without `rows` it is not finished.
+
+  Raises:
+    UserError: it is no such folder, or damaged.
+  """
+  path = folder / ABOUT
+  try:
+    about = json.loads(path.read_text())
+    return about | {"shards": int(about["shards"]), "dtype": about["dtype"]}
+  except FileNotFoundError:
+    raise errors.UserError(
+      f"{folder} holds no embeddings ({ABOUT} is missing); make them with:"
+      f" seer-jax embed PHOTOS --weights WEIGHTS --out {folder}"
+    ) from None
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise errors.UserError(
+      f"{path} cannot be read ({error}); embed into another folder"
+    ) from error

@@ -1,0 +1,90 @@
+"""A hash of how an image looks: copies differ in few of its 64 bits.
+
+The signs of an image's low frequencies about their median (Zauner 2010,
+section 3.2.1). Scaling, recompression and slight changes of colour leave them.
+"""
+
+import cv2
+import numpy as np
+
+# Pixels that are looked at, those that the frequencies are taken of, and how
+# many of these; a side.
+_SAMPLED, _SIDE, _LOW = 128, 32, 8
+
+
+def perceptual_hash(image_HxWx3: np.ndarray) -> int:
+  """64 bits of a uint8 RGB image.
+
+  The mean is left out. Of an image in which nothing is to be seen, all bits
+  are 0: noise that no eye sees decides nothing.
+  """
+  # Every pixel of a photograph would take half as long as decoding it.
+  some = cv2.resize(image_HxWx3, (_SAMPLED, _SAMPLED))
+  grey = cv2.cvtColor(some, cv2.COLOR_RGB2GRAY)
+  small = cv2.resize(grey, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
+  low = np.rint(cv2.dct(small.astype(np.float32))[: _LOW + 1, : _LOW + 1])
+  # Without the first row and column, which follow the lighting.
+  low = low[1:, 1:]
+  bits = (low > np.median(low)).ravel()
+  return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+def distance(a_N: np.ndarray, b_N: np.ndarray) -> np.ndarray:
+  """In how many bits uint64 hashes differ."""
+  return np.bitwise_count(np.bitwise_xor(a_N, b_N))
+
+
+def close_pairs(hashes_N: np.ndarray, radius: int) -> np.ndarray:
+  """All pairs of hashes that differ in at most `radius` bits.
+
+  Such a pair agrees, in one of four parts of 16 bits, up to `radius // 4` of
+  them (Norouzi et al. 2012, multi-index hashing): only these are compared.
+
+  Args:
+    hashes_N: uint64.
+    radius: up to 11; a larger one would compare nearly all.
+
+  Returns:
+    rows_Mx2, the smaller one first, sorted, each pair once.
+  """
+  if not 0 <= radius <= 11:
+    raise ValueError(f"radius is {radius}; it must be from 0 to 11")
+  found = [np.empty((0, 2), np.int64)]
+  for part in range(4):
+    keys_N = (hashes_N >> np.uint64(16 * part)).astype(np.uint16)
+    order = np.argsort(keys_N, kind="stable")
+    starts = np.searchsorted(keys_N[order], np.arange(2**16 + 1))
+    for mask in _masks(radius // 4):
+      for rows, others in _joined(keys_N, order, starts, mask):
+        near = distance(hashes_N[rows], hashes_N[others]) <= radius
+        near &= rows < others
+        found.append(np.stack([rows[near], others[near]], 1))
+  return np.unique(np.concatenate(found), axis=0)
+
+
+# Pairs that are compared at once.
+_AT_ONCE = 2**22
+
+
+def _masks(bits):
+  """All 16-bit numbers with up to so many bits."""
+  every = np.arange(2**16, dtype=np.uint16)
+  return every[np.bitwise_count(every) <= bits]
+
+
+def _joined(keys_N, order, starts, mask):
+  """Pairs (rows, others) whose keys differ by exactly a mask, in parts."""
+  wanted_N = (keys_N ^ mask).astype(np.int64)
+  first_N, count_N = starts[wanted_N], starts[wanted_N + 1] - starts[wanted_N]
+  ends = np.cumsum(count_N)
+  begin = 0
+  while begin < len(keys_N):
+    done = ends[begin - 1] if begin else 0
+    end = max(begin + 1, int(np.searchsorted(ends, done + _AT_ONCE, "right")))
+    counts = count_N[begin:end]
+    rows = np.repeat(np.arange(begin, end), counts)
+    inside = np.arange(len(rows)) - np.repeat(
+      np.cumsum(counts) - counts, counts
+    )
+    yield rows, order[np.repeat(first_N[begin:end], counts) + inside]
+    begin = end

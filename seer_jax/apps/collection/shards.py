@@ -1,0 +1,126 @@
+"""The Parquet files of embeddings: columns that any tool opens, and a report.
+
+`id`, `path`, `label`, `embedding` (a list of fixed size), and what else tells
+images apart: `index` in the source, `height`, `width`, `bytes`, `sha256` of the
+file, `phash`, and the nearest `prototype` where the network has such.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
+
+from seer_jax.runtime import errors
+
+# Of the schema's metadata.
+_REPORT = b"seer_jax"
+
+
+def schema(width: int, dtype: str) -> pa.Schema:
+  """The columns of a shard; embeddings of `width` numbers of `dtype`."""
+  number = {"float32": pa.float32(), "float16": pa.float16()}[dtype]
+  return pa.schema(
+    [
+      ("id", pa.string()),
+      ("path", pa.string()),
+      ("label", pa.string()),
+      ("embedding", pa.list_(number, width)),
+      ("index", pa.int64()),
+      ("height", pa.int32()),
+      ("width", pa.int32()),
+      ("bytes", pa.int64()),
+      ("sha256", pa.string()),
+      ("phash", pa.string()),
+      ("prototype", pa.int32()),
+    ]
+  )
+
+
+def write(
+  file: IO[bytes],
+  rows: Sequence[Mapping[str, Any]],
+  width: int,
+  dtype: str,
+  report: Mapping[str, Any],
+) -> None:
+  """Writes a shard.
+
+  Args:
+    file: to write to.
+    rows: an image each; columns that one lacks are empty.
+    width: of embeddings.
+    dtype: of embeddings.
+    report: kept in the footer, as JSON.
+  """
+  fields = schema(width, dtype).with_metadata({_REPORT: json.dumps(report)})
+  columns = []
+  for field in fields:
+    if field.name == "embedding":
+      x = np.array([row["embedding"] for row in rows], dtype).reshape(-1)
+      column = pa.FixedSizeListArray.from_arrays(pa.array(x), type=field.type)
+    else:
+      values = [_plain(row.get(field.name)) for row in rows]
+      column = pa.array(values, field.type)
+    columns.append(column)
+  parquet.write_table(
+    pa.Table.from_arrays(columns, schema=fields),
+    file,
+    # Of floats there is nothing to look up or to compress.
+    use_dictionary=["label"],
+    write_statistics=["id", "index"],
+    compression="snappy",
+  )
+
+
+def _plain(value):
+  # Names of files need not be text; Parquet's strings are.
+  if isinstance(value, str):
+    return os.fsencode(value).decode(errors="backslashreplace")
+  return value
+
+
+def report_of(path: pathlib.Path) -> dict[str, Any]:
+  """The report of a shard.
+
+  Raises:
+    UserError: it is damaged, or no shard.
+  """
+  metadata = opened(path).schema_arrow.metadata or {}
+  if _REPORT not in metadata:
+    raise errors.UserError(
+      f"{path} was not written by seer-jax embed; remove it"
+    )
+  return json.loads(metadata[_REPORT])
+
+
+def opened(path: pathlib.Path) -> parquet.ParquetFile:
+  """A shard, to be read from.
+
+  Raises:
+    UserError: it is damaged, or missing.
+  """
+  with damage(path):
+    return parquet.ParquetFile(path)
+
+
+def width_of(path: pathlib.Path) -> int:
+  """How many numbers an embedding has."""
+  return opened(path).schema_arrow.field("embedding").type.list_size
+
+
+@contextlib.contextmanager
+def damage(path: pathlib.Path) -> Iterator[None]:
+  """Says what to do about a shard that cannot be read."""
+  try:
+    yield
+  except (pa.ArrowException, OSError) as error:
+    raise errors.UserError(
+      f"{path} cannot be read ({str(error).splitlines()[0]}); remove it, and"
+      " run the same seer-jax embed again"
+    ) from error
