@@ -20,6 +20,8 @@ __version__ = "0.1.0"
 _PLACES = {
   "load": "seer_jax.weights.load",
   "embed": "seer_jax.apps.collection.embed",
+  "Index": "seer_jax.apps.collection.search",
+  "cluster": "seer_jax.apps.collection.cluster",
 }
 
 

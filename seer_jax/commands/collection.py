@@ -6,6 +6,32 @@ from seer_jax.commands import data
 from seer_jax.commands.parser import Command
 from seer_jax.runtime import errors
 
+_SHOWN = 20  # Rows in the terminal, and groups on a page.
+
+
+def _add_folder(parser):
+  parser.add_argument(
+    "folder", metavar="DIR", help="embeddings, as seer-jax embed writes them"
+  )
+
+
+def _open(options):
+  """The embeddings of a command, with the log shown."""
+  from seer_jax.apps.collection import embeddings
+  from seer_jax.commands.training import keep_compiled
+  from seer_jax.runtime import logs
+
+  logs.show()
+  keep_compiled()
+  return embeddings.Embeddings(options.folder)
+
+
+def _write(path, text):
+  from seer_jax.runtime import host
+
+  host.write_text(host.user_path(path), text)
+  print(f"written: {path}")
+
 
 def _add_embed(parser):
   data.add_source(parser)
@@ -99,6 +125,225 @@ def _place(options):
   return (place.process, place.processes) if place else (0, 1)
 
 
+def _add_search(parser):
+  _add_folder(parser)
+  add = parser.add_argument
+  add(
+    "query",
+    metavar="QUERY",
+    nargs="+",
+    help="id in DIR or path of an image; several mean their centroid",
+  )
+  add("--k", metavar="N", type=int, default=10, help="(%(default)s)")
+  add(
+    "--index",
+    choices=("exact", "faiss"),
+    default="exact",
+    help="faiss: approximate, built once, for millions (%(default)s)",
+  )
+  add(
+    "--weights",
+    metavar="W",
+    help="of images that are not in DIR, if they have moved",
+  )
+  add("--out", metavar="FILE", help="results as CSV")
+  add("--gallery", metavar="FILE", help="results as a page of pictures")
+
+
+def _search(options: argparse.Namespace) -> None:
+  found = _open(options)
+  from seer_jax.apps import tables
+  from seer_jax.apps.collection import search, shards
+  from seer_jax.apps.view import gallery
+
+  query_D, own = search.query(found, options.query, options.weights)
+  index = search.Index.open(found, options.index)
+  similarity, rows = index.search(query_D, options.k, without=own)
+  results = [
+    {"rank": rank, "cosine": f"{cosine:.4f}", "id": found.ids[row]}
+    | {"path": found.column("path")[row]}
+    for rank, (cosine, row) in enumerate(
+      zip(similarity[0], rows[0], strict=True), 1
+    )
+    if row >= 0
+  ]
+  table = [list(results[0]), *(list(map(str, r.values())) for r in results)]
+  print(tables.terminal(table))
+  if options.out:
+    _write(options.out, shards.as_csv(results))
+  if options.gallery:
+    captions = [f"{each['cosine']}  {each['id']}" for each in results]
+    names = ", ".join(options.query)
+    sections = [gallery.Section("Most similar first", rows[0], captions)]
+    if own:
+      sections.insert(0, gallery.Section("Asked for", own, [""] * len(own)))
+    _write(
+      options.gallery,
+      gallery.page(f"Like {names}", f"{found.folder}", found, sections),
+    )
+
+
+def _add_duplicates(parser):
+  _add_folder(parser)
+  add = parser.add_argument
+  add(
+    "--bits",
+    metavar="N",
+    type=int,
+    default=10,
+    help="of 64 in which perceptual hashes of copies may differ, up to 11; -1"
+    " for equal files only (%(default)s)",
+  )
+  add(
+    "--cosine",
+    metavar="C",
+    type=float,
+    default=0.8,
+    help="of their embeddings, at least (%(default)s)",
+  )
+  add(
+    "--features",
+    metavar="C",
+    type=float,
+    help="embeddings so close are copies too, whatever the hashes: crops",
+  )
+  add("--out", metavar="FILE", help="groups as CSV")
+  add(
+    "--drop",
+    metavar="FILE",
+    help="ids of all but one of each group, as --exclude takes",
+  )
+  add("--gallery", metavar="FILE", help="groups as a page of pictures")
+
+
+def _duplicates(options: argparse.Namespace) -> None:
+  if not -1 <= options.bits <= 11:
+    raise errors.UserError(f"--bits is {options.bits}; give -1 to 11")
+  found = _open(options)
+  from seer_jax.apps.collection import duplicates, shards
+  from seer_jax.apps.view import gallery
+
+  several = duplicates.groups(
+    found, options.bits, options.cosine, options.features
+  )
+  rows = list(duplicates.rows_of(found, several))
+  exact = sum(group.kind == "exact" for group in several)
+  extra = sum(len(group.others) for group in several)
+  print(
+    f"{len(several)} groups of copies, {exact} of equal files; without"
+    f" {extra} images, one of each is left of {len(found)}"
+  )
+  for row in rows[:_SHOWN]:
+    mark = "keep" if row["keep"] else f"{row['bits']:2d} bits, {row['cosine']}"
+    print(f"  {row['group']:4d}  {row['kind']:5}  {mark:16}  {row['id']}")
+  if len(rows) > _SHOWN:
+    print(f"  and {len(rows) - _SHOWN} more; --out FILE has all")
+  if options.out:
+    _write(options.out, shards.as_csv(rows))
+  if options.drop:
+    dropped = [row["id"] for row in rows if not row["keep"]]
+    _write(options.drop, "".join(f"{name}\n" for name in dropped))
+  if options.gallery:
+    sections = [
+      gallery.Section(
+        f"Group {number}: {group.kind}",
+        [group.keep, *group.others],
+        ["keep", *(found.ids[row] for row in group.others)],
+      )
+      for number, group in enumerate(several[:_SHOWN])
+    ]
+    about = f"The first {len(sections)} of {len(several)} groups."
+    _write(options.gallery, gallery.page("Copies", about, found, sections))
+
+
+def _add_cluster(parser):
+  _add_folder(parser)
+  add = parser.add_argument
+  add(
+    "--k",
+    metavar="N",
+    help="clusters; 1000,50 is a hierarchy (the root of half the images)",
+  )
+  add(
+    "--method",
+    choices=("kmeans", "balanced", "hdbscan", "prototypes"),
+    default="kmeans",
+    help="spherical k-means; the same with no cluster above the mean size;"
+    " HDBSCAN; SwAV's own prototypes (%(default)s)",
+  )
+  add(
+    "--min-size",
+    metavar="N",
+    type=int,
+    default=5,
+    help="of HDBSCAN's clusters (%(default)s)",
+  )
+  add("--seed", metavar="N", type=int, default=0, help="(%(default)s)")
+  add("--out", metavar="DIR", help="for the CSV files (DIR/clusters)")
+  add("--links", metavar="DIR", help="a folder of links for each cluster")
+  add("--gallery", metavar="FILE", help="the most typical of each, as a page")
+
+
+def _cluster(options: argparse.Namespace) -> None:
+  found = _open(options)
+  from seer_jax.apps import tables
+  from seer_jax.apps.collection import cluster
+  from seer_jax.apps.view import gallery
+  from seer_jax.runtime import host
+
+  if options.method == "prototypes":
+    levels = cluster.by_prototypes(found)
+  else:
+    levels = cluster.cluster(
+      found.features,
+      _levels(options.k, len(found)),
+      method=options.method,
+      min_size=options.min_size,
+      seed=options.seed,
+    )
+  finest = levels[0]
+  out = (
+    host.user_path(options.out) if options.out else found.folder / "clusters"
+  )
+  cluster.write(out, found, levels)
+  rows = list(cluster.summary(finest, found.ids, found.labels))
+  if rows:
+    shown = [list(map(str, row.values())) for row in rows[:_SHOWN]]
+    print(tables.terminal([list(rows[0]), *shown]))
+  sizes = finest.sizes
+  outside = int((finest.cluster_N < 0).sum())
+  print(
+    f"{len(sizes)} clusters"
+    + (f" of {min(sizes)} to {max(sizes)} images" if len(sizes) else "")
+    + f", {outside} images in none" * bool(outside)
+  )
+  agreement = cluster.agreement(finest.cluster_N, found.labels)
+  if agreement:
+    print(
+      f"purity {agreement.purity:.3f}, NMI {agreement.nmi:.3f}, of"
+      f" {agreement.images} labelled images"
+    )
+  print(f"written: {out}")
+  if options.links:
+    links = cluster.link(host.user_path(options.links), found, finest)
+    print(f"{links} links in {options.links}")
+  if options.gallery:
+    sections = gallery.typical(finest, found)
+    about = f"{len(sizes)} clusters, the most typical images of each."
+    _write(options.gallery, gallery.page("Clusters", about, found, sections))
+
+
+def _levels(text, images):
+  if text is None:
+    return max(2, round((images / 2) ** 0.5))
+  try:
+    return [int(each) for each in text.split(",")]
+  except ValueError:
+    raise errors.UserError(
+      f"--k is {text}; give a number, or falling ones such as 1000,50"
+    ) from None
+
+
 EMBED = Command(
   "Embeds images into Parquet files, with any weights; resumes.",
   (
@@ -108,4 +353,31 @@ EMBED = Command(
   ),
   _add_embed,
   _embed,
+)
+SEARCH = Command(
+  "Finds the images most like an image, an id, or several of these.",
+  (
+    "seer-jax search ~/photos.seer ~/wanted.jpg",
+    "seer-jax search ~/photos.seer a.jpg b.jpg --k 50 --gallery found.html",
+  ),
+  _add_search,
+  _search,
+)
+DUPLICATES = Command(
+  "Finds copies: equal files, and images that look the same.",
+  (
+    "seer-jax duplicates ~/photos.seer --gallery copies.html",
+    "seer-jax duplicates ~/photos.seer --bits -1 --drop copies.txt",
+  ),
+  _add_duplicates,
+  _duplicates,
+)
+CLUSTER = Command(
+  "Sorts images into clusters: k-means, a hierarchy, HDBSCAN, prototypes.",
+  (
+    "seer-jax cluster ~/photos.seer --k 20 --gallery clusters.html",
+    "seer-jax cluster ~/photos.seer --k 1000,50 --method balanced --links x",
+  ),
+  _add_cluster,
+  _cluster,
 )

@@ -10,6 +10,7 @@ that it may lie on disk: memory does not depend on its size.
 
 import functools
 import itertools
+import mmap
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -23,6 +24,8 @@ from seer_jax.runtime import mesh as mesh_lib
 
 # Floats of the bank on the devices at once, and queries compared with them.
 _CHUNK, _QUERIES = 2**25, 1024
+# Similarities of which only the largest is sorted at first.
+_BLOCK = 128
 
 
 class Grid(NamedTuple):
@@ -149,7 +152,7 @@ def nearest(
   """The k most similar rows of a bank for each query, by exact search.
 
   Args:
-    bank_NxD: may be a memory map; it is read once, in order.
+    bank_NxD: of floats; may be a memory map, which is read once, in order.
     query_QxD: is held in memory.
     k: neighbours, at most N.
     metric: "cosine", "dot", or "euclidean": minus the squared distance.
@@ -175,17 +178,22 @@ def nearest(
   prepared = jax.jit(_unit) if metric == "cosine" else lambda x: x
   queries = [
     prepared(jax.device_put(part, mesh_lib.replicated(mesh)))
-    for part in _parts(query_QxD, _QUERIES)
+    for part in _parts(np.asarray(query_QxD, np.float32), _QUERIES)
   ]
   best = [start(len(query)) for query in queries]
+  before = best[:]
   for number, chunk in enumerate(_parts(bank_NxD, rows)):
     real = len(chunk)
     if real < rows:
       chunk = np.pad(chunk, ((0, rows - real), (0, 0)))
-    chunk = prepared(_on_rows(mesh, chunk))
+    chunk = _on_rows(mesh, chunk)
     for at, query in enumerate(queries):
       between()
       best[at] = search(query, chunk, number * rows, real, *best[at])
+    # One chunk ahead of the devices is enough.
+    jax.block_until_ready(before)
+    before = best[:]
+    _leave(bank_NxD)
   merged = [_merged(*map(mesh_lib.to_host, each), k) for each in best]
   similarity, index = zip(*merged, strict=True)
   return np.concatenate(similarity), np.concatenate(index)
@@ -193,7 +201,16 @@ def nearest(
 
 def _parts(x_NxD, rows):
   for first in range(0, len(x_NxD), rows):
-    yield np.asarray(x_NxD[first : first + rows], np.float32)
+    yield x_NxD[first : first + rows]
+
+
+def _leave(bank_NxD):
+  """Gives back the memory in which a mapped file was read; it may be again."""
+  base = bank_NxD.base
+  while isinstance(base, np.ndarray):
+    base = base.base
+  if isinstance(base, mmap.mmap):
+    base.madvise(mmap.MADV_DONTNEED)
 
 
 def _on_rows(mesh, x):
@@ -222,7 +239,7 @@ def _search(mesh, k, metric):
     similarity_BxR = _similarity(query_BxD, bank_RxD, metric)
     is_real_R = offset + jnp.arange(count) < real
     similarity_BxR = jnp.where(is_real_R, similarity_BxR, -jnp.inf)
-    top_BxK, at_BxK = jax.lax.top_k(similarity_BxR, min(k, count))
+    top_BxK, at_BxK = _top(similarity_BxR, min(k, count))
     # Earlier rows stand in front, and so win ties.
     top_BxK = jnp.concatenate([best_BxK, top_BxK], 1)
     at_BxK = jnp.concatenate([index_BxK, at_BxK + offset + first], 1)
@@ -252,13 +269,41 @@ def _merged(similarity_BxK, index_BxK, k):
   )
 
 
+def _top(similarity_BxR, k):
+  """`jax.lax.top_k`, by the largest of each block of columns.
+
+  The k best of all lie in the k blocks whose best are largest; of equal ones in
+  the first of these. So what is sorted is shorter by the size of a block.
+  """
+  batch, count = similarity_BxR.shape
+  blocks = -(-count // _BLOCK)
+  if blocks < 2 * k:
+    return jax.lax.top_k(similarity_BxR, k)
+  padding = ((0, 0), (0, blocks * _BLOCK - count))
+  padded = jnp.pad(similarity_BxR, padding, constant_values=-jnp.inf)
+  padded_BxMxL = padded.reshape(batch, blocks, _BLOCK)
+  _, block_BxK = jax.lax.top_k(padded_BxMxL.max(2), k)
+  # In rising order, so that of equals the first still comes first.
+  block_BxK = jnp.sort(block_BxK, 1)
+  some_BxKL = jnp.take_along_axis(
+    padded_BxMxL, block_BxK[..., None], 1
+  ).reshape(batch, -1)
+  top_BxK, at_BxK = jax.lax.top_k(some_BxKL, k)
+  block_BxK = jnp.take_along_axis(block_BxK, at_BxK // _BLOCK, 1)
+  return top_BxK, block_BxK * _BLOCK + at_BxK % _BLOCK
+
+
 def _similarity(query_BxD, bank_RxD, metric):
-  """Of rows that are of length one already, where the metric is cosine."""
+  """Of queries that are of length one already, where the metric is cosine."""
+  bank_RxD = bank_RxD.astype(jnp.float32)
   product_BxR = jnp.matmul(query_BxD, bank_RxD.T, precision="highest")
-  if metric != "euclidean":
+  if metric == "dot":
     return product_BxR
+  squares_R = jnp.sum(jnp.square(bank_RxD), 1)
+  if metric == "cosine":
+    return product_BxR * jax.lax.rsqrt(jnp.maximum(squares_R, 1e-24))
   squares_Bx1 = jnp.sum(jnp.square(query_BxD), 1, keepdims=True)
-  return 2 * product_BxR - squares_Bx1 - jnp.sum(jnp.square(bank_RxD), 1)
+  return 2 * product_BxR - squares_Bx1 - squares_R
 
 
 def _unit(x_NxD):

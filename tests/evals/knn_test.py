@@ -107,3 +107,14 @@ def test_an_unknown_metric_is_refused():
   bank = labelled(9, 0).features_NxD
   with pytest.raises(errors.UserError, match="use cosine, dot or euclidean"):
     knn.nearest(bank, bank, 1, "manhattan")
+
+
+@pytest.mark.parametrize("columns", [10, 4 * 128, 9 * 128 + 5])
+def test_the_best_of_blocks_are_the_best_of_all(columns):
+  rng = np.random.default_rng(0)
+  x = rng.integers(0, 30, (7, columns)).astype(np.float32)  # Many are equal.
+  for k in (1, 3):
+    value, index = knn._top(x, k)
+    wanted = np.argsort(-x, 1, kind="stable")[:, :k]
+    np.testing.assert_array_equal(index, wanted)
+    np.testing.assert_array_equal(value, np.take_along_axis(x, wanted, 1))

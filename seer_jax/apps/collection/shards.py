@@ -6,6 +6,8 @@ file, `phash`, and the nearest `prototype` where the network has such.
 """
 
 import contextlib
+import csv
+import io
 import json
 import os
 import pathlib
@@ -76,6 +78,16 @@ def write(
     write_statistics=["id", "index"],
     compression="snappy",
   )
+
+
+def as_csv(rows: Sequence[dict[str, object]]) -> str:
+  """Rows of one kind as CSV, with a head."""
+  text = io.StringIO()
+  if rows:
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+  return text.getvalue()
 
 
 def _plain(value):

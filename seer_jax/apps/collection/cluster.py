@@ -1,0 +1,246 @@
+"""Clusters of a collection, by several methods, and what is in each."""
+
+import os
+import pathlib
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from seer_jax.apps.collection import (
+  embeddings,
+  kmeans,
+  shards,
+  vectors,
+)
+from seer_jax.runtime import errors, host
+from seer_jax.runtime import mesh as mesh_lib
+
+METHODS = ("kmeans", "balanced", "hdbscan", "prototypes")
+# HDBSCAN compares all pairs, in few dimensions.
+_HDBSCAN_MOST, _HDBSCAN_WIDTH = 50_000, 50
+
+
+def cluster(
+  features_NxD: np.ndarray,
+  k: int | Sequence[int],
+  *,
+  method: str = "kmeans",
+  min_size: int = 5,
+  seed: int = 0,
+) -> list[kmeans.Clusters]:
+  """Clusters vectors by direction.
+
+      (found,) = seer_jax.cluster(x_NxD, 20)
+      fine, coarse = seer_jax.cluster(x_NxD, (1000, 50))
+
+  Args:
+    features_NxD: float32 or float16, of any length; may be a memory map.
+    k: clusters; several, falling, are levels of a hierarchy, in which clusters
+      are clustered by their centres. HDBSCAN finds their number.
+    method: "kmeans" (spherical), "balanced" (of about equal size) or
+      "hdbscan", in which not every vector is in a cluster.
+    min_size: of HDBSCAN's clusters.
+    seed: one seed, one result.
+
+  Returns:
+    `Clusters` for each level, the finest first.
+
+  Raises:
+    UserError: no such method, or no such number of clusters.
+  """
+  levels = [k] if isinstance(k, int) else list(k)
+  if method == "hdbscan":
+    return [_hdbscan(features_NxD, min_size)]
+  if method not in ("kmeans", "balanced"):
+    raise errors.UserError(
+      f"there is no method {method!r}; use kmeans, balanced or hdbscan"
+    )
+  if not levels or sorted(set(levels), reverse=True) != levels:
+    raise errors.UserError(
+      f"clusters of levels {levels}; give falling numbers, such as 1000,50"
+    )
+  found = [
+    kmeans.spherical_kmeans(
+      features_NxD,
+      levels[0],
+      balanced=method == "balanced",
+      seed=seed,
+      mesh=mesh_lib.make(),
+    )
+  ]
+  for count in levels[1:]:
+    above = kmeans.spherical_kmeans(found[-1].centre_KxD, count, seed=seed)
+    found.append(_lifted(above, found[-1], features_NxD))
+  return found
+
+
+def _lifted(above, below, features_NxD):
+  """Clusters of centres as clusters of what is in these."""
+  cluster_N = above.cluster_N[below.cluster_N]
+  similarity_N = _to_centres(features_NxD, above.centre_KxD, cluster_N)
+  return kmeans.Clusters(cluster_N, similarity_N, above.centre_KxD)
+
+
+def _to_centres(features_NxD, centre_KxD, cluster_N):
+  """Cosine of each vector to the centre of its cluster."""
+  rows_N = np.arange(len(cluster_N))
+  return vectors.cosines(features_NxD, rows_N, centre_KxD, cluster_N)
+
+
+def _hdbscan(features_NxD, min_size):
+  from sklearn import cluster as sklearn_cluster
+  from sklearn import decomposition
+
+  count, width = features_NxD.shape
+  if count > _HDBSCAN_MOST:
+    raise errors.UserError(
+      f"HDBSCAN compares all pairs of {count} images, which is for up to"
+      f" {_HDBSCAN_MOST}; use --method kmeans"
+    )
+  unit_NxD = vectors.unit(features_NxD)
+  few = min(_HDBSCAN_WIDTH, count, width)
+  reduced = decomposition.PCA(few, random_state=0).fit_transform(unit_NxD)
+  cluster_N = sklearn_cluster.HDBSCAN(
+    min_cluster_size=min_size, copy=True
+  ).fit_predict(reduced)
+  return _of_assignment(unit_NxD, cluster_N)
+
+
+def _of_assignment(unit_NxD, cluster_N):
+  """Clusters with their mean directions; the largest is 0."""
+  names, cluster_N = np.unique(cluster_N, return_inverse=True)
+  outside = int(names[0] < 0)
+  cluster_N = cluster_N - outside
+  k = len(names) - outside
+  sizes_K = np.bincount(cluster_N[cluster_N >= 0], minlength=k)
+  rank_K = np.argsort(np.argsort(-sizes_K, kind="stable"))
+  cluster_N = np.where(cluster_N < 0, -1, rank_K[cluster_N]).astype(np.int32)
+  centre_KxD = np.zeros((k, unit_NxD.shape[1]), np.float32)
+  np.add.at(centre_KxD, cluster_N[cluster_N >= 0], unit_NxD[cluster_N >= 0])
+  centre_KxD = vectors.unit(centre_KxD)
+  similarity_N = np.zeros(len(unit_NxD), np.float32)
+  if k:
+    similarity_N = _to_centres(unit_NxD, centre_KxD, np.maximum(cluster_N, 0))
+  return kmeans.Clusters(
+    cluster_N, np.where(cluster_N < 0, 0, similarity_N), centre_KxD
+  )
+
+
+def by_prototypes(found: embeddings.Embeddings) -> list[kmeans.Clusters]:
+  """Clusters that SwAV trained: images by their nearest prototype.
+
+  Raises:
+    UserError: the weights had none.
+  """
+  prototype_N = found.column("prototype")
+  if (prototype_N < 0).all():
+    raise errors.UserError(
+      f"{found.about['weights']} has no prototypes; use --method kmeans"
+    )
+  return [_of_assignment(vectors.unit(found.features), prototype_N)]
+
+
+class Agreement(NamedTuple):
+  """How far clusters are labels.
+
+  Attributes:
+    purity: share of images that have the most frequent label of their cluster.
+    nmi: normalised mutual information, by the arithmetic mean of entropies.
+    images: that have a label and a cluster.
+  """
+
+  purity: float
+  nmi: float
+  images: int
+
+
+def agreement(
+  cluster_N: np.ndarray, labels_N: np.ndarray | None
+) -> Agreement | None:
+  """Of clusters with names of labels, where there are any."""
+  if labels_N is None:
+    return None
+  from sklearn import metrics
+
+  known = (cluster_N >= 0) & np.array([each is not None for each in labels_N])
+  if not known.any():
+    return None
+  clusters, labels = cluster_N[known], labels_N[known].astype(str)
+  table = metrics.cluster.contingency_matrix(labels, clusters)
+  return Agreement(
+    float(table.max(0).sum() / table.sum()),
+    float(metrics.normalized_mutual_info_score(labels, clusters)),
+    int(known.sum()),
+  )
+
+
+def summary(
+  found: kmeans.Clusters, ids_N: np.ndarray, labels_N: np.ndarray | None
+) -> Iterator[dict[str, object]]:
+  """Each cluster in a row: size, medoid, and its most frequent label."""
+  for number, size in enumerate(found.sizes):
+    rows = np.flatnonzero(found.cluster_N == number)
+    if not size:
+      continue
+    medoid = rows[np.argmax(found.similarity_N[rows])]
+    row = {"cluster": number, "size": int(size), "medoid": ids_N[medoid]}
+    row["mean similarity"] = f"{found.similarity_N[rows].mean():.3f}"
+    if labels_N is not None:
+      known = [each for each in labels_N[rows] if each is not None]
+      names, counts = np.unique(known or [""], return_counts=True)
+      row["label"] = names[np.argmax(counts)]
+      row["purity"] = f"{counts.max() / max(1, len(known)):.3f}"
+    yield row
+
+
+def write(
+  out: pathlib.Path, found: embeddings.Embeddings, levels: list[kmeans.Clusters]
+) -> None:
+  """Writes `clusters.csv`, a row an image, and `summary.csv`."""
+  finest = levels[0]
+  rows = [
+    {"id": name, "path": path}
+    | {
+      f"cluster{f'_{at}' if at else ''}": level.cluster_N[row]
+      for at, level in enumerate(levels)
+    }
+    | {"similarity": f"{finest.similarity_N[row]:.4f}"}
+    for row, (name, path) in enumerate(
+      zip(found.ids, found.column("path"), strict=True)
+    )
+  ]
+  host.write_text(out / "clusters.csv", shards.as_csv(rows))
+  whole = list(summary(finest, found.ids, found.labels))
+  host.write_text(out / "summary.csv", shards.as_csv(whole))
+
+
+def link(
+  out: pathlib.Path, found: embeddings.Embeddings, level: kmeans.Clusters
+) -> int:
+  """Makes folders of links, one a cluster, the most typical first in each.
+
+  Returns how many links there are.
+
+  Raises:
+    UserError: the folder is there, or images are no files of their own.
+  """
+  paths = found.column("path")
+  if not os.path.isfile(paths[0]):
+    raise errors.UserError(
+      f"--links: images such as {paths[0]} are no files of their own (or have"
+      " gone); clusters.csv tells their clusters"
+    )
+  if out.exists():
+    raise errors.UserError(f"--links={out} is there already; give a new folder")
+  count = 0
+  for number in range(len(level.centre_KxD)):
+    rows = np.flatnonzero(level.cluster_N == number)
+    folder = out / f"{number:04d}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for rank, row in enumerate(rows[np.argsort(-level.similarity_N[rows])]):
+      name = re.sub(r"[^\w.-]+", "_", os.path.basename(paths[row]))
+      (folder / f"{rank:05d}_{name}").symlink_to(paths[row])
+      count += 1
+  return count

@@ -1,0 +1,1 @@
+"""Looking at a collection: pages of pictures, and a map in the browser."""
