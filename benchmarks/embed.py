@@ -49,7 +49,7 @@ def main() -> None:
   import jax
   import jax.numpy as jnp
 
-  from seer_jax.apps.collection import embed, embed_folder
+  from seer_jax.apps.embedding import embed, embed_folder
   from seer_jax.data import crops, sources
   from seer_jax.models import architectures, encoder
 

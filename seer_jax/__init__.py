@@ -19,7 +19,7 @@ __version__ = "0.1.0"
 # What users call, and where it is.
 _PLACES = {
   "load": "seer_jax.weights.load",
-  "embed": "seer_jax.apps.collection.embed",
+  "embed": "seer_jax.apps.embedding.embed",
   "Index": "seer_jax.apps.collection.search",
   "cluster": "seer_jax.apps.collection.cluster",
 }

@@ -1,6 +1,8 @@
 """What people do with a folder of pictures: embed it, and then use it."""
 
 import argparse
+import os
+from typing import Any
 
 from seer_jax.commands import data
 from seer_jax.commands.parser import Command
@@ -15,21 +17,26 @@ def _add_folder(parser):
   )
 
 
-def _open(options):
-  """The embeddings of a command, with the log shown."""
-  from seer_jax.apps.collection import embeddings
+def opened(folder: str) -> Any:
+  """The embeddings of a command, with the log shown.
+
+  Raises:
+    UserError: there are none.
+  """
+  from seer_jax.apps.embedding import embeddings
   from seer_jax.commands.training import keep_compiled
   from seer_jax.runtime import logs
 
   logs.show()
   keep_compiled()
-  return embeddings.Embeddings(options.folder)
+  return embeddings.Embeddings(folder)
 
 
-def _write(path, text):
+def write(path: str | os.PathLike[str], text: str) -> None:
+  """Writes a result, and says where."""
   from seer_jax.runtime import host
 
-  host.write_text(host.user_path(path), text)
+  host.write_text(host.user_path(os.fspath(path)), text)
   print(f"written: {path}")
 
 
@@ -74,7 +81,7 @@ def _add_embed(parser):
 def _embed(options: argparse.Namespace) -> None:
   import jax
 
-  from seer_jax.apps.collection import embed, embed_folder
+  from seer_jax.apps.embedding import embed, embed_folder
   from seer_jax.commands.training import keep_compiled
   from seer_jax.data import sources
   from seer_jax.data.storage import files
@@ -114,8 +121,6 @@ def _embed(options: argparse.Namespace) -> None:
 
 def _place(options):
   """(which process this is, of how many); they never talk to each other."""
-  import os
-
   from seer_jax.runtime import distributed
 
   nobody = "nobody:0" if options.processes is not None else None
@@ -151,9 +156,10 @@ def _add_search(parser):
 
 
 def _search(options: argparse.Namespace) -> None:
-  found = _open(options)
+  found = opened(options.folder)
   from seer_jax.apps import tables
-  from seer_jax.apps.collection import search, shards
+  from seer_jax.apps.collection import search
+  from seer_jax.apps.embedding import shards
   from seer_jax.apps.view import gallery
 
   query_D, own = search.query(found, options.query, options.weights)
@@ -170,14 +176,14 @@ def _search(options: argparse.Namespace) -> None:
   table = [list(results[0]), *(list(map(str, r.values())) for r in results)]
   print(tables.terminal(table))
   if options.out:
-    _write(options.out, shards.as_csv(results))
+    write(options.out, shards.as_csv(results))
   if options.gallery:
     captions = [f"{each['cosine']}  {each['id']}" for each in results]
     names = ", ".join(options.query)
     sections = [gallery.Section("Most similar first", rows[0], captions)]
     if own:
       sections.insert(0, gallery.Section("Asked for", own, [""] * len(own)))
-    _write(
+    write(
       options.gallery,
       gallery.page(f"Like {names}", f"{found.folder}", found, sections),
     )
@@ -219,8 +225,9 @@ def _add_duplicates(parser):
 def _duplicates(options: argparse.Namespace) -> None:
   if not -1 <= options.bits <= 11:
     raise errors.UserError(f"--bits is {options.bits}; give -1 to 11")
-  found = _open(options)
-  from seer_jax.apps.collection import duplicates, shards
+  found = opened(options.folder)
+  from seer_jax.apps.collection import duplicates
+  from seer_jax.apps.embedding import shards
   from seer_jax.apps.view import gallery
 
   several = duplicates.groups(
@@ -239,10 +246,10 @@ def _duplicates(options: argparse.Namespace) -> None:
   if len(rows) > _SHOWN:
     print(f"  and {len(rows) - _SHOWN} more; --out FILE has all")
   if options.out:
-    _write(options.out, shards.as_csv(rows))
+    write(options.out, shards.as_csv(rows))
   if options.drop:
     dropped = [row["id"] for row in rows if not row["keep"]]
-    _write(options.drop, "".join(f"{name}\n" for name in dropped))
+    write(options.drop, "".join(f"{name}\n" for name in dropped))
   if options.gallery:
     sections = [
       gallery.Section(
@@ -253,7 +260,7 @@ def _duplicates(options: argparse.Namespace) -> None:
       for number, group in enumerate(several[:_SHOWN])
     ]
     about = f"The first {len(sections)} of {len(several)} groups."
-    _write(options.gallery, gallery.page("Copies", about, found, sections))
+    write(options.gallery, gallery.page("Copies", about, found, sections))
 
 
 def _add_cluster(parser):
@@ -285,7 +292,7 @@ def _add_cluster(parser):
 
 
 def _cluster(options: argparse.Namespace) -> None:
-  found = _open(options)
+  found = opened(options.folder)
   from seer_jax.apps import tables
   from seer_jax.apps.collection import cluster
   from seer_jax.apps.view import gallery
@@ -325,12 +332,14 @@ def _cluster(options: argparse.Namespace) -> None:
     )
   print(f"written: {out}")
   if options.links:
-    links = cluster.link(host.user_path(options.links), found, finest)
+    links = cluster.link(
+      host.user_path(options.links), found, cluster.members(finest)
+    )
     print(f"{links} links in {options.links}")
   if options.gallery:
     sections = gallery.typical(finest, found)
     about = f"{len(sizes)} clusters, the most typical images of each."
-    _write(options.gallery, gallery.page("Clusters", about, found, sections))
+    write(options.gallery, gallery.page("Clusters", about, found, sections))
 
 
 def _levels(text, images):

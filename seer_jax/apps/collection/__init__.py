@@ -1,1 +1,1 @@
-"""A collection of pictures: embedded once, then searched, sorted, labelled."""
+"""What is done with embedded pictures: searched, sorted, labelled."""

@@ -3,17 +3,13 @@
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from seer_jax.apps.collection import (
-  embeddings,
-  kmeans,
-  shards,
-  vectors,
-)
+from seer_jax.apps.collection import kmeans
+from seer_jax.apps.embedding import embeddings, shards, vectors
 from seer_jax.runtime import errors, host
 from seer_jax.runtime import mesh as mesh_lib
 
@@ -217,11 +213,16 @@ def write(
 
 
 def link(
-  out: pathlib.Path, found: embeddings.Embeddings, level: kmeans.Clusters
+  out: pathlib.Path,
+  found: embeddings.Embeddings,
+  groups: Mapping[str, Sequence[int]],
 ) -> int:
-  """Makes folders of links, one a cluster, the most typical first in each.
+  """Makes folders of links to images; returns how many links there are.
 
-  Returns how many links there are.
+  Args:
+    out: a new folder.
+    found: the collection.
+    groups: rows by the name of the folder, in the order that they get there.
 
   Raises:
     UserError: the folder is there, or images are no files of their own.
@@ -230,17 +231,30 @@ def link(
   if not os.path.isfile(paths[0]):
     raise errors.UserError(
       f"--links: images such as {paths[0]} are no files of their own (or have"
-      " gone); clusters.csv tells their clusters"
+      " gone); the CSV file tells where each belongs"
     )
   if out.exists():
     raise errors.UserError(f"--links={out} is there already; give a new folder")
   count = 0
-  for number in range(len(level.centre_KxD)):
-    rows = np.flatnonzero(level.cluster_N == number)
-    folder = out / f"{number:04d}"
+  for name, rows in groups.items():
+    folder = out / (_plain(name) or "_")
     folder.mkdir(parents=True, exist_ok=True)
-    for rank, row in enumerate(rows[np.argsort(-level.similarity_N[rows])]):
-      name = re.sub(r"[^\w.-]+", "_", os.path.basename(paths[row]))
-      (folder / f"{rank:05d}_{name}").symlink_to(paths[row])
+    for rank, row in enumerate(rows):
+      last = _plain(os.path.basename(paths[row]))
+      (folder / f"{rank:05d}_{last}").symlink_to(paths[row])
       count += 1
   return count
+
+
+def members(found: kmeans.Clusters) -> dict[str, np.ndarray]:
+  """Rows of each cluster, the most typical first, by its number as a name."""
+  order = np.argsort(-found.similarity_N, kind="stable")
+  return {
+    f"{number:04d}": order[found.cluster_N[order] == number]
+    for number in range(len(found.centre_KxD))
+  }
+
+
+def _plain(name):
+  """Fit for a folder: without what leads out of it."""
+  return re.sub(r"[^\w.-]+", "_", name).lstrip(".")

@@ -5,12 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from seer_jax.apps.collection import (
-  embeddings,
-  perceptual_hash,
-  search,
-  vectors,
-)
+from seer_jax.apps.collection import search
+from seer_jax.apps.embedding import embeddings, perceptual_hash, vectors
 
 # By features alone, so many neighbours of each image are looked at.
 _NEIGHBOURS, _QUERIES = 16, 4096

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import sparse
 
-from seer_jax.apps.collection import vectors
+from seer_jax.apps.embedding import vectors
 from seer_jax.runtime import errors
 from seer_jax.runtime import mesh as mesh_lib
 

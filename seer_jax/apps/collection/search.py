@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from seer_jax.apps.collection import embed, embeddings, vectors
+from seer_jax.apps.embedding import embed, embeddings, vectors
 from seer_jax.evals import knn
 from seer_jax.runtime import errors, host
 

@@ -3,13 +3,14 @@
 import base64
 import concurrent.futures
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from seer_jax.apps.collection import cluster, embeddings, kmeans
+from seer_jax.apps.collection import cluster, kmeans
+from seer_jax.apps.embedding import embeddings
 from seer_jax.data import crops, preprocessing
 from seer_jax.runtime import errors
 
@@ -98,6 +99,23 @@ def typical(
     title = f"Cluster {row['cluster']}: {row['size']} images{label}"
     sections.append(Section(title, rows, [found.ids[i] for i in rows]))
   return sections
+
+
+def first_of(
+  found: embeddings.Embeddings,
+  groups: Mapping[str, np.ndarray],
+  confidence_N: np.ndarray,
+  most: int = 48,
+) -> list[Section]:
+  """The first rows of each group, with their probabilities."""
+  return [
+    Section(
+      f"{name}: {len(rows)} images",
+      rows[:most],
+      [f"{confidence_N[row]:.2f}  {found.ids[row]}" for row in rows[:most]],
+    )
+    for name, rows in groups.items()
+  ]
 
 
 def _item(picture, name, caption):

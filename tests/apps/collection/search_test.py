@@ -11,14 +11,8 @@ import pytest
 from sklearn import metrics
 
 import seer_jax
-from seer_jax.apps.collection import (
-  cluster,
-  embed_folder,
-  kmeans,
-  perceptual_hash,
-  search,
-  vectors,
-)
+from seer_jax.apps.collection import cluster, kmeans, search
+from seer_jax.apps.embedding import embed_folder, perceptual_hash, vectors
 from seer_jax.runtime import errors
 
 
@@ -38,7 +32,7 @@ def made(once, tiny):
       cv2.imread(str(folder / "dogs" / "002.jpg")), alpha=1.1
     )
     cv2.imwrite(str(folder / "cats" / "brighter.png"), brighter)
-    from seer_jax.apps.collection import embed
+    from seer_jax.apps.embedding import embed
     from seer_jax.data import sources
 
     keys = {"kind": "folder", "path": str(folder)}

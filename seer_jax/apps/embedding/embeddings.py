@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from seer_jax.apps.collection import embed_folder, shards
+from seer_jax.apps.embedding import embed_folder, shards
 from seer_jax.data import retry, sources
 from seer_jax.runtime import errors, host
 

@@ -11,7 +11,7 @@ import pytest
 from pyarrow import parquet
 
 import seer_jax
-from seer_jax.apps.collection import embed_folder, embeddings, shards
+from seer_jax.apps.embedding import embed_folder, embeddings, shards
 from seer_jax.data import sources
 from seer_jax.runtime import errors, process_pool
 

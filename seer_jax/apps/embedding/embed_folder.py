@@ -16,7 +16,7 @@ from typing import Any
 import tqdm
 
 import seer_jax
-from seer_jax.apps.collection import embed, shards
+from seer_jax.apps.embedding import embed, shards
 from seer_jax.data import sources
 from seer_jax.runtime import errors, host, process_pool
 from seer_jax.runtime import mesh as mesh_lib

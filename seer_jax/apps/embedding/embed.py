@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from seer_jax.apps.collection import perceptual_hash
+from seer_jax.apps.embedding import perceptual_hash
 from seer_jax.data import crops, preprocessing, retry, sources
 from seer_jax.data.sources import base
 from seer_jax.evals import feature_store, features

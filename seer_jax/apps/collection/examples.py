@@ -1,0 +1,132 @@
+"""A few labelled examples of each category: from folders, or from a table."""
+
+import csv
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+
+from seer_jax.apps.collection import search
+from seer_jax.apps.embedding import embeddings
+from seer_jax.data import sources
+from seer_jax.runtime import errors, host
+
+
+class Examples(NamedTuple):
+  """Labelled vectors.
+
+  Attributes:
+    features_ExD: of the examples.
+    labels_E: numbers of their categories.
+    names: of the categories, sorted.
+    rows_E: of the collection; -1 for images that are not in it.
+  """
+
+  features_ExD: np.ndarray
+  labels_E: np.ndarray
+  names: tuple[str, ...]
+  rows_E: np.ndarray
+
+
+def of_folder(
+  folder: str, found: embeddings.Embeddings, weights: str | None
+) -> Examples:
+  """Examples in a folder that has a sub-folder for each category.
+
+  Raises:
+    UserError: there are fewer than two categories, or a category has but one
+      example; the weights are not those of the collection.
+  """
+  source = sources.Folder(host.user_path(folder))
+  labelled = [i for i in range(len(source)) if source.label_of(i) >= 0]
+  x_NxD = search.of_images(found, source, weights)
+  usable = [i for i in labelled if np.isfinite(x_NxD[i]).all()]
+  at = {digest: row for row, digest in enumerate(found.column("sha256"))}
+  rows = [
+    at.get(hashlib.sha256(source[i]["image"]).hexdigest(), -1) for i in usable
+  ]
+  labels = [source.label_names[source.label_of(i)] for i in usable]
+  return _checked(x_NxD[usable], labels, rows, folder)
+
+
+def of_table(path: str, found: embeddings.Embeddings) -> Examples:
+  """Examples that a CSV file names by `id` and `label`; the last line counts.
+
+  An empty label takes an earlier one back.
+
+  Raises:
+    UserError: as `of_folder`; the file cannot be read, or names none of the
+      collection's images.
+  """
+  try:
+    with open(host.user_path(path), newline="") as file:
+      lines = list(csv.DictReader(file))
+    labels = {line["id"]: line["label"] for line in lines}
+  except (OSError, KeyError, csv.Error, UnicodeDecodeError) as error:
+    raise errors.UserError(
+      f"{path} is no CSV file with columns id and label ({error!r})"
+    ) from error
+  rows = {name: found.row_of(name) for name, label in labels.items() if label}
+  known = {name: row for name, row in rows.items() if row is not None}
+  if not known:
+    raise errors.UserError(
+      f"{path} names no image of {found.folder}; ids are as in {found.ids[0]!r}"
+    )
+  at = list(known.values())
+  return _checked(
+    np.asarray(found.features[at], np.float32),
+    [labels[name] for name in known],
+    at,
+    path,
+  )
+
+
+def _checked(features_ExD, labels, rows, where):
+  names, labels_E, counts = np.unique(
+    labels, return_inverse=True, return_counts=True
+  )
+  if len(names) < 2:
+    raise errors.UserError(
+      f"{where} has {len(names)} categories with usable examples; a classifier"
+      " needs two, each a folder of its own (one may be: everything else)"
+    )
+  if counts.min() < 2:
+    raise errors.UserError(
+      f"category {str(names[counts.argmin()])!r} of {where} has one usable example;"
+      " give at least two, better five"
+    )
+  return Examples(
+    np.asarray(features_ExD, np.float32),
+    labels_E,
+    tuple(map(str, names)),
+    np.asarray(rows, np.int64),
+  )
+
+
+def shares_of(text: str, examples: Examples) -> np.ndarray:
+  """Reads "harmful=0.01,other=0.99"; categories left out share the rest.
+
+  Raises:
+    UserError: no such category, or the shares are none.
+  """
+  shares_L = np.full(len(examples.names), np.nan)
+  for each in text.split(","):
+    name, _, share = each.rpartition("=")
+    if name not in examples.names:
+      raise errors.UserError(
+        f"--shares {each}: categories are {', '.join(examples.names)}"
+      )
+    try:
+      shares_L[examples.names.index(name)] = float(share)
+    except ValueError:
+      raise errors.UserError(f"--shares {each}: give NAME=0.01") from None
+  left = 1 - np.nansum(shares_L)
+  open_L = np.isnan(shares_L)
+  if open_L.any():
+    counts_L = np.bincount(examples.labels_E) * open_L
+    shares_L = np.where(open_L, left * counts_L / counts_L.sum(), shares_L)
+  if not (shares_L > 0).all() or abs(shares_L.sum() - 1) > 1e-6:
+    raise errors.UserError(
+      f"--shares {text}: shares must be positive and add up to 1"
+    )
+  return shares_L

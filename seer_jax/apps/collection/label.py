@@ -1,0 +1,375 @@
+"""A few examples a category, and the rest of a collection sorted by them.
+
+A linear classifier of frozen embeddings, with what a user of its answers needs:
+probabilities that are calibrated by cross-validation (Guo et al. 2017,
+temperature scaling), and a threshold below which it abstains, chosen for a
+wanted precision.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from seer_jax.apps.collection.examples import Examples
+from seer_jax.apps.embedding import embeddings, vectors
+from seer_jax.runtime import errors
+
+# Folds of the examples, at most.
+_FOLDS = 5
+_BINS = 15
+_NOT_SURE = "not sure"
+# Images that `ask` compares with each other, for each that it names.
+_POOL = 50
+
+
+class Predictions(NamedTuple):
+  """What a classifier says of a collection.
+
+  Attributes:
+    probability_NxL: calibrated.
+    threshold: of the largest probability, from which on a prediction is
+      accepted; above 1 if nothing is.
+    precision: that is expected of the accepted ones.
+    held_out_accuracy: of the examples, in cross-validation.
+    held_out_ece: calibration error of these.
+  """
+
+  probability_NxL: np.ndarray
+  threshold: float
+  precision: float
+  held_out_accuracy: float
+  held_out_ece: float
+
+  @property
+  def confidence(self) -> np.ndarray:
+    """Largest probability of each image: N."""
+    return self.probability_NxL.max(1)
+
+  @property
+  def category(self) -> np.ndarray:
+    """Number of the most probable category of each image: N."""
+    return self.probability_NxL.argmax(1)
+
+  @property
+  def accepted(self) -> np.ndarray:
+    """Whether a prediction is certain enough: N."""
+    return self.confidence >= self.threshold
+
+
+def predict(
+  examples: Examples,
+  features_NxD: np.ndarray,
+  precision: float = 0.95,
+  shares_L: np.ndarray | None = None,
+) -> Predictions:
+  """Sorts vectors by examples.
+
+  Args:
+    examples: two at least of each category.
+    features_NxD: of the collection.
+    precision: wanted of the accepted predictions.
+    shares_L: how frequent the categories are in the collection, where that is
+      known; by default as among the examples. What is rare is believed less.
+
+  Raises:
+    UserError: the precision is not between 0 and 1.
+  """
+  if not 0 < precision < 1:
+    raise errors.UserError(
+      f"a precision of {precision:g} is wanted; it must be above 0 and below 1,"
+      " such as 0.95"
+    )
+  from seer_jax.evals import low_shot
+
+  # Directions alone: as in search.
+  x_ExD, labels_E = vectors.unit(examples.features_ExD), examples.labels_E
+  classifier = low_shot.logistic(x_ExD, labels_E)
+  held_out_ExL = _held_out(classifier, x_ExD, labels_E)
+  temperature = _temperature(held_out_ExL, labels_E)
+  held_out_ExL = _softmax(held_out_ExL / temperature)
+  probability_NxL = _softmax(_logits(classifier, features_NxD) / temperature)
+  before_L = np.bincount(labels_E) / len(labels_E)
+  weights_L = (before_L if shares_L is None else shares_L) / before_L
+  probability_NxL = _reweighted(probability_NxL, weights_L)
+  # The examples count as often as images like them are met.
+  confidence_E = _reweighted(held_out_ExL, weights_L)
+  right_E = confidence_E.argmax(1) == labels_E
+  threshold, expected = _threshold(
+    probability_NxL.max(1),
+    confidence_E.max(1),
+    right_E,
+    weights_L[labels_E],
+    precision,
+  )
+  return Predictions(
+    probability_NxL,
+    threshold,
+    expected,
+    float(np.mean(held_out_ExL.argmax(1) == labels_E)),
+    calibration_error(held_out_ExL, labels_E),
+  )
+
+
+def _held_out(classifier, x_ExD, labels_E):
+  """Logits of each example by a classifier that has not seen it."""
+  from sklearn import base, model_selection
+
+  folds = min(_FOLDS, int(np.bincount(labels_E).min()))
+  split = model_selection.StratifiedKFold(folds, shuffle=True, random_state=0)
+  logits_ExL = np.zeros((len(labels_E), labels_E.max() + 1))
+  for inside, outside in split.split(x_ExD, labels_E):
+    fitted = base.clone(classifier).fit(x_ExD[inside], labels_E[inside])
+    logits_ExL[outside] = _logits(fitted, x_ExD[outside])
+  return logits_ExL
+
+
+def _logits(classifier, x_NxD, part=2**14):
+  """Of vectors in parts; two columns for two categories."""
+  found = [
+    classifier.decision_function(vectors.unit(x_NxD[first : first + part]))
+    for first in range(0, len(x_NxD), part)
+  ]
+  logits = np.concatenate(found).astype(np.float64)
+  if logits.ndim == 1:
+    logits = np.stack([np.zeros_like(logits), logits], 1)
+  return logits
+
+
+def _temperature(logits_ExL, labels_E):
+  """By which logits are divided so that the labels are most probable.
+
+  Of E examples none is believed beyond E + 1 to 1: a few that are all right say
+  no more.
+  """
+  from scipy import optimize
+
+  count, classes = logits_ExL.shape
+  doubt = 1 / (count + 2)
+  target_ExL = np.eye(classes)[labels_E] * (1 - doubt) + doubt / classes
+
+  def loss(log_temperature):
+    p_ExL = _softmax(logits_ExL / np.exp(log_temperature))
+    return -np.mean(np.sum(target_ExL * np.log(np.maximum(p_ExL, 1e-12)), 1))
+
+  return float(np.exp(optimize.minimize_scalar(loss, bounds=(-4, 4)).x))
+
+
+def _softmax(logits_NxL):
+  shifted = logits_NxL - logits_NxL.max(1, keepdims=True)
+  exponential = np.exp(shifted)
+  return exponential / exponential.sum(1, keepdims=True)
+
+
+def _reweighted(probability_NxL, weights_L):
+  p_NxL = probability_NxL * weights_L
+  return p_NxL / p_NxL.sum(1, keepdims=True)
+
+
+def _threshold(confidence_N, held_out_E, right_E, weight_E, precision):
+  """(threshold, expected precision of what it accepts).
+
+  It holds twice: by the probabilities of the collection's images, and by the
+  examples that were held out.
+  """
+  order = np.sort(confidence_N)[::-1]
+  means = np.cumsum(order) / np.arange(1, len(order) + 1)
+  enough = np.flatnonzero(means >= precision)
+  if not len(enough):
+    return np.inf, float("nan")
+  threshold = order[enough[-1]]
+  # From the most certain example on, those that it keeps precise enough.
+  rank = np.argsort(-held_out_E, kind="stable")
+  weight = weight_E[rank]
+  share = np.cumsum(weight * right_E[rank]) / np.cumsum(weight)
+  enough = np.flatnonzero(share >= precision)
+  lowest = held_out_E[rank[enough[-1]]] if len(enough) else np.inf
+  threshold = max(threshold, lowest)
+  accepted = confidence_N[confidence_N >= threshold]
+  if not len(accepted):
+    return np.inf, float("nan")
+  return float(threshold), float(accepted.mean())
+
+
+def calibration_error(
+  probability_NxL: np.ndarray, labels_N: np.ndarray, bins: int = _BINS
+) -> float:
+  """Expected calibration error of the largest probability, in equal bins."""
+  confidence_N = probability_NxL.max(1)
+  right_N = probability_NxL.argmax(1) == labels_N
+  bin_N = np.minimum((confidence_N * bins).astype(int), bins - 1)
+  gaps = [
+    abs(np.sum(right_N[bin_N == b]) - np.sum(confidence_N[bin_N == b]))
+    for b in range(bins)
+  ]
+  return float(np.sum(gaps) / len(labels_N))
+
+
+def ask(
+  predictions: Predictions,
+  features_NxD: np.ndarray,
+  known_rows: Sequence[int],
+  count: int,
+) -> np.ndarray:
+  """Rows of the images whose labels would help most.
+
+  One after the other: uncertain by the margin of the two best categories, and
+  far from what is labelled and from those that are asked for already.
+
+  Args:
+    predictions: so far.
+    features_NxD: of the collection.
+    known_rows: that have a label.
+    count: how many to ask for.
+  """
+  best_Nx2 = np.sort(predictions.probability_NxL, 1)[:, -2:]
+  doubt_N = 1 - (best_Nx2[:, 1] - best_Nx2[:, 0])
+  known = np.asarray(known_rows, np.int64)
+  known = known[known >= 0]
+  doubt_N[known] = -1
+  pool = np.argsort(-doubt_N, kind="stable")[: count * _POOL]
+  pool = pool[doubt_N[pool] >= 0]
+  x_PxD, doubt_P = vectors.unit(features_NxD[pool]), doubt_N[pool]
+  far_P = np.ones(len(pool))
+  if len(known):
+    far_P = 1 - (x_PxD @ vectors.unit(features_NxD[known]).T).max(1)
+  chosen = []
+  for _ in range(min(count, len(pool))):
+    at = int(np.argmax(doubt_P * np.maximum(far_P, 1e-6)))
+    chosen.append(pool[at])
+    doubt_P[at] = -1
+    far_P = np.minimum(far_P, 1 - x_PxD @ x_PxD[at])
+  return np.array(chosen, np.int64)
+
+
+def rows_of(
+  found: embeddings.Embeddings,
+  examples: Examples,
+  predictions: Predictions,
+) -> list[dict[str, Any]]:
+  """A row for each image: by category, the most certain first."""
+  confidence_N, category_N = predictions.confidence, predictions.category
+  given = {
+    int(row): examples.names[label]
+    for row, label in zip(examples.rows_E, examples.labels_E, strict=True)
+    if row >= 0
+  }
+  order = np.lexsort((-confidence_N, category_N))
+  paths = found.column("path")
+  return [
+    {
+      "id": found.ids[row],
+      "path": paths[row],
+      "category": examples.names[category_N[row]],
+      "confidence": f"{confidence_N[row]:.4f}",
+      "accepted": int(confidence_N[row] >= predictions.threshold),
+      "given": given.get(int(row), ""),
+    }
+    for row in order
+  ]
+
+
+def members(
+  examples: Examples, predictions: Predictions
+) -> dict[str, np.ndarray]:
+  """Accepted rows of each category, the most certain first; the rest apart."""
+  order = np.argsort(-predictions.confidence, kind="stable")
+  is_sure = predictions.accepted[order]
+  groups = {
+    name: order[is_sure & (predictions.category[order] == number)]
+    for number, name in enumerate(examples.names)
+  }
+  return groups | {_NOT_SURE: order[~is_sure]}
+
+
+class Measured(NamedTuple):
+  """Of predictions, where the collection has labels of the same names."""
+
+  accuracy: float
+  ece: float
+  coverage: float
+  precision: float
+  images: int
+
+
+def measured(
+  found: embeddings.Embeddings,
+  examples: Examples,
+  predictions: Predictions,
+) -> Measured | None:
+  """How good predictions are, without the examples; None without labels."""
+  if found.labels is None or not set(examples.names) & set(found.labels):
+    return None
+  number = {name: at for at, name in enumerate(examples.names)}
+  label_N = np.array([number.get(name, -1) for name in found.labels])
+  label_N[examples.rows_E[examples.rows_E >= 0]] = -1
+  rows = np.flatnonzero(label_N >= 0)
+  if not len(rows):
+    return None
+  right = predictions.category[rows] == label_N[rows]
+  accepted = predictions.accepted[rows]
+  return Measured(
+    float(right.mean()),
+    calibration_error(predictions.probability_NxL[rows], label_N[rows]),
+    float(accepted.mean()),
+    float(right[accepted].mean()) if accepted.any() else float("nan"),
+    len(rows),
+  )
+
+
+def questions(
+  found: embeddings.Embeddings, rows: Sequence[int]
+) -> list[dict[str, str]]:
+  """Rows of a table to be filled in, as `examples.of_table` reads it."""
+  paths = found.column("path")
+  return [
+    {"id": found.ids[row], "label": "", "path": paths[row]} for row in rows
+  ]
+
+
+def table(examples: Examples, predictions: Predictions) -> list[list[str]]:
+  """What there is of each category: a head, and a row each."""
+  rows = [["category", "examples", "predicted", "accepted"]]
+  for number, name in enumerate(examples.names):
+    predicted = predictions.category == number
+    counts = (
+      np.sum(examples.labels_E == number),
+      predicted.sum(),
+      (predicted & predictions.accepted).sum(),
+    )
+    rows.append([name, *map(str, counts)])
+  return rows
+
+
+def sentences(
+  found: embeddings.Embeddings,
+  examples: Examples,
+  predictions: Predictions,
+  precision: float,
+) -> Iterator[str]:
+  """What to expect of the predictions, and what was measured if that can be."""
+  count = len(examples.labels_E)
+  yield (
+    f"in cross-validation of the {count} examples: accuracy"
+    f" {predictions.held_out_accuracy:.3f}, calibration error"
+    f" {predictions.held_out_ece:.3f}"
+  )
+  accepted = predictions.accepted.sum()
+  if accepted:
+    yield (
+      f"{accepted} of {len(found)} images are accepted: confidence of"
+      f" {predictions.threshold:.3f} or more, expected precision"
+      f" {predictions.precision:.3f}"
+    )
+  else:
+    yield (
+      f"no image is certain enough for a precision of {precision:g}; give more"
+      " examples (--ask 20 names the most useful), or ask for less"
+    )
+  known = measured(found, examples, predictions)
+  if known:
+    yield (
+      f"against the labels of {known.images} other images: accuracy"
+      f" {known.accuracy:.3f}, calibration error {known.ece:.3f}; accepted"
+      f" {known.coverage:.1%}, precision {known.precision:.3f}"
+    )

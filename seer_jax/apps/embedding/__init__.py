@@ -1,0 +1,1 @@
+"""Pictures as vectors: in memory, and in folders of Parquet files."""

@@ -1,0 +1,120 @@
+"""`label` and `view`: from a few labels to all, and by eye."""
+
+import argparse
+
+from seer_jax.commands import collection
+from seer_jax.commands.parser import Command
+from seer_jax.runtime import errors
+
+
+def _add_label(parser):
+  add = parser.add_argument
+  add(
+    "examples",
+    metavar="EXAMPLES",
+    help="a folder with a sub-folder of examples for each category, or a CSV"
+    " file with columns id and label",
+  )
+  add(
+    "source",
+    metavar="SOURCE",
+    help="embeddings, as seer-jax embed writes them; or images, with --weights",
+  )
+  add("--weights", metavar="W", help="to embed SOURCE, or if they have moved")
+  add(
+    "--out",
+    metavar="DIR",
+    default="sorted",
+    help="for predictions and pages (%(default)s)",
+  )
+  add(
+    "--precision",
+    metavar="P",
+    type=float,
+    default=0.95,
+    help="wanted of accepted predictions (%(default)s)",
+  )
+  add(
+    "--shares",
+    metavar="LIST",
+    help="how frequent categories are, if not as among the examples:"
+    " harmful=0.01",
+  )
+  add(
+    "--ask",
+    metavar="N",
+    type=int,
+    default=0,
+    help="write ask.csv: the N images whose labels would help most",
+  )
+  add("--links", metavar="DIR", help="a folder of links for each category")
+
+
+def _label(options: argparse.Namespace) -> None:
+  found = _embedded(options)
+  from seer_jax.apps import tables
+  from seer_jax.apps.collection import cluster, examples, label
+  from seer_jax.apps.embedding import shards
+  from seer_jax.apps.view import gallery
+  from seer_jax.runtime import host
+
+  if host.user_path(options.examples).is_dir():
+    known = examples.of_folder(options.examples, found, options.weights)
+  else:
+    known = examples.of_table(options.examples, found)
+  shares = examples.shares_of(options.shares, known) if options.shares else None
+  predictions = label.predict(known, found.features, options.precision, shares)
+  rows = label.rows_of(found, known, predictions)
+  groups = label.members(known, predictions)
+  print(tables.terminal(label.table(known, predictions)))
+  for line in label.sentences(found, known, predictions, options.precision):
+    print(line)
+  out = host.user_path(options.out)
+  collection.write(out / "predictions.csv", shards.as_csv(rows))
+  collection.write(
+    out / "predictions.html",
+    gallery.page(
+      f"Sorted into {len(known.names)} categories",
+      "The most certain of each category, with the probability of it; at the"
+      " end those of which the classifier is not sure.",
+      found,
+      gallery.first_of(found, groups, predictions.confidence),
+    ),
+  )
+  if options.ask:
+    asked = label.ask(predictions, found.features, known.rows_E, options.ask)
+    rows = label.questions(found, asked)
+    collection.write(out / "ask.csv", shards.as_csv(rows))
+  if options.links:
+    links = cluster.link(host.user_path(options.links), found, groups)
+    print(f"{links} links in {options.links}")
+
+
+def _embedded(options):
+  """The embeddings that SOURCE is, or that are made of it."""
+  from seer_jax.apps.embedding import embed_folder
+  from seer_jax.runtime import host
+
+  source = host.user_path(options.source)
+  if not (source / embed_folder.ABOUT).exists():
+    if not options.weights:
+      raise errors.UserError(
+        f"{options.source} holds no embeddings: make them with seer-jax embed,"
+        " or give --weights to do so here"
+      )
+    target = str(host.user_path(options.out) / "embedded")
+    arguments = [options.source, "--weights", options.weights, "--out", target]
+    collection.EMBED("embed", arguments)
+    options.source = target
+  return collection.opened(options.source)
+
+
+LABEL = Command(
+  "Sorts images by a few examples a category, or says that it is not sure.",
+  (
+    "seer-jax label ~/examples ~/photos.seer --precision 0.95",
+    "seer-jax label ~/labels.csv ~/photos.seer --ask 20",
+  ),
+  _add_label,
+  _label,
+)
