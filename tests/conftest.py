@@ -33,10 +33,13 @@ def pytest_xdist_auto_num_workers(config):
   return min(os.cpu_count(), 4) if whole else 0
 
 
+_OF_EXTRAS = {"reference", "torch", "transforms", "browser"}
+
+
 def pytest_collection_modifyitems(items):
   """Marks the tests that skip without an extra, for .ci/run to select."""
   for item in items:
-    if {"reference", "torch", "transforms"} & set(item.fixturenames):
+    if _OF_EXTRAS & set(item.fixturenames):
       item.add_marker("extras")
 
 

@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, Command] = {
   "duplicates": collection.DUPLICATES,
   "cluster": collection.CLUSTER,
   "label": labelling.LABEL,
+  "view": labelling.VIEW,
   "pack": data.PACK,
   "inspect": data.INSPECT,
   "convert": weights.CONVERT,

@@ -1,6 +1,7 @@
 """`label` and `view`: from a few labels to all, and by eye."""
 
 import argparse
+import sys
 
 from seer_jax.commands import collection
 from seer_jax.commands.parser import Command
@@ -109,6 +110,43 @@ def _embedded(options):
   return collection.opened(options.source)
 
 
+def _add_view(parser):
+  add = parser.add_argument
+  add("folder", metavar="DIR", help="embeddings, as seer-jax embed writes them")
+  add(
+    "--map",
+    choices=("auto", "umap", "pca"),
+    default="auto",
+    help="auto: UMAP for up to 50,000 images, if it is installed (%(default)s)",
+  )
+  add(
+    "--port",
+    metavar="N",
+    type=int,
+    default=0,
+    help="to listen at; 0 is any that is free (%(default)s)",
+  )
+  add("--no-browser", action="store_true", help="only print the address")
+
+
+def _view(options: argparse.Namespace) -> None:
+  import webbrowser
+
+  found = collection.opened(options.folder)
+  from seer_jax.apps.view import collection_view, server
+
+  view = collection_view.CollectionView(found, options.map)
+  with server.Server(view, options.port) as serving:
+    try:
+      print(f"{serving.url}\nopen it in a browser of this machine; Ctrl-C ends")
+      sys.stdout.flush()
+      if not options.no_browser:
+        webbrowser.open(serving.url)
+      serving.serve_forever()
+    except KeyboardInterrupt:
+      print(f"ended; labels are in {found.folder / collection_view.LABELS}")
+
+
 LABEL = Command(
   "Sorts images by a few examples a category, or says that it is not sure.",
   (
@@ -117,4 +155,13 @@ LABEL = Command(
   ),
   _add_label,
   _label,
+)
+VIEW = Command(
+  "Shows a map of the images in the browser: to look, select and label.",
+  (
+    "seer-jax view ~/photos.seer",
+    "seer-jax view ~/photos.seer --map pca --port 8080 --no-browser",
+  ),
+  _add_view,
+  _view,
 )

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -50,35 +51,55 @@ def of_folder(
 
 
 def of_table(path: str, found: embeddings.Embeddings) -> Examples:
-  """Examples that a CSV file names by `id` and `label`; the last line counts.
-
-  An empty label takes an earlier one back.
+  """Examples that a CSV file names, as `read_table` reads it.
 
   Raises:
     UserError: as `of_folder`; the file cannot be read, or names none of the
       collection's images.
   """
+  labels = read_table(path)
+  rows = {found.row_of(name): text for name, text in labels.items() if text}
+  rows.pop(None, None)
+  if not rows:
+    raise errors.UserError(
+      f"{path} names no image of {found.folder}; ids are as in {found.ids[0]!r}"
+    )
+  return of_labels(found, rows, path)
+
+
+def read_table(path: str) -> dict[str, str]:
+  """Labels by id, of a CSV file with these columns; the last line counts.
+
+  An empty label takes an earlier one back. A last line that was cut short has
+  no label, and counts for nothing.
+
+  Raises:
+    UserError: it cannot be read.
+  """
   try:
     with open(host.user_path(path), newline="") as file:
-      lines = list(csv.DictReader(file))
-    labels = {line["id"]: line["label"] for line in lines}
+      return {
+        line["id"]: line["label"]
+        for line in csv.DictReader(file)
+        if line["label"] is not None
+      }
   except (OSError, KeyError, csv.Error, UnicodeDecodeError) as error:
     raise errors.UserError(
       f"{path} is no CSV file with columns id and label ({error!r})"
     ) from error
-  rows = {name: found.row_of(name) for name, label in labels.items() if label}
-  known = {name: row for name, row in rows.items() if row is not None}
-  if not known:
-    raise errors.UserError(
-      f"{path} names no image of {found.folder}; ids are as in {found.ids[0]!r}"
-    )
-  at = list(known.values())
-  return _checked(
-    np.asarray(found.features[at], np.float32),
-    [labels[name] for name in known],
-    at,
-    path,
-  )
+
+
+def of_labels(
+  found: embeddings.Embeddings, labels: Mapping[int, str], where: str = "labels"
+) -> Examples:
+  """Examples among a collection's own images, by row.
+
+  Raises:
+    UserError: as `of_folder`.
+  """
+  at = list(labels)
+  vectors = np.asarray(found.features[at], np.float32)
+  return _checked(vectors, list(labels.values()), at, where)
 
 
 def _checked(features_ExD, labels, rows, where):
@@ -92,8 +113,8 @@ def _checked(features_ExD, labels, rows, where):
     )
   if counts.min() < 2:
     raise errors.UserError(
-      f"category {str(names[counts.argmin()])!r} of {where} has one usable example;"
-      " give at least two, better five"
+      f"category {str(names[counts.argmin()])!r} of {where} has one usable"
+      " example; give at least two, better five"
     )
   return Examples(
     np.asarray(features_ExD, np.float32),

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from seer_jax.apps.collection import kmeans
 from seer_jax.apps.collection.examples import Examples
 from seer_jax.apps.embedding import embeddings, vectors
 from seer_jax.runtime import errors
@@ -19,8 +20,8 @@ from seer_jax.runtime import errors
 _FOLDS = 5
 _BINS = 15
 _NOT_SURE = "not sure"
-# Images that `ask` compares with each other, for each that it names.
-_POOL = 50
+# Images that `ask` chooses among, at most.
+_POOL = 50_000
 
 
 class Predictions(NamedTuple):
@@ -213,8 +214,10 @@ def ask(
 ) -> np.ndarray:
   """Rows of the images whose labels would help most.
 
-  One after the other: uncertain by the margin of the two best categories, and
-  far from what is labelled and from those that are asked for already.
+  With few labels, what is typical of what is not covered teaches most (Hacohen
+  et al. 2022): of as many clusters as there will be labels, those without a
+  label that hold most doubt give the image nearest to their centre. Doubt is
+  one less the margin of the two most probable categories.
 
   Args:
     predictions: so far.
@@ -224,22 +227,24 @@ def ask(
   """
   best_Nx2 = np.sort(predictions.probability_NxL, 1)[:, -2:]
   doubt_N = 1 - (best_Nx2[:, 1] - best_Nx2[:, 0])
-  known = np.asarray(known_rows, np.int64)
-  known = known[known >= 0]
-  doubt_N[known] = -1
-  pool = np.argsort(-doubt_N, kind="stable")[: count * _POOL]
-  pool = pool[doubt_N[pool] >= 0]
-  x_PxD, doubt_P = vectors.unit(features_NxD[pool]), doubt_N[pool]
-  far_P = np.ones(len(pool))
-  if len(known):
-    far_P = 1 - (x_PxD @ vectors.unit(features_NxD[known]).T).max(1)
-  chosen = []
-  for _ in range(min(count, len(pool))):
-    at = int(np.argmax(doubt_P * np.maximum(far_P, 1e-6)))
-    chosen.append(pool[at])
-    doubt_P[at] = -1
-    far_P = np.minimum(far_P, 1 - x_PxD @ x_PxD[at])
-  return np.array(chosen, np.int64)
+  known = np.unique([row for row in known_rows if row >= 0]).astype(np.int64)
+  rows = np.arange(len(doubt_N))
+  if len(rows) > _POOL:
+    some = np.random.default_rng(0).permutation(rows)[:_POOL]
+    rows = np.union1d(some, known)
+  count = min(count, len(rows) - len(known))
+  if count < 1:
+    return np.empty(0, np.int64)
+  found = kmeans.spherical_kmeans(features_NxD[rows], len(known) + count)
+  cluster_N, total = found.cluster_N, len(found.centre_KxD)
+  # Within a cluster from the centre on; clusters by their doubt.
+  order = np.lexsort((-found.similarity_N, cluster_N))
+  first_K = order[np.searchsorted(cluster_N[order], np.arange(total))]
+  doubt_K = np.bincount(cluster_N, doubt_N[rows], total)
+  doubt_K[cluster_N[np.searchsorted(rows, known)]] = -1
+  doubt_K[found.sizes == 0] = -1
+  chosen = np.argsort(-doubt_K, kind="stable")[:count]
+  return rows[first_K[chosen[doubt_K[chosen] >= 0]]]
 
 
 def rows_of(

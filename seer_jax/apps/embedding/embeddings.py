@@ -143,8 +143,11 @@ class Embeddings:
       OSError: it cannot be read any more.
       BadImage: it may not be used any more.
     """
-    index = int(self.column("index")[row])
-    return retry.read(self.source, index)["image"]
+    index, name = int(self.column("index")[row]), self.ids[row]
+    # A folder may have lost or gained files since.
+    if index < len(self.source) and self.source.id_of(index) == name:
+      return retry.read(self.source, index)["image"]
+    return pathlib.Path(self.column("path")[row]).read_bytes()
 
 
 def _read(path: pathlib.Path, name: str) -> np.ndarray:

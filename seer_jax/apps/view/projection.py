@@ -1,0 +1,90 @@
+"""Embeddings on a plane: UMAP where it is installed, else two components."""
+
+import logging
+
+import numpy as np
+
+from seer_jax.apps.embedding import embeddings, vectors
+from seer_jax.runtime import errors, host
+
+_log = logging.getLogger(__name__)
+
+METHODS = ("auto", "umap", "pca")
+# Of more images UMAP would take minutes: auto takes PCA.
+_UMAP_MOST = 50_000
+_SAMPLE = 20_000
+# Outliers do not shrink the rest to a dot.
+_OUTSIDE = 0.2
+
+
+def plane(found: embeddings.Embeddings, method: str) -> tuple[str, np.ndarray]:
+  """(the method that was taken, place_Nx2 within 0 and 1, float32).
+
+  Kept in the user's cache: made once for a collection.
+
+  Raises:
+    UserError: UMAP is asked for and not installed.
+  """
+  if method == "auto":
+    few = 15 < len(found) <= _UMAP_MOST
+    method = "umap" if few and _umap() else "pca"
+  if method == "umap" and not _umap():
+    raise errors.UserError(
+      "--map umap needs a library; run: pip install 'seer_jax[map]'"
+    )
+  path = host.cache_folder("maps") / f"{found.fingerprint}-{method}.npy"
+  if path.exists():
+    return method, np.load(path)
+  _log.info("making the map of %d images by %s", len(found), method)
+  make = _by_umap if method == "umap" else pca
+  place_Nx2 = _within(make(found.features))
+  with host.whole_file(path) as file:
+    np.save(file, place_Nx2)
+  return method, place_Nx2
+
+
+def _umap():
+  try:
+    import umap
+  except ImportError:
+    return None
+  return umap
+
+
+def _by_umap(features_NxD):
+  import warnings
+
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # A seed costs its parallelism; it says so.
+    return (
+      _umap()
+      .UMAP(metric="cosine", random_state=0)
+      .fit_transform(vectors.unit(features_NxD))
+    )
+
+
+def pca(features_NxD: np.ndarray) -> np.ndarray:
+  """The two principal components of directions, fitted on some of them: Nx2."""
+  count, width = features_NxD.shape
+  rows = np.arange(count)
+  if count > _SAMPLE:
+    rows = np.sort(np.random.default_rng(0).permutation(count)[:_SAMPLE])
+  some_MxD = vectors.unit(features_NxD[rows])
+  mean_D = some_MxD.mean(0)
+  _, basis = np.linalg.eigh(np.cov(some_MxD.T).reshape(width, width))
+  basis_Dx2 = np.zeros((width, 2), np.float32)
+  basis_Dx2[:, : min(2, width)] = basis[:, ::-1][:, :2]
+  parts = [
+    (vectors.unit(features_NxD[first : first + _SAMPLE]) - mean_D) @ basis_Dx2
+    for first in range(0, count, _SAMPLE)
+  ]
+  return np.concatenate(parts)
+
+
+def _within(place_Nx2):
+  """Into the unit square, with a little room for outliers."""
+  low, high = np.percentile(place_Nx2, (1, 99), axis=0)
+  middle = (low + high) / 2
+  reach = max(float(np.max(high - low)), 1e-9) / 2 * (1 + _OUTSIDE)
+  place = 0.5 + (place_Nx2 - middle) / (2 * reach)
+  return np.clip(place, 0, 1).astype(np.float32)

@@ -1,0 +1,193 @@
+"""The page of a collection, served to this machine's browser and nobody else.
+
+It listens at the loopback address alone. Every path begins with a token that
+only the address printed at the start has, so that neither other users of the
+machine nor other pages in the browser can ask. A foreign Host (DNS rebinding)
+or Origin is refused. Images are asked for by their row, never by a path.
+"""
+
+import hmac
+import http.server
+import importlib.resources
+import json
+import secrets
+import urllib.parse
+from collections.abc import Callable
+from typing import Any
+
+from seer_jax.apps.view import collection_view
+from seer_jax.runtime import errors
+
+_ADDRESS = "127.0.0.1"
+_HOSTS = (_ADDRESS, "localhost")
+_LARGEST = 2**20  # Bytes of a request.
+_MOST = 200  # Images in an answer.
+_FILES = {
+  "": ("page.html", "text/html; charset=utf-8"),
+  "page.css": ("page.css", "text/css; charset=utf-8"),
+  "page.js": ("page.js", "text/javascript; charset=utf-8"),
+  "map.js": ("map.js", "text/javascript; charset=utf-8"),
+}
+_HEADERS = {
+  # Nothing from elsewhere, in no other page.
+  "Content-Security-Policy": (
+    "default-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none';"
+    " base-uri 'none'; form-action 'none'"
+  ),
+  "Referrer-Policy": "no-referrer",
+  "X-Content-Type-Options": "nosniff",
+  "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+class _Refused(Exception):
+  """An HTTP error: its status, and a line."""
+
+
+class Server(http.server.ThreadingHTTPServer):
+  """Serves one collection until it is closed.
+
+  Attributes:
+    view: what is shown.
+    token: that paths begin with.
+  """
+
+  daemon_threads = True
+
+  def __init__(self, view: collection_view.CollectionView, port: int = 0):
+    """Takes a port; 0 is any that is free.
+
+    Raises:
+      UserError: the port is taken.
+    """
+    self.view, self.token = view, secrets.token_urlsafe(16)
+    try:
+      super().__init__((_ADDRESS, port), _Handler)
+    except (OSError, OverflowError) as error:
+      raise errors.UserError(
+        f"cannot listen at {_ADDRESS}:{port} ({error}); give another --port"
+      ) from error
+
+  @property
+  def url(self) -> str:
+    """The address to open."""
+    return f"http://{_ADDRESS}:{self.server_port}/{self.token}/"
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+  server: Server
+  protocol_version = "HTTP/1.1"
+
+  def do_GET(self):
+    self._answer(self._get)
+
+  def do_POST(self):
+    self._answer(self._post)
+
+  def _answer(self, act: Callable[[str, dict[str, list[str]]], Any]):
+    try:
+      path, query = self._checked()
+      self._send(200, *act(path, query))
+    except _Refused as refused:
+      status, words = refused.args
+      self._send(status, f"{words}\n".encode(), "text/plain; charset=utf-8")
+    except errors.UserError as error:
+      self._send(400, f"{error}\n".encode(), "text/plain; charset=utf-8")
+    except errors.Lost as error:
+      self._send(507, f"{error}\n".encode(), "text/plain; charset=utf-8")
+    except ConnectionError:
+      self.close_connection = True  # The browser has gone on.
+
+  def _checked(self):
+    """(path behind the token, query) of a request that may be answered."""
+    host = self.headers.get("Host", "")
+    if host.rpartition(":")[0] not in _HOSTS and host not in _HOSTS:
+      raise _Refused(403, f"this page is for {_ADDRESS} only")
+    origin = self.headers.get("Origin")
+    if origin not in (None, f"http://{host}"):
+      raise _Refused(403, "requests from other pages are refused")
+    parts = urllib.parse.urlsplit(self.path)
+    token, _, path = parts.path.removeprefix("/").partition("/")
+    if not hmac.compare_digest(token.encode(), self.server.token.encode()):
+      raise _Refused(404, "open the address that seer-jax view printed")
+    return path, urllib.parse.parse_qs(parts.query)
+
+  def _get(self, path, query):
+    view = self.server.view
+    if path in _FILES:
+      name, kind = _FILES[path]
+      folder = importlib.resources.files("seer_jax.apps.view") / "page"
+      return (folder / name).read_bytes(), kind
+    match path.split("/"):
+      case ["about"]:
+        return _json(view.about())
+      case ["arrays"]:
+        return view.arrays(), "application/octet-stream"
+      case ["thumbnail" | "picture" as size, text]:
+        jpeg = view.picture(self._row(text), size == "picture")
+        if jpeg is None:
+          raise _Refused(410, "this image cannot be read any more")
+        return jpeg, "image/jpeg"
+      case ["rows"]:
+        return _json([view.row(row) for row in self._rows(query)])
+      case ["near"]:
+        return _json(view.near(self._rows(query), _number(query, "k", 48)))
+      case ["ask"]:
+        return _json(view.ask(_number(query, "n", 24)))
+    raise _Refused(404, "there is nothing here")
+
+  def _post(self, path, query):
+    del query
+    if path not in ("label", "rename"):
+      raise _Refused(404, "there is nothing here")
+    size = self.headers.get("Content-Length", "")
+    if not size.isdigit() or int(size) > _LARGEST:
+      # What is not read must not be taken for the next request.
+      self.close_connection = True
+      raise _Refused(413, "the request is too large")
+    try:
+      asked = json.loads(self.rfile.read(int(size)))
+      if path == "label":
+        rows = [int(row) for row in asked["rows"]]
+        self.server.view.give(rows, str(asked["label"]))
+      else:
+        self.server.view.rename(int(asked["cluster"]), str(asked["name"]))
+    except (ValueError, KeyError, TypeError) as error:
+      raise _Refused(400, "the request is not understood") from error
+    return _json({"done": True})
+
+  def _row(self, text):
+    if not text.isdigit() or int(text) >= len(self.server.view.found):
+      raise _Refused(404, "there is no such image")
+    return int(text)
+
+  def _rows(self, query):
+    rows = [self._row(each) for each in query.get("r", [""])[0].split(",")]
+    return rows[:_MOST]
+
+  def _send(self, status, body, kind):
+    self.send_response(status)
+    for name, value in _HEADERS.items():
+      self.send_header(name, value)
+    self.send_header("Content-Type", kind)
+    self.send_header("Content-Length", str(len(body)))
+    is_picture = kind == "image/jpeg"
+    self.send_header(
+      "Cache-Control", "private, max-age=3600" if is_picture else "no-store"
+    )
+    self.end_headers()
+    self.wfile.write(body)
+
+  def log_message(self, *arguments):
+    """Requests are not news."""
+
+
+def _json(value):
+  return json.dumps(value).encode(), "application/json"
+
+
+def _number(query, name, default):
+  text = query.get(name, [str(default)])[0]
+  if not text.isdigit() or not 1 <= int(text) <= _MOST:
+    raise _Refused(400, f"{name} must be from 1 to {_MOST}")
+  return int(text)
