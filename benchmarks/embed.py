@@ -23,7 +23,9 @@ import tempfile
 import time
 
 PHOTOS = pathlib.Path(__file__).parents[2] / "shared" / "data" / "photos.tar"
-# The smallest trunk there can be, and the smallest that is published.
+# Nothing, as where an accelerator has the network; about the smallest trunk
+# there can be; and the smallest that is published.
+NONE = "no network"
 TRUNKS = {"1 block of 8": (1, 8, 8.0, 2.0, 8), "RegNetY-200MF": "regnety_200mf"}
 
 
@@ -36,6 +38,20 @@ def load(path: pathlib.Path, times: int, folder: pathlib.Path) -> None:
       for again in range(times):
         name = f"{again}_{pathlib.Path(member.name).name}"
         (folder / name).write_bytes(data)
+
+
+class Nothing:
+  """Pixels of a corner as features."""
+
+  def __init__(self):
+    from seer_jax.data import preprocessing
+
+    self.preprocessing = preprocessing.Preprocessing()
+
+  def apply(self, variables, x_NxHxWx3):
+    """As an encoder does."""
+    del variables
+    return {"avgpool": x_NxHxWx3[:, :4, :4].reshape(len(x_NxHxWx3), -1)}
 
 
 def main() -> None:
@@ -70,6 +86,7 @@ def main() -> None:
       jax.random.key(0), jnp.zeros((1, 64, 64, 3))
     )
     networks[name] = embed.Weights(name, network, dict(variables), name)
+  networks[NONE] = embed.Weights(NONE, Nothing(), {}, NONE)
   view = next(iter(networks.values())).encoder.preprocessing.view
   threads = os.cpu_count()
 

@@ -36,6 +36,10 @@ state() {
     --format='value(state)' 2>/dev/null || echo NONE
 }
 
+# A command in front of the options, such as embed, is run instead of train.
+program=seer_jax.main
+case "${1-}" in [a-z]*) program=seer_jax ;; esac
+
 while true; do
   case $(state) in
     READY) ;;
@@ -50,7 +54,7 @@ while true; do
   install || { sleep 60; continue; }
   status=0
   # The hosts of a slice find each other; the same command on each.
-  everywhere "cd seer_jax && .venv/bin/python -m seer_jax.main $(printf '%q ' "$@")" ||
+  everywhere "cd seer_jax && .venv/bin/python -m $program $(printf '%q ' "$@")" ||
     status=$?
   case $status in
     0) echo "done; the slice is still there: delete $NAME" && exit 0 ;;

@@ -102,7 +102,7 @@ def _embed(options: argparse.Namespace) -> None:
     collection = embed_folder.EmbeddedFolder(
       source,
       keys,
-      embed.open_weights(options.weights),
+      embed.open_weights(_lasting(options.weights)),
       host.user_path(options.out),
       embed.Options(
         tap=options.tap,
@@ -117,6 +117,14 @@ def _embed(options: argparse.Namespace) -> None:
     if processes == 1:
       process, processes = jax.process_index(), jax.process_count()
     print(collection.run(process, processes))
+
+
+def _lasting(weights):
+  """A path that holds from everywhere: `search` loads the weights again."""
+  from seer_jax.runtime import host
+
+  path = host.user_path(weights)
+  return str(path.resolve()) if path.exists() else weights
 
 
 def _place(options):

@@ -39,7 +39,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     metavar="N",
     type=int,
     default=os.cpu_count(),
-    help="processes (%(default)s)",
+    help="how many read images at once (%(default)s)",
   )
   add(
     "--max_pixels",

@@ -55,6 +55,7 @@ def _label(options: argparse.Namespace) -> None:
   found = _embedded(options)
   from seer_jax.apps import tables
   from seer_jax.apps.collection import cluster, examples, label
+  from seer_jax.apps.collection import label_report as report
   from seer_jax.apps.embedding import shards
   from seer_jax.apps.view import gallery
   from seer_jax.runtime import host
@@ -65,10 +66,10 @@ def _label(options: argparse.Namespace) -> None:
     known = examples.of_table(options.examples, found)
   shares = examples.shares_of(options.shares, known) if options.shares else None
   predictions = label.predict(known, found.features, options.precision, shares)
-  rows = label.rows_of(found, known, predictions)
-  groups = label.members(known, predictions)
-  print(tables.terminal(label.table(known, predictions)))
-  for line in label.sentences(found, known, predictions, options.precision):
+  rows = report.rows_of(found, known, predictions)
+  groups = report.members(known, predictions)
+  print(tables.terminal(report.table(found, known, predictions)))
+  for line in report.sentences(found, known, predictions, options.precision):
     print(line)
   out = host.user_path(options.out)
   collection.write(out / "predictions.csv", shards.as_csv(rows))
@@ -84,7 +85,7 @@ def _label(options: argparse.Namespace) -> None:
   )
   if options.ask:
     asked = label.ask(predictions, found.features, known.rows_E, options.ask)
-    rows = label.questions(found, asked)
+    rows = report.questions(found, asked)
     collection.write(out / "ask.csv", shards.as_csv(rows))
   if options.links:
     links = cluster.link(host.user_path(options.links), found, groups)

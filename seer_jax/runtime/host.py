@@ -18,6 +18,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from typing import IO
@@ -39,6 +40,9 @@ _GOOGLE = "0x1ae0"
 _TPUS = (
   *("0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076"),
 )
+
+# The ending of a file that is being written; a kill may leave one.
+PART = ".part"
 
 # JAX in a process of its own: it may hang or crash, and it must not hold the
 # memory of a GPU that somebody trains on.
@@ -178,7 +182,8 @@ def whole_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
     UserError: it cannot be written.
     Lost: the disk is full.
   """
-  part = path.with_name(f"{path.name}.part-{os.getpid()}")
+  # Hidden: who reads a folder of Parquet files takes all but such.
+  part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{PART}")
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     with part.open("wb") as file:

@@ -6,22 +6,37 @@ temperature scaling), and a threshold below which it abstains, chosen for a
 wanted precision.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from seer_jax.apps.collection import kmeans
 from seer_jax.apps.collection.examples import Examples
-from seer_jax.apps.embedding import embeddings, vectors
+from seer_jax.apps.embedding import vectors
 from seer_jax.runtime import errors
 
 # Folds of the examples, at most.
 _FOLDS = 5
 _BINS = 15
-_NOT_SURE = "not sure"
 # Images that `ask` chooses among, at most.
 _POOL = 50_000
+
+
+class HeldOut(NamedTuple):
+  """Accepted examples, counted as often as images like them are met.
+
+  Attributes:
+    count: of the examples.
+    right: share of them.
+    low: end of Wilson's 90 % interval of that share.
+    high: its other end.
+  """
+
+  count: int
+  right: float
+  low: float
+  high: float
 
 
 class Predictions(NamedTuple):
@@ -29,16 +44,16 @@ class Predictions(NamedTuple):
 
   Attributes:
     probability_NxL: calibrated.
-    threshold: of the largest probability, from which on a prediction is
-      accepted; above 1 if nothing is.
-    precision: that is expected of the accepted ones.
+    threshold_L: of the largest probability, from which on a prediction of a
+      category is accepted; infinite if none is.
+    held_out: of the examples that are accepted when they are held out.
     held_out_accuracy: of the examples, in cross-validation.
     held_out_ece: calibration error of these.
   """
 
   probability_NxL: np.ndarray
-  threshold: float
-  precision: float
+  threshold_L: np.ndarray
+  held_out: HeldOut
   held_out_accuracy: float
   held_out_ece: float
 
@@ -55,7 +70,7 @@ class Predictions(NamedTuple):
   @property
   def accepted(self) -> np.ndarray:
     """Whether a prediction is certain enough: N."""
-    return self.confidence >= self.threshold
+    return self.confidence >= self.threshold_L[self.category]
 
 
 def predict(
@@ -94,19 +109,26 @@ def predict(
   weights_L = (before_L if shares_L is None else shares_L) / before_L
   probability_NxL = _reweighted(probability_NxL, weights_L)
   # The examples count as often as images like them are met.
-  confidence_E = _reweighted(held_out_ExL, weights_L)
-  right_E = confidence_E.argmax(1) == labels_E
-  threshold, expected = _threshold(
-    probability_NxL.max(1),
-    confidence_E.max(1),
-    right_E,
-    weights_L[labels_E],
-    precision,
+  confidence_ExL = _reweighted(held_out_ExL, weights_L)
+  threshold_L = np.array(
+    [
+      _threshold(
+        probability_NxL,
+        confidence_ExL,
+        labels_E,
+        weights_L[labels_E],
+        number,
+        precision,
+      )
+      for number in range(len(weights_L))
+    ]
   )
+  guess_E = confidence_ExL.argmax(1)
+  sure_E = confidence_ExL.max(1) >= threshold_L[guess_E]
   return Predictions(
     probability_NxL,
-    threshold,
-    expected,
+    threshold_L,
+    _held_out_ones(guess_E == labels_E, sure_E, weights_L[labels_E]),
     float(np.mean(held_out_ExL.argmax(1) == labels_E)),
     calibration_error(held_out_ExL, labels_E),
   )
@@ -167,29 +189,42 @@ def _reweighted(probability_NxL, weights_L):
   return p_NxL / p_NxL.sum(1, keepdims=True)
 
 
-def _threshold(confidence_N, held_out_E, right_E, weight_E, precision):
-  """(threshold, expected precision of what it accepts).
+def _threshold(
+  probability_NxL, held_out_ExL, labels_E, weight_E, number, precision
+):
+  """From which probability on predictions of a category are precise enough.
 
   It holds twice: by the probabilities of the collection's images, and by the
   examples that were held out.
   """
+  confidence_N = probability_NxL[probability_NxL.argmax(1) == number, number]
   order = np.sort(confidence_N)[::-1]
   means = np.cumsum(order) / np.arange(1, len(order) + 1)
   enough = np.flatnonzero(means >= precision)
-  if not len(enough):
-    return np.inf, float("nan")
-  threshold = order[enough[-1]]
-  # From the most certain example on, those that it keeps precise enough.
-  rank = np.argsort(-held_out_E, kind="stable")
-  weight = weight_E[rank]
-  share = np.cumsum(weight * right_E[rank]) / np.cumsum(weight)
-  enough = np.flatnonzero(share >= precision)
-  lowest = held_out_E[rank[enough[-1]]] if len(enough) else np.inf
-  threshold = max(threshold, lowest)
-  accepted = confidence_N[confidence_N >= threshold]
-  if not len(accepted):
-    return np.inf, float("nan")
-  return float(threshold), float(accepted.mean())
+  guessed = np.flatnonzero(held_out_ExL.argmax(1) == number)
+  rank = guessed[np.argsort(-held_out_ExL[guessed, number], kind="stable")]
+  share = np.cumsum(weight_E[rank] * (labels_E[rank] == number))
+  share /= np.maximum(np.cumsum(weight_E[rank]), 1e-12)
+  precise = np.flatnonzero(share >= precision)
+  if not len(enough) or not len(precise):
+    return np.inf
+  return max(order[enough[-1]], held_out_ExL[rank[precise[-1]], number])
+
+
+def _held_out_ones(right_E, sure_E, weight_E, z=1.645):
+  weight = weight_E[sure_E]
+  if not len(weight):
+    return HeldOut(0, 0.0, 0.0, 1.0)
+  share = float(np.average(right_E[sure_E], weights=weight))
+  # As many examples of equal weight would say as much.
+  count = weight.sum() ** 2 / np.square(weight).sum()
+  square = z * z / count
+  middle = (share + square / 2) / (1 + square)
+  spread = share * (1 - share) / count + square / (4 * count)
+  reach = z / (1 + square) * spread**0.5
+  return HeldOut(
+    len(weight), share, float(middle - reach), float(middle + reach)
+  )
 
 
 def calibration_error(
@@ -245,136 +280,3 @@ def ask(
   doubt_K[found.sizes == 0] = -1
   chosen = np.argsort(-doubt_K, kind="stable")[:count]
   return rows[first_K[chosen[doubt_K[chosen] >= 0]]]
-
-
-def rows_of(
-  found: embeddings.Embeddings,
-  examples: Examples,
-  predictions: Predictions,
-) -> list[dict[str, Any]]:
-  """A row for each image: by category, the most certain first."""
-  confidence_N, category_N = predictions.confidence, predictions.category
-  given = {
-    int(row): examples.names[label]
-    for row, label in zip(examples.rows_E, examples.labels_E, strict=True)
-    if row >= 0
-  }
-  order = np.lexsort((-confidence_N, category_N))
-  paths = found.column("path")
-  return [
-    {
-      "id": found.ids[row],
-      "path": paths[row],
-      "category": examples.names[category_N[row]],
-      "confidence": f"{confidence_N[row]:.4f}",
-      "accepted": int(confidence_N[row] >= predictions.threshold),
-      "given": given.get(int(row), ""),
-    }
-    for row in order
-  ]
-
-
-def members(
-  examples: Examples, predictions: Predictions
-) -> dict[str, np.ndarray]:
-  """Accepted rows of each category, the most certain first; the rest apart."""
-  order = np.argsort(-predictions.confidence, kind="stable")
-  is_sure = predictions.accepted[order]
-  groups = {
-    name: order[is_sure & (predictions.category[order] == number)]
-    for number, name in enumerate(examples.names)
-  }
-  return groups | {_NOT_SURE: order[~is_sure]}
-
-
-class Measured(NamedTuple):
-  """Of predictions, where the collection has labels of the same names."""
-
-  accuracy: float
-  ece: float
-  coverage: float
-  precision: float
-  images: int
-
-
-def measured(
-  found: embeddings.Embeddings,
-  examples: Examples,
-  predictions: Predictions,
-) -> Measured | None:
-  """How good predictions are, without the examples; None without labels."""
-  if found.labels is None or not set(examples.names) & set(found.labels):
-    return None
-  number = {name: at for at, name in enumerate(examples.names)}
-  label_N = np.array([number.get(name, -1) for name in found.labels])
-  label_N[examples.rows_E[examples.rows_E >= 0]] = -1
-  rows = np.flatnonzero(label_N >= 0)
-  if not len(rows):
-    return None
-  right = predictions.category[rows] == label_N[rows]
-  accepted = predictions.accepted[rows]
-  return Measured(
-    float(right.mean()),
-    calibration_error(predictions.probability_NxL[rows], label_N[rows]),
-    float(accepted.mean()),
-    float(right[accepted].mean()) if accepted.any() else float("nan"),
-    len(rows),
-  )
-
-
-def questions(
-  found: embeddings.Embeddings, rows: Sequence[int]
-) -> list[dict[str, str]]:
-  """Rows of a table to be filled in, as `examples.of_table` reads it."""
-  paths = found.column("path")
-  return [
-    {"id": found.ids[row], "label": "", "path": paths[row]} for row in rows
-  ]
-
-
-def table(examples: Examples, predictions: Predictions) -> list[list[str]]:
-  """What there is of each category: a head, and a row each."""
-  rows = [["category", "examples", "predicted", "accepted"]]
-  for number, name in enumerate(examples.names):
-    predicted = predictions.category == number
-    counts = (
-      np.sum(examples.labels_E == number),
-      predicted.sum(),
-      (predicted & predictions.accepted).sum(),
-    )
-    rows.append([name, *map(str, counts)])
-  return rows
-
-
-def sentences(
-  found: embeddings.Embeddings,
-  examples: Examples,
-  predictions: Predictions,
-  precision: float,
-) -> Iterator[str]:
-  """What to expect of the predictions, and what was measured if that can be."""
-  count = len(examples.labels_E)
-  yield (
-    f"in cross-validation of the {count} examples: accuracy"
-    f" {predictions.held_out_accuracy:.3f}, calibration error"
-    f" {predictions.held_out_ece:.3f}"
-  )
-  accepted = predictions.accepted.sum()
-  if accepted:
-    yield (
-      f"{accepted} of {len(found)} images are accepted: confidence of"
-      f" {predictions.threshold:.3f} or more, expected precision"
-      f" {predictions.precision:.3f}"
-    )
-  else:
-    yield (
-      f"no image is certain enough for a precision of {precision:g}; give more"
-      " examples (--ask 20 names the most useful), or ask for less"
-    )
-  known = measured(found, examples, predictions)
-  if known:
-    yield (
-      f"against the labels of {known.images} other images: accuracy"
-      f" {known.accuracy:.3f}, calibration error {known.ece:.3f}; accepted"
-      f" {known.coverage:.1%}, precision {known.precision:.3f}"
-    )

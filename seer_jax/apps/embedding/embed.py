@@ -176,7 +176,7 @@ class Embedder:
       with jax.set_mesh(self._mesh):
         batches = self._started(self._looked(pool, look, groups))
         for batch, found, is_last in _one_late(batches):
-          group += _finished(batch, found)
+          group += _finished(batch, found, self._options.dtype)
           progress(len(batch))
           if is_last:
             yield group
@@ -207,8 +207,9 @@ class Embedder:
     if not views:
       return {}
     side = self._encoder.preprocessing.size
-    pixels_BxSxSx3 = np.zeros((self._batch, side, side, 3), np.uint8)
+    pixels_BxSxSx3 = np.empty((self._batch, side, side, 3), np.uint8)
     np.stack(views, out=pixels_BxSxSx3[: len(views)])
+    pixels_BxSxSx3[len(views) :] = 0
     rows = jax.device_put(pixels_BxSxSx3, mesh_lib.rows(self._mesh))
     return self._forward(self._variables, rows)
 
@@ -224,9 +225,12 @@ def _one_late(batches):
     yield before
 
 
-def _finished(batch, found):
+def _finished(batch, found, dtype):
   """The images of a batch with what the devices found of the usable ones."""
   found = {name: np.asarray(x) for name, x in found.items()}
+  if found:
+    with np.errstate(over="ignore"):  # Too large for 16 bits: not finite.
+      found["embedding"] = found["embedding"].astype(dtype)
   row = 0
   for seen in batch:
     if seen.view_SxSx3 is None:
@@ -237,7 +241,7 @@ def _finished(batch, found):
     if np.isfinite(facts["embedding"]).all():
       yield Seen(_NO_VIEW, "", facts)  # The pixels have done their work.
     else:
-      yield Seen(None, "its embedding is not finite")
+      yield Seen(None, f"its embedding is not finite in {dtype}")
 
 
 def embed(

@@ -21,6 +21,8 @@ from seer_jax.data import sources
 from seer_jax.runtime import errors, host, process_pool
 from seer_jax.runtime import mesh as mesh_lib
 
+# What tells where something was, not what it is.
+_PLACES = "version", "weights", "source"
 ABOUT, SHARDS, BAD = "about.json", "embeddings", "bad_images.txt"
 
 
@@ -74,18 +76,20 @@ class EmbeddedFolder:
     if path.exists():
       theirs = read_about(self._out)
       for key, ours in self._about.items():
-        # Where the weights lay does not matter, what they are does.
-        if key not in ("version", "weights") and theirs.get(key) != ours:
+        # Where weights and images lay does not matter, what they are does.
+        if key not in _PLACES and theirs.get(key) != ours:
           raise errors.UserError(
             f"{self._out} holds embeddings of something else: {key} was"
             f" {errors.shown(str(theirs.get(key)))}, is"
             f" {errors.shown(str(ours))}; give another --out"
           )
       return
-    if self._out.is_dir() and any(self._out.iterdir()):
-      some = min(each.name for each in self._out.iterdir())
+    there = [p.name for p in self._out.iterdir()] if self._out.is_dir() else []
+    # Another process may just be writing the same file, which is hidden.
+    others = sorted(name for name in there if not name.startswith("."))
+    if others:
       raise errors.UserError(
-        f"{self._out} is not empty: it holds {some}; give a new --out"
+        f"{self._out} is not empty: it holds {others[0]}; give a new --out"
       )
     host.write_text(path, json.dumps(self._about, indent=1) + "\n")
 
@@ -165,6 +169,8 @@ class EmbeddedFolder:
       "bad": len(bad),
       "excluded": sums["excluded"],
     }
+    for part in (self._out / SHARDS).glob(f".*{host.PART}"):
+      part.unlink(missing_ok=True)  # A kill left it.
     # Last: what stands in it is there.
     host.write_text(self._out / ABOUT, json.dumps(about, indent=1) + "\n")
     return (

@@ -33,6 +33,9 @@ def test_what_is_accepted_is_as_precise_as_wanted(noise):
   found = label.predict(known, x, 0.9)
   right = found.category == labels
   assert right[found.accepted].mean() > 0.87
+  for one in range(4):
+    rows = found.accepted & (found.category == one)
+    assert right[rows].mean() > 0.8
   assert found.accepted.mean() > 0.2
   assert label.calibration_error(found.probability_NxL, labels) < 0.1
   assert abs(right.mean() - found.held_out_accuracy) < 0.1
@@ -43,7 +46,7 @@ def test_without_a_precise_prediction_nothing_is_accepted():
   x, _ = blobs(400, 4, 1.0)
   labels = np.random.default_rng(3).integers(0, 4, 400)  # Say nothing.
   found = label.predict(known_of(x, labels, 5), x, 0.99)
-  assert not found.accepted.any() and np.isinf(found.threshold)
+  assert not found.accepted.any() and np.isinf(found.threshold_L).all()
 
 
 def test_what_is_rare_is_believed_less():

@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import pathlib
 
 import numpy as np
 import photos
@@ -208,7 +207,52 @@ def test_a_full_disk_leaves_nothing_half_written(embed, tmp_path, monkeypatch):
   out = tmp_path / "out"
   status, _, err = embed(out)
   assert status == 70 and "No space left" in err.splitlines()[-1]
-  names = [path.name for path in pathlib.Path(out).rglob("*.parquet*")]
+  names = [path.name for path in (out / "embeddings").iterdir()]
   assert names == ["images-000000-of-000003.parquet"]
   monkeypatch.setattr(os, "fsync", fsync)
   assert embed(out)[0] == 0 and len(rows_of(out)) == 21
+
+
+def test_what_a_kill_left_is_not_read_and_goes(embed, tmp_path):
+  out = tmp_path / "out"
+  assert embed(out, "--processes", 2, "--process", 1)[0] == 0
+  torn = out / "embeddings" / ".images-000000-of-000003.parquet.0123.part"
+  torn.write_bytes(b"PAR1 torn")
+  assert parquet.read_table(out / "embeddings").num_rows == 7
+  assert embed(out)[0] == 0
+  assert not torn.exists() and len(rows_of(out)) == 21
+
+
+def test_processes_are_found_where_they_are_started(
+  embed, tmp_path, monkeypatch
+):
+  out = tmp_path / "out"
+  monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "3")
+  monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", "3")
+  for rank in (2, 0, 1):
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", str(rank))
+    status, said, err = embed(out)
+    assert status == 0, err
+  assert "21 embeddings" in said and len(rows_of(out)) == 21
+
+
+def test_numbers_too_large_for_16_bits(tiny, folder):
+  import jax
+
+  from seer_jax.apps.embedding import embed as embed_lib
+
+  network, variables = seer_jax.load(tiny)
+  large = jax.tree.map(lambda x: x, variables)
+  weights = embed_lib.Weights("large", network, large)
+  options = embed_lib.Options(dtype="float16", batch_size=8)
+  embedder = embed_lib.Embedder(weights, options)
+  forward = embedder._forward
+  embedder._forward = lambda *x: {
+    name: value * 1e6 if name == "embedding" else value
+    for name, value in forward(*x).items()
+  }
+  look = embed_lib.Look(sources.Folder(folder), network.preprocessing, 2**28)
+  (found,) = embedder.of(look, [range(3)])
+  assert {each.reason for each in found} == {
+    "its embedding is not finite in float16"
+  }
