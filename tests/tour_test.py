@@ -6,6 +6,7 @@ import pathlib
 import re
 import shlex
 import subprocess
+import sys
 import tarfile
 
 import photos
@@ -38,6 +39,9 @@ def home(tmp_path, tiny, monkeypatch):
 
   monkeypatch.setattr(server.Server, "serve_forever", end)
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+  # `python` is this one.
+  here = str(pathlib.Path(sys.executable).parent)
+  monkeypatch.setenv("PATH", here, prepend=os.pathsep)
   monkeypatch.chdir(tmp_path)
   (tmp_path / "runs").mkdir()
   (tmp_path / "runs" / "cifar10").symlink_to(tiny)

@@ -5,6 +5,7 @@ function that runs it. What it runs is imported there and not here, so that
 `--help` answers at once and a machine without JAX can be told so.
 """
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -44,7 +45,15 @@ def cli() -> None:
   """Runs the command line of this process, and exits."""
   if "" not in sys.path:
     sys.path.insert(0, "")  # As `python -m` does; configs import each other.
-  sys.exit(main(sys.argv[1:]))
+  try:
+    status = main(sys.argv[1:])
+    sys.stdout.flush()
+  except BrokenPipeError:
+    # Who reads the output, such as `head`, has had enough. What is still to be
+    # flushed at the end must go nowhere.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    status = errors.UNREAD
+  sys.exit(status)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -25,6 +25,8 @@ class Lost(Exception):
   STATUS = 70  # sysexits' EX_SOFTWARE; 1 is left to defects.
 
 
+# Of output that nobody reads to its end: what shells report of SIGPIPE.
+UNREAD = 141
 # Of Ctrl-C that is not waited for: what shells report of SIGINT.
 INTERRUPTED = 130
 

@@ -35,8 +35,9 @@ class Embeddings:
     missing = sum(not path.exists() for path in self._files)
     if missing or "rows" not in self.about:
       raise errors.UserError(
-        f"{self.folder} is not finished: {missing} of {len(self._files)} shards"
-        " are missing; run the same seer-jax embed again"
+        f"{self.folder} is not finished:"
+        f" {len(self._files) - missing} of {len(self._files)} shards are there;"
+        " run the same seer-jax embed again"
       )
 
   def __len__(self) -> int:
