@@ -1,6 +1,7 @@
 """Images per second of `seer-jax embed`, beside decoding and resizing alone.
 
     python benchmarks/embed.py [--rounds=5] [--data=photos.tar] [--times=4]
+      [--small]
 
 In each round, in turn, over the same photographs and with as many threads as
 there are cores:
@@ -8,6 +9,9 @@ there are cores:
 * decode: `crops.decode` and the network's view, and nothing else;
 * embed, for each trunk: everything that `seer-jax embed` does, up to the
   Parquet file: hashes, the network, rows.
+
+`--times` takes each photograph so often: starting takes half a second, which
+long runs do not notice. `--small` leaves out the published trunk.
 
 Prints a table and one line of JSON; `share` is embed's rate over decode's.
 """
@@ -60,6 +64,7 @@ def main() -> None:
   parser.add_argument("--rounds", type=int, default=5)
   parser.add_argument("--data", type=pathlib.Path, default=PHOTOS)
   parser.add_argument("--times", type=int, default=4)
+  parser.add_argument("--small", action="store_true")
   options = parser.parse_args()
 
   import jax
@@ -75,6 +80,8 @@ def main() -> None:
   source = sources.Folder(base / "photos")
   networks = {}
   for name, shape in TRUNKS.items():
+    if isinstance(shape, str) and options.small:
+      continue
     if isinstance(shape, str):
       architecture = architectures.find(shape)
     else:

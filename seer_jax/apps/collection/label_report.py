@@ -21,6 +21,7 @@ def rows_of(
 ) -> list[dict[str, Any]]:
   """A row for each image: by category, the most certain first."""
   confidence_N, category_N = predictions.confidence, predictions.category
+  accepted_N = predictions.accepted
   given = {
     int(row): examples.names[label]
     for row, label in zip(examples.rows_E, examples.labels_E, strict=True)
@@ -34,7 +35,7 @@ def rows_of(
       "path": paths[row],
       "category": examples.names[category_N[row]],
       "confidence": f"{confidence_N[row]:.4f}",
-      "accepted": int(predictions.accepted[row]),
+      "accepted": int(accepted_N[row]),
       "given": given.get(int(row), ""),
     }
     | {

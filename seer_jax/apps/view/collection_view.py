@@ -29,7 +29,7 @@ class CollectionView:
     """Makes the map and the clusters, or reads them.
 
     Raises:
-      UserError: see `projection.plane`.
+      UserError: see `projection.plane`; or clusters or labels cannot be read.
     """
     self.found = found
     self.method, self.place_Nx2 = projection.plane(found, method)
@@ -45,10 +45,16 @@ class CollectionView:
     """Of `seer-jax cluster`, if that was called, else a few."""
     path = self.found.folder / "clusters" / "clusters.csv"
     if path.exists():
-      with path.open(newline="", errors="surrogateescape") as file:
-        lines = list(csv.DictReader(file))
+      try:
+        with path.open(newline="", errors="surrogateescape") as file:
+          lines = [int(line["cluster"]) for line in csv.DictReader(file)]
+      except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise errors.UserError(
+          f"{path} cannot be read ({error!r}); run seer-jax cluster again, or"
+          " remove it"
+        ) from error
       if len(lines) == len(self.found):
-        return np.array([int(line["cluster"]) for line in lines], np.int32)
+        return np.array(lines, np.int32)
     k = max(1, min(_CLUSTERS, round((len(self.found) / 2) ** 0.5)))
     return kmeans.spherical_kmeans(
       self.found.features, k, mesh=mesh_lib.make()

@@ -215,3 +215,12 @@ def test_the_command_prints_the_address_and_ends_on_ctrl_c(tmp_path):
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=60)
   assert process.returncode == 0 and "labels.csv" in out
+
+
+def test_clusters_that_cannot_be_read(tmp_path, monkeypatch):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+  found = embeddings.Embeddings(points.make(tmp_path, 30))
+  (found.folder / "clusters").mkdir()
+  (found.folder / "clusters" / "clusters.csv").write_text("id,kind\na,b\n")
+  with pytest.raises(errors.UserError, match=r"clusters\.csv cannot be read"):
+    collection_view.CollectionView(found, "pca")

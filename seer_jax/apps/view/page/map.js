@@ -10,6 +10,9 @@ const NOTHING = "#9a9aa2";
 // Up to so many points in sight are shown as pictures.
 const FEW = 120;
 const PICTURE = 46;
+// Of a larger selection the others fade; rings would hide the points.
+const RINGS = 400;
+const FADED = 0x30000000;
 
 function rgba(hex) {
   const value = parseInt(hex.slice(1), 16);
@@ -92,13 +95,15 @@ class PointMap {
       for (let dx = -radius; dx <= radius; dx++)
         if (dx * dx + dy * dy <= radius * radius + 0.5)
           disc.push(dy * this.width + dx);
-    const seen = [];
+    const seen = [], fade = this.selected.size > RINGS;
     for (let i = 0; i < this.count; i++) {
       const x = this.x(i) | 0, y = this.y(i) | 0;
       if (x < radius || y < radius || x >= this.width - radius ||
         y >= this.height - radius) continue;
       if (seen.length <= FEW) seen.push(i);
-      const at = y * this.width + x, colour = this.colours[i];
+      const at = y * this.width + x, faded = fade && !this.selected.has(i);
+      const colour = faded ? this.colours[i] & 0xffffff | FADED
+        : this.colours[i];
       for (const offset of disc) this.pixels[at + offset] = colour;
     }
     this.context.putImageData(this.image, 0, 0);
@@ -139,7 +144,8 @@ class PointMap {
     const style = getComputedStyle(this.canvas);
     this.context.strokeStyle = style.getPropertyValue("--text");
     this.context.lineWidth = 1.5 * this.ratio;
-    for (const row of [...this.selected].slice(0, 20000)) {
+    if (this.selected.size > RINGS) return;
+    for (const row of this.selected) {
       this.context.beginPath();
       this.context.arc(this.x(row), this.y(row), radius + 2 * this.ratio, 0,
         2 * Math.PI);
