@@ -102,6 +102,7 @@ def test_exact_search_is_brute_force():
     seer_jax.Index(np.empty((0, 3), np.float32))
 
 
+@pytest.mark.extras
 def test_faiss_finds_the_same_and_is_kept(tmp_path, monkeypatch):
   pytest.importorskip("faiss", reason="needs .[faiss]")
   monkeypatch.setattr(search, "_FLAT", 100)
