@@ -1,6 +1,7 @@
 """`label` and `view`: from a few labels to all, and by eye."""
 
 import argparse
+import os
 import sys
 
 from seer_jax.commands import collection
@@ -141,11 +142,18 @@ def _view(options: argparse.Namespace) -> None:
     try:
       print(f"{serving.url}\nopen it in a browser of this machine; Ctrl-C ends")
       sys.stdout.flush()
-      if not options.no_browser:
+      if not options.no_browser and _has_screen():
         webbrowser.open(serving.url)
       serving.serve_forever()
     except KeyboardInterrupt:
       print(f"ended; labels are in {found.folder / collection_view.LABELS}")
+
+
+def _has_screen():
+  """Without one, a browser of the terminal would open, or none and complain."""
+  return sys.platform != "linux" or bool(
+    {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ)
+  )
 
 
 LABEL = Command(

@@ -1,6 +1,7 @@
 """The command line: help, examples, mistakes, and what it imports for them."""
 
 import inspect
+import os
 import shlex
 import subprocess
 import sys
@@ -132,3 +133,16 @@ def test_options_and_formats_are_those_of_what_is_run():
   assert set(data._KEYS) == known
   text = inspect.getsource(commands.weights)
   assert all(form in text for form in convert.FORMATS)
+
+
+def test_output_that_nobody_reads_to_its_end_is_no_crash():
+  read, write = os.pipe()
+  os.close(read)
+  ended = subprocess.run(
+    [sys.executable, "-m", "seer_jax", "--help"],
+    cwd=runs.ROOT,
+    stdout=write,
+    stderr=subprocess.PIPE,
+  )
+  os.close(write)
+  assert ended.returncode == 141 and ended.stderr == b""
