@@ -1,6 +1,7 @@
 """Embeddings on a plane: UMAP where it is installed, else two components."""
 
 import logging
+import warnings
 
 import numpy as np
 
@@ -45,15 +46,15 @@ def plane(found: embeddings.Embeddings, method: str) -> tuple[str, np.ndarray]:
 
 def _umap():
   try:
-    import umap
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore")  # It tells what else could be installed.
+      import umap
   except ImportError:
     return None
   return umap
 
 
 def _by_umap(features_NxD):
-  import warnings
-
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # A seed costs its parallelism; it says so.
     return (

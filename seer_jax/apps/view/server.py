@@ -11,6 +11,7 @@ import http.server
 import importlib.resources
 import json
 import secrets
+import sys
 import urllib.parse
 from collections.abc import Callable
 from typing import Any
@@ -68,6 +69,11 @@ class Server(http.server.ThreadingHTTPServer):
         f"cannot listen at {_ADDRESS}:{port} ({error}); give another --port"
       ) from error
 
+  def handle_error(self, request, client_address):
+    """A browser that goes on to something else is no news."""
+    if not isinstance(sys.exception(), ConnectionError):
+      super().handle_error(request, client_address)
+
   @property
   def url(self) -> str:
     """The address to open."""
@@ -95,8 +101,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
       self._send(400, f"{error}\n".encode(), "text/plain; charset=utf-8")
     except errors.Lost as error:
       self._send(507, f"{error}\n".encode(), "text/plain; charset=utf-8")
-    except ConnectionError:
-      self.close_connection = True  # The browser has gone on.
 
   def _checked(self):
     """(path behind the token, query) of a request that may be answered."""
