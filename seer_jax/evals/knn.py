@@ -175,7 +175,7 @@ def nearest(
   rows = -(-min(count, max(k, _CHUNK // bank_NxD.shape[1])) // mesh.size)
   rows *= mesh.size
   start, search = _search(mesh, k, metric)
-  prepared = jax.jit(_unit) if metric == "cosine" else lambda x: x
+  prepared = jax.jit(unit) if metric == "cosine" else lambda x: x
   queries = [
     prepared(jax.device_put(part, mesh_lib.replicated(mesh)))
     for part in _parts(np.asarray(query_QxD, np.float32), _QUERIES)
@@ -306,6 +306,7 @@ def _similarity(query_BxD, bank_RxD, metric):
   return 2 * product_BxR - squares_Bx1 - squares_R
 
 
-def _unit(x_NxD):
+def unit(x_NxD: jax.Array) -> jax.Array:
+  """Rows of length one; zeros stay zeros."""
   norm_Nx1 = jnp.linalg.norm(x_NxD, axis=1, keepdims=True)
   return x_NxD / jnp.maximum(norm_Nx1, 1e-12)

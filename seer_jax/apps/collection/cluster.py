@@ -46,7 +46,7 @@ def cluster(
   Raises:
     UserError: no such method, or no such number of clusters.
   """
-  levels = [k] if isinstance(k, int) else list(k)
+  levels = list(k) if isinstance(k, Sequence) else [int(k)]
   if method == "hdbscan":
     return [_hdbscan(features_NxD, min_size)]
   if method not in ("kmeans", "balanced"):

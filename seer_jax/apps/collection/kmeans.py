@@ -16,6 +16,7 @@ import numpy as np
 from scipy import sparse
 
 from seer_jax.apps.embedding import vectors
+from seer_jax.evals import knn
 from seer_jax.runtime import errors
 from seer_jax.runtime import mesh as mesh_lib
 
@@ -104,7 +105,7 @@ def _spread(sample_MxD, k, key):
 
   Of a few that are drawn, the best is taken, as the authors suggest.
   """
-  unit_MxD = _unit(sample_MxD)
+  unit_MxD = knn.unit(sample_MxD)
   count, tries = len(unit_MxD), 2 + int(np.log(k))
 
   def draw(i, carry):
@@ -259,7 +260,7 @@ def _step(mesh, candidates):
 
   @functools.partial(jax.jit, out_shardings=(rows, rows, whole))
   def step(chunk_RxD, real, centre_KxD):
-    unit_RxD = _unit(chunk_RxD.astype(jnp.float32))
+    unit_RxD = knn.unit(chunk_RxD.astype(jnp.float32))
     similarity_RxK = jnp.matmul(unit_RxD, centre_KxD.T, precision="highest")
     best_RxM, index_RxM = _largest(similarity_RxK, candidates)
     # What fills up a chunk is in no cluster: beyond the last, it is dropped.
@@ -282,8 +283,3 @@ def _largest(x_RxK, count):
 
   _, (best_MxR, index_MxR) = jax.lax.scan(take, x_RxK, length=count)
   return best_MxR.T, index_MxR.T
-
-
-def _unit(x_NxD):
-  norm_Nx1 = jnp.linalg.norm(x_NxD, axis=1, keepdims=True)
-  return x_NxD / jnp.maximum(norm_Nx1, 1e-12)
