@@ -185,33 +185,38 @@ class Embedder:
       pool.shutdown(cancel_futures=True)
 
   def _looked(self, pool, look, groups):
-    """(batch under way, whether it ends its group), a few ahead."""
+    """(batch under way, its pixels, whether it ends its group), a few ahead."""
+    side = self._encoder.preprocessing.size
     ahead = collections.deque()
     for group in groups:
       for first in range(0, len(group), self._batch):
         last = first + self._batch
-        batch = [pool.submit(look, item) for item in group[first:last]]
-        ahead.append((batch, last >= len(group)))
+        # What no image fills stays zero.
+        pixels_BxSxSx3 = np.zeros((self._batch, side, side, 3), np.uint8)
+        batch = [
+          pool.submit(_fill, look, item, pixels_BxSxSx3[row])
+          for row, item in enumerate(group[first:last])
+        ]
+        ahead.append((batch, pixels_BxSxSx3, last >= len(group)))
         if len(ahead) > _AHEAD:
           yield ahead.popleft()
     yield from ahead
 
   def _started(self, batches):
-    for batch, is_last in batches:
+    """(batch, what the devices will have found of it, whether it is a last)."""
+    for batch, pixels_BxSxSx3, is_last in batches:
       batch = [future.result() for future in batch]
-      yield batch, self._start(batch), is_last
+      rows = jax.device_put(pixels_BxSxSx3, mesh_lib.rows(self._mesh))
+      yield batch, self._forward(self._variables, rows), is_last
 
-  def _start(self, batch):
-    """Computes of the usable images of a batch; the result comes later."""
-    views = [seen.view_SxSx3 for seen in batch if seen.view_SxSx3 is not None]
-    if not views:
-      return {}
-    side = self._encoder.preprocessing.size
-    pixels_BxSxSx3 = np.empty((self._batch, side, side, 3), np.uint8)
-    np.stack(views, out=pixels_BxSxSx3[: len(views)])
-    pixels_BxSxSx3[len(views) :] = 0
-    rows = jax.device_put(pixels_BxSxSx3, mesh_lib.rows(self._mesh))
-    return self._forward(self._variables, rows)
+
+def _fill(look, item, pixels_SxSx3):
+  """Looks at an image, and leaves its pixels in a batch. Runs in threads."""
+  seen = look(item)
+  if seen.view_SxSx3 is None:
+    return seen
+  pixels_SxSx3[...] = seen.view_SxSx3
+  return seen._replace(view_SxSx3=pixels_SxSx3)
 
 
 def _one_late(batches):
@@ -228,18 +233,16 @@ def _one_late(batches):
 def _finished(batch, found, dtype):
   """The images of a batch with what the devices found of the usable ones."""
   found = {name: np.asarray(x) for name, x in found.items()}
-  if found:
-    with np.errstate(over="ignore"):  # Too large for 16 bits: not finite.
-      found["embedding"] = found["embedding"].astype(dtype)
-  row = 0
-  for seen in batch:
+  with np.errstate(over="ignore"):  # Too large for 16 bits: not finite.
+    found["embedding"] = found["embedding"].astype(dtype)
+  finite_B = np.isfinite(found["embedding"]).all(1)
+  for row, seen in enumerate(batch):
     if seen.view_SxSx3 is None:
       yield seen
-      continue
-    facts = {**seen.facts, **{name: x[row] for name, x in found.items()}}
-    row += 1
-    if np.isfinite(facts["embedding"]).all():
-      yield Seen(_NO_VIEW, "", facts)  # The pixels have done their work.
+    elif finite_B[row]:
+      facts = {name: x[row] for name, x in found.items()}
+      # The pixels have done their work.
+      yield Seen(_NO_VIEW, "", {**seen.facts, **facts})
     else:
       yield Seen(None, f"its embedding is not finite in {dtype}")
 
