@@ -314,10 +314,6 @@ def _figures(workdir, name, config):
   return found
 
 
-def _renamed(name):
-  return lambda match: name if match[1] == "accuracy" else f"{name}/choice"
-
-
 def _best_of_taps(found, name, config):
   """For each tap the head that is best on the labels to choose by."""
   best = {}

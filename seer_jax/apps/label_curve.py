@@ -16,7 +16,6 @@ import numpy as np
 
 from seer_jax.apps import evaluate, subjects
 
-SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 SCRATCH, PROBE, FINETUNE = "from scratch", "probe", "fine-tune"
 PIXELS = "pixels"
 

@@ -181,6 +181,8 @@ def _search(options: argparse.Namespace) -> None:
     )
     if row >= 0
   ]
+  if not results:
+    raise errors.UserError(f"{options.folder} holds no other image")
   table = [list(results[0]), *(list(map(str, r.values())) for r in results)]
   print(tables.terminal(table))
   if options.out:

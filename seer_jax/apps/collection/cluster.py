@@ -13,7 +13,6 @@ from seer_jax.apps.embedding import embeddings, shards, vectors
 from seer_jax.runtime import errors, host
 from seer_jax.runtime import mesh as mesh_lib
 
-METHODS = ("kmeans", "balanced", "hdbscan", "prototypes")
 # HDBSCAN compares all pairs, in few dimensions.
 _HDBSCAN_MOST, _HDBSCAN_WIDTH = 50_000, 50
 
@@ -35,8 +34,8 @@ def cluster(
     features_NxD: float32 or float16, of any length; may be a memory map.
     k: clusters; several, falling, are levels of a hierarchy, in which clusters
       are clustered by their centres. HDBSCAN finds their number.
-    method: "kmeans" (spherical), "balanced" (of about equal size) or
-      "hdbscan", in which not every vector is in a cluster.
+    method: "kmeans" (spherical), "balanced" (none larger than N / K,
+      rounded up) or "hdbscan", in which not every vector is in a cluster.
     min_size: of HDBSCAN's clusters.
     seed: one seed, one result.
 

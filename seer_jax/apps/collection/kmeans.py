@@ -273,7 +273,7 @@ def _step(mesh, candidates):
 
 
 def _largest(x_RxK, count):
-  """`jax.lax.top_k` of few, which on CPUs takes twenty times as long."""
+  """`jax.lax.top_k` of few, which on CPUs takes four times as long."""
 
   def take(rest_RxK, _):
     index_R = jnp.argmax(rest_RxK, 1).astype(jnp.int32)

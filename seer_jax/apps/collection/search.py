@@ -26,7 +26,7 @@ class Index:
 
   Exact search is one blocked matrix product, read once from start to end: the
   vectors may be a memory map larger than memory. faiss's index is approximate,
-  built once, and answers single queries in milliseconds.
+  and built once.
   """
 
   def __init__(

@@ -75,9 +75,8 @@ class EmbeddedFolder:
     path = self._out / ABOUT
     if path.exists():
       theirs = read_about(self._out)
-      for key, ours in self._about.items():
-        # Where weights and images lay does not matter, what they are does.
-        if key not in _PLACES and theirs.get(key) != ours:
+      for key, ours in lasting(self._about).items():
+        if theirs.get(key) != ours:
           raise errors.UserError(
             f"{self._out} holds embeddings of something else: {key} was"
             f" {errors.shown(str(theirs.get(key)))}, is"
@@ -179,6 +178,11 @@ class EmbeddedFolder:
       + f", {sums['excluded']} were excluded"
       * bool(sums["excluded"])
     )
+
+
+def lasting(about: Mapping[str, Any]) -> dict[str, Any]:
+  """What embeddings depend on: what weights and images are, not where."""
+  return {key: about[key] for key in sorted(about) if key not in _PLACES}
 
 
 def shards_of(

@@ -32,6 +32,7 @@ class Embeddings:
     self.folder = host.user_path(str(folder))
     self.about = embed_folder.read_about(self.folder)
     self._files = embed_folder.shards_of(self.folder, self.about)
+    self._columns: dict[str, np.ndarray] = {}
     missing = sum(not path.exists() for path in self._files)
     if missing or "rows" not in self.about:
       raise errors.UserError(
@@ -53,10 +54,6 @@ class Embeddings:
       parts = [_read(path, name) for path in self._files]
       self._columns[name] = np.concatenate(parts)
     return self._columns[name]
-
-  @functools.cached_property
-  def _columns(self) -> dict[str, np.ndarray]:
-    return {}
 
   @property
   def ids(self) -> np.ndarray:
@@ -107,9 +104,8 @@ class Embeddings:
   @functools.cached_property
   def fingerprint(self) -> str:
     """Tells these embeddings from others."""
-    about = [(path.name, path.stat().st_size) for path in self._files]
-    keys = "weights_fingerprint", "source_fingerprint", "tap", "dtype"
-    whole = about, [self.about[key] for key in keys]
+    files = [(path.name, path.stat().st_size) for path in self._files]
+    whole = files, embed_folder.lasting(self.about)
     return hashlib.sha256(repr(whole).encode()).hexdigest()[:24]
 
   def row_of(self, name: str) -> int | None:

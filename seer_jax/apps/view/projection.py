@@ -10,8 +10,7 @@ from seer_jax.runtime import errors, host
 
 _log = logging.getLogger(__name__)
 
-METHODS = ("auto", "umap", "pca")
-# Of more images UMAP would take minutes: auto takes PCA.
+# UMAP takes long for more images: auto takes PCA.
 _UMAP_MOST = 50_000
 _SAMPLE = 20_000
 # Outliers do not shrink the rest to a dot.

@@ -135,9 +135,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
       case ["rows"]:
         return _json([view.row(row) for row in self._rows(query)])
       case ["near"]:
-        return _json(view.near(self._rows(query), _number(query, "k", 48)))
+        return _json(view.near(self._rows(query), _number(query, "k")))
       case ["ask"]:
-        return _json(view.ask(_number(query, "n", 24)))
+        return _json(view.ask(_number(query, "n")))
     raise _Refused(404, "there is nothing here")
 
   def _post(self, path, query):
@@ -166,8 +166,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     return int(text)
 
   def _rows(self, query):
-    rows = [self._row(each) for each in query.get("r", [""])[0].split(",")]
-    return rows[:_MOST]
+    if "r" not in query:
+      raise _Refused(404, "there is no such image")
+    return [self._row(each) for each in query["r"][0].split(",")][:_MOST]
 
   def _send(self, status, body, kind):
     self.send_response(status)
@@ -190,8 +191,8 @@ def _json(value):
   return json.dumps(value).encode(), "application/json"
 
 
-def _number(query, name, default):
-  text = query.get(name, [str(default)])[0]
+def _number(query, name):
+  text = "".join(query[name]) if name in query else ""
   if not text.isdigit() or not 1 <= int(text) <= _MOST:
     raise _Refused(400, f"{name} must be from 1 to {_MOST}")
   return int(text)

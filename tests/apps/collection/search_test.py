@@ -135,6 +135,11 @@ def test_queries_that_cannot_be(seer, made, tmp_path):
   assert status == 2 and "holds no embeddings" in err
   status, _, err = seer("search", made / "out", "cats/001.jpg", "--k", 0)
   assert status == 2 and "positive" in err
+  one = photos.plant(tmp_path / "one", 1)
+  weights = made.parent / "tiny"
+  seer("embed", one, "--weights", weights, "--out", tmp_path / "o")
+  status, _, err = seer("search", tmp_path / "o", "dogs/000.jpg")
+  assert status == 2 and "no other image" in err
 
 
 def test_other_weights_than_the_folders(seer, made, tmp_path):
