@@ -51,7 +51,8 @@ def test_every_name_on_the_page_is_in_the_code():
   dotted = set(
     re.findall(r"`((?:[A-Za-z_]+\.)+[A-Za-z_]+)(?:\([^)]*\))?`", TEXT)
   )
-  files = {each for each in dotted if each.endswith((".py", ".json", ".txt"))}
+  kinds = (".py", ".json", ".txt", ".html")
+  files = {each for each in dotted if each.endswith(kinds)}
   others = {"jax.make_mesh", "metrics.jsonl", "pyproject.toml", "input.md"}
   others |= {"tool.importlinter", "evals.jsonl", "labels.csv"}
   assert len(dotted) > 40

@@ -42,6 +42,7 @@ TINY = (
   "--config.eval.every=20",
   "--config.eval.max_images=100",
   "--config.log.every=5",
+  "--config.report.images=0",
 )
 TINY_STEPS = [0, 5, 10, 15, 20, 20, 25, 30, 35, 40, 40]  # In its metrics.
 CLOCKED = ("images_per_second", "data_wait", "eval_seconds", "seconds")

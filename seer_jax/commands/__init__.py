@@ -16,6 +16,7 @@ from seer_jax.commands import (
   evaluation,
   labelling,
   planning,
+  reporting,
   training,
   weights,
 )
@@ -26,6 +27,7 @@ COMMANDS: Mapping[str, Command] = {
   "train": training.TRAIN,
   "eval": evaluation.EVAL,
   "labels": evaluation.LABELS,
+  "report": reporting.REPORT,
   "embed": collection.EMBED,
   "search": collection.SEARCH,
   "duplicates": collection.DUPLICATES,

@@ -2,11 +2,15 @@
 
 import argparse
 import contextlib
+import gc
+import logging
 import os
 import sys
 
 from seer_jax.commands.parser import Command
 from seer_jax.runtime import errors
+
+_log = logging.getLogger(__name__)
 
 
 def _add_arguments(parser):
@@ -38,7 +42,34 @@ def _train(options: argparse.Namespace) -> None:
     config, workdir = _begin(options)
     from seer_jax.training import run
 
-    run.run(config, workdir)
+    try:
+      run.run(config, workdir)
+    except errors.UserError:
+      if os.path.isdir(workdir / "divergence"):
+        _report(workdir, 0)
+      raise
+    _report(workdir, config.report.images)
+
+
+def _report(workdir, images):
+  """Leaves `report.html`; the run is what counts, so nothing here ends it."""
+  import jax
+
+  from seer_jax.apps.report import report
+  from seer_jax.runtime import distributed
+
+  if not distributed.is_lead():
+    return
+  # The network runs in one process; of several, the others have ended.
+  alone = jax.process_count() == 1
+  gc.collect()  # What the run had on the devices.
+  path = workdir / report.NAME
+  try:
+    (verdict,) = report.write([workdir], path, images if alone else 0)
+    print(f"{verdict.title}: {report.NAME} in the workdir shows how")
+  except Exception as error:
+    _log.warning("no report: %s; seer-jax report tries again", error)
+    _log.debug("the report failed", exc_info=True)
 
 
 def _replay(options: argparse.Namespace) -> None:

@@ -229,6 +229,12 @@ def base() -> ConfigDict:
   config.log = ConfigDict()
   config.log.every = 20  # Steps between lines of metrics.jsonl.
 
+  # The page that a finished run ends with.
+  config.report = ConfigDict()
+  # Images that it looks at, for pictures of neighbours, prototypes and a map; 0
+  # leaves pictures out. On CPUs SEER's networks take seconds an image.
+  config.report.images = 4000
+
   config.checkpoint = ConfigDict()
   config.checkpoint.every = 500  # Steps; the last step is always saved.
   # Stand still until a save is on the disk: kill -9 then costs at most `every`

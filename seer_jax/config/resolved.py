@@ -1,5 +1,6 @@
 """The config that a run was resolved to: `config.json` of its workdir."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -19,6 +20,7 @@ FREE_KEYS = frozenset(
     "checkpoint.best",
     "checkpoint.best_metric",
     "checkpoint.risk",
+    "report.images",
     "rollback.after",
     "watchdog",
   }
@@ -45,7 +47,7 @@ def of_run(workdir: pathlib.Path) -> ConfigDict:
   config = base()
   known = dict(flatten(config))
   with config.ignore_type():
-    for key, value in _claimed(workdir).items():
+    for key, value in _written(workdir).items():
       if key in known:
         put(config, key, _tuples(value))
   return config
@@ -94,27 +96,46 @@ def claim(
 
 def _claimed(workdir):
   """The config of the run whose checkpoints are here; empty without any."""
-  path = workdir / "config.json"
-  try:
+  with _reading(workdir):
     # Not glob, for which a folder that is closed to us is an empty one.
     names = os.listdir(workdir / "checkpoints")
-    if not any(name[0].isdigit() for name in names):
-      return {}
-    found = json.loads(path.read_text())
+    if any(name[0].isdigit() for name in names):
+      return _written(workdir)
+  return {}
+
+
+def _written(workdir):
+  """The keys of `config.json`; empty without one."""
+  path = workdir / "config.json"
+  with _reading(workdir):
+    try:
+      found = json.loads(path.read_text())
+    except ValueError as error:
+      raise _damaged(path, error) from error
     if not isinstance(found, dict):
-      raise ValueError("no object")
+      raise _damaged(path, "no object")
+    return _of_today(found)
+  return {}
+
+
+@contextlib.contextmanager
+def _reading(workdir):
+  """Leaves out what is not there; says what cannot be read."""
+  try:
+    yield
   except (FileNotFoundError, NotADirectoryError):
-    return {}
+    pass
   except OSError as error:
     raise errors.UserError(
-      f"cannot read {error.filename}: {error.strerror}; let this user read and"
-      " write all of the workdir, or give another --workdir"
+      f"cannot read {error.filename or workdir}: {error.strerror}; let this"
+      " user read and write all of the workdir, or give another --workdir"
     ) from error
-  except ValueError as error:
-    raise errors.UserError(
-      f"{path} is damaged ({error}); put it back, or give another --workdir"
-    ) from error
-  return _of_today(found)
+
+
+def _damaged(path, why):
+  return errors.UserError(
+    f"{path} is damaged ({why}); put it back, or give another --workdir"
+  )
 
 
 def _of_today(values):

@@ -186,6 +186,7 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
   ("eval.seeds", lambda v: v > 0, "be positive"),
   ("eval.held_out", lambda v: 0 < v < 1, "be a share between 0 and 1"),
   ("log.every", lambda v: v > 0, "be positive"),
+  ("report.images", lambda v: v >= 0, "be 0 or more"),
   ("checkpoint.every", lambda v: v > 0, "be positive"),
   ("checkpoint.keep", lambda v: v > 0, "be positive"),
   ("checkpoint.keep_every", lambda v: v >= 0, "be 0 or more"),

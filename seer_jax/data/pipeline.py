@@ -307,12 +307,25 @@ def _order(source, config):
   return shuffle.Order((len(source),), (1.0,), config.seed)
 
 
+def indices_of(
+  source: sources.Source, config: ml_collections.ConfigDict, first: int
+) -> list[int]:
+  """The images of a batch, before any had a stand-in.
+
+  Args:
+    source: the images.
+    config: resolved.
+    first: number of the batch's first sample.
+  """
+  numbers = np.arange(first, first + config.batch_size)
+  return _order(source, config).at(numbers).tolist()
+
+
 def ids_of(
   source: sources.Source, config: ml_collections.ConfigDict, first: int
 ) -> list[str]:
-  """The ids of the images of a batch, before any had a stand-in."""
-  numbers = np.arange(first, first + config.batch_size)
-  return [source.id_of(i) for i in _order(source, config).at(numbers).tolist()]
+  """Their ids."""
+  return [source.id_of(at) for at in indices_of(source, config, first)]
 
 
 def abstract_batch(

@@ -157,7 +157,11 @@ def _check_classes(labels_N, where):
     )
 
 
-def logistic(features_NxD: np.ndarray, labels_N: np.ndarray) -> Any:
+def logistic(
+  features_NxD: np.ndarray,
+  labels_N: np.ndarray,
+  costs: Sequence[float] = LOGISTIC_COSTS,
+) -> Any:
   """Multinomial logistic regression of standardised features, L2."""
 
   def of(cost):
@@ -166,7 +170,7 @@ def logistic(features_NxD: np.ndarray, labels_N: np.ndarray) -> Any:
       linear_model.LogisticRegression(C=cost, max_iter=200),
     )
 
-  return _best(of, LOGISTIC_COSTS, features_NxD, labels_N)
+  return _best(of, costs, features_NxD, labels_N)
 
 
 def svm(features_NxD: np.ndarray, labels_N: np.ndarray) -> Any:
@@ -196,7 +200,7 @@ def _best(of, values, features_NxD, labels_N):
   with warnings.catch_warnings():
     # A cost too large for the steps allowed loses by its score.
     warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
-    if folds > 1:
+    if folds > 1 and len(values) > 1:
       split = model_selection.StratifiedKFold(
         folds, shuffle=True, random_state=0
       )

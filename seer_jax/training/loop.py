@@ -121,12 +121,7 @@ class Loop:
     )
     if resumed and (words := self._missing_lines()):
       _log.warning("%s. The run goes on; its curves have a gap", words)
-    self._sentinel = monitors.Sentinel(
-      # 100 steps pass at ln K on the easiest data; more on longer runs.
-      patience=max(300, config.steps // 5),
-      epsilon=config.swav.epsilon,
-      freeze_steps=config.swav.freeze_steps,
-    )
+    self._sentinel = monitors.Sentinel(config)
     self._supply = monitors.Supply(config.data.workers, host.cores())
     self._bar = closed_at_the_end(
       metrics.Bar(config.steps, self._step, silent=not lead)

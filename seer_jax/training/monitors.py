@@ -1,7 +1,105 @@
 """Is it learning? Signs that need no labels, and a verdict in words."""
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import ml_collections
+
 # Waiting longer than this share of the time, over so many steps, is told.
 _HUNGRY, _SETTLED = 0.1, 200
+
+
+class Collapse(NamedTuple):
+  """A sign that nothing is learned.
+
+  Attributes:
+    what: is wrong, in words.
+    tries: changes that may help, the likeliest first: (what to do, flags).
+  """
+
+  what: str
+  tries: tuple[tuple[str, str], ...]
+
+
+def collapse(
+  found: Mapping[str, float], options: ml_collections.ConfigDict
+) -> Collapse | None:
+  """Whether metrics of a step late in a run are those of a collapse.
+
+  Args:
+    found: `prototypes/max_share`, `loss_over_lnk`.
+    options: the config of the run.
+  """
+  share = found.get("prototypes/max_share", 0)
+  over_lnk = found.get("loss_over_lnk", 0)
+  if share > 0.5:
+    what = f"one prototype takes {share:.0%} of the crops"
+  elif over_lnk > 0.99:
+    what = f"the loss is still {over_lnk:.3f} of ln K, that of guessing"
+  else:
+    return None
+  tries = (*_unusual(options.swav), *_rate(options, share > 0.5))
+  return Collapse(what, (*tries, *_milder(options)))
+
+
+# SwAV's, above which codes are too soft to learn from.
+_EPSILON = 0.05
+
+
+def _unusual(swav):
+  """What would put settings back that nobody has published."""
+  if swav.iterations == 0:
+    yield (
+      "balance the codes (swav.iterations is 0, SwAV's is 3)",
+      "--config.swav.iterations=3",
+    )
+  if swav.epsilon > _EPSILON:
+    yield (
+      f"sharpen the codes (swav.epsilon is {swav.epsilon:g}, SwAV's is"
+      f" {_EPSILON})",
+      f"--config.swav.epsilon={_EPSILON}",
+    )
+
+
+def _rate(options, one_for_all):
+  lr, warmup = options.optim.lr, options.optim.warmup_fraction
+  if not one_for_all:
+    yield (
+      f"raise the learning rate (now {lr:g})",
+      f"--config.optim.lr={2 * lr:.3g}",
+    )
+    return
+  yield (
+    f"lower the learning rate (now {lr:g})",
+    f"--config.optim.lr={lr / 3:.3g}",
+  )
+  yield (
+    f"warm up for longer (now {warmup:.1%} of the steps)",
+    f"--config.optim.warmup_fraction={2 * warmup:.3g}",
+  )
+
+
+def _milder(options):
+  """What makes the task easier to begin with."""
+  swav, count = options.swav, max(options.model.prototypes)
+  if swav.epsilon <= _EPSILON:
+    yield (
+      f"sharpen the codes (swav.epsilon is {swav.epsilon:g})",
+      f"--config.swav.epsilon={0.6 * swav.epsilon:.3g}",
+    )
+  yield (
+    f"hold the prototypes for longer (now {swav.freeze_steps} steps)",
+    f"--config.swav.freeze_steps={max(20, 2 * swav.freeze_steps)}",
+  )
+  if count > 16:
+    yield (
+      f"use fewer prototypes (now {count})",
+      f"--config.model.prototypes='({max(16, count // 2)},)'",
+    )
+  yield (
+    f"use a larger batch (now {options.batch_size})",
+    f"--config.batch_size={2 * options.batch_size}",
+  )
 
 
 class Sentinel:
@@ -12,38 +110,30 @@ class Sentinel:
   `patience` steps have passed.
   """
 
-  def __init__(self, patience: int, epsilon: float, freeze_steps: int):
-    self._patience = patience
-    self._epsilon = epsilon
-    self._freeze_steps = freeze_steps
+  def __init__(self, options: ml_collections.ConfigDict):
+    """Takes the config of the run, resolved."""
+    self._options = options
     self._said = False
 
   def verdict(self, step: int, metrics: dict[str, float]) -> str | None:
     """A sentence the first time a late step looks collapsed, else None."""
-    if self._said or step < self._patience:
+    if self._said or step < patience(self._options.steps):
       return None
-    if metrics.get("prototypes/max_share", 0) > 0.5:
-      what = (
-        f"one prototype takes {metrics['prototypes/max_share']:.0%} of the"
-        " crops"
-      )
-      tries = "a lower optim.lr, longer optim.warmup_fraction"
-    elif metrics.get("loss_over_lnk", 0) > 0.99:
-      what = (
-        f"the loss is still {metrics['loss_over_lnk']:.3f} of ln K, that of"
-        " guessing"
-      )
-      tries = "optim.name=larc with a higher optim.lr"
-    else:
+    found = collapse(metrics, self._options)
+    if found is None:
       return None
     self._said = True
+    tries = "; ".join(f"{what}, {flag}" for what, flag in found.tries)
     return (
-      f"Training looks collapsed at step {step}: {what}. Try, one at a time:"
-      f" {tries}; swav.epsilon={self._epsilon * 0.6:.3g} (now"
-      f" {self._epsilon:g}); swav.freeze_steps={2 * self._freeze_steps} (now"
-      f" {self._freeze_steps}); fewer model.prototypes; a larger batch_size or"
-      " a swav.queue_length."
+      f"Training looks collapsed at step {step}: {found.what}. Try, one at a"
+      f" time: {tries}"
     )
+
+
+def patience(steps: int) -> int:
+  """Steps for which a loss of ln K says nothing."""
+  # 100 steps pass at ln K on the easiest data; more on longer runs.
+  return max(300, steps // 5)
 
 
 class Supply:
@@ -75,20 +165,31 @@ class Supply:
     if self._told or steps < _SETTLED:
       return ""
     share = self._waited / steps
-    if share <= _HUNGRY:
+    if not is_starved(share):
       return ""
     self._told = True
-    spare = self._cores - max(1, self._workers)
-    if spare > 1:
-      mend = (
-        f"{self._cores} cores could decode:"
-        f" --config.data.workers={self._cores - 1}"
-      )
-    else:
-      mend = (
-        f"all {self._cores} cores decode already: images packed at the size"
-        " that is needed cost less, seer-jax pack SRC DST --side=512 (shorter"
-        " sides, pixels); or give a machine with more"
-        " cores a device"
-      )
-    return f"steps wait for images {share:.0%} of the time. {mend}"
+    return (
+      f"steps wait for images {share:.0%} of the time."
+      f" {feeding(self._workers, self._cores)}"
+    )
+
+
+def is_starved(share: float) -> bool:
+  """Whether a share of the time that steps wait for images is too large."""
+  return share > _HUNGRY
+
+
+def feeding(workers: int, cores: int) -> str:
+  """What makes images come faster, in words.
+
+  Args:
+    workers: processes that decode; 0: threads do.
+    cores: of the host.
+  """
+  if cores - max(1, workers) > 1:
+    return f"{cores} cores could decode: --config.data.workers={cores - 1}"
+  return (
+    f"all {cores} cores decode already: images packed at the size that is"
+    " needed cost less, seer-jax pack SRC DST --side=512 (shorter sides,"
+    " pixels); or give a machine with more cores a device"
+  )

@@ -5,7 +5,8 @@ import errno
 import logging
 import pathlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import ml_collections
@@ -19,12 +20,28 @@ from seer_jax.models import encoder
 from seer_jax.runtime import distributed, errors, host, preemption, run_lock
 from seer_jax.runtime import mesh as mesh_lib
 from seer_jax.tasks import base
-from seer_jax.training import divergence, loop, metrics, warm_start
+from seer_jax.training import divergence, loop, metrics, record, warm_start
 
 _log = logging.getLogger(__name__)
 
 # The task of a resolved config.
 CreateTask = Callable[[ml_collections.ConfigDict], base.Task]
+
+
+class Begun(NamedTuple):
+  """What a run is made of.
+
+  Attributes:
+    source: the images to train on.
+    mesh: the devices.
+    images: to evaluate on.
+    choices: of keys that the config left open.
+  """
+
+  source: sources.Source
+  mesh: jax.sharding.Mesh
+  images: suite.Sets
+  choices: Sequence[auto.Choice]
 
 
 def run(
@@ -48,7 +65,7 @@ def run(
   """
   with contextlib.ExitStack() as closing:
     notices = closing.enter_context(preemption.Signals())
-    source, mesh, images = begin(config, workdir)
+    source, mesh, images, choices = begin(config, workdir)
     distributed.agree(_facts(config, source))
     with _taking(workdir):
       workdir.mkdir(parents=True, exist_ok=True)
@@ -56,6 +73,8 @@ def run(
         closing.enter_context(run_lock.Lock(workdir))
       # Again, behind the lock: another run may just have begun here.
       resolved.claim(workdir, config, write=distributed.is_lead())
+      if distributed.is_lead():
+        record.add_start(workdir, source, images, choices)
     shared_memory.remove_orphans()
     closing.enter_context(jax.set_mesh(mesh))
     task = create_task(config)
@@ -80,9 +99,7 @@ def _taking(workdir):
     raise errors.of_disk(error, words) from error
 
 
-def begin(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path
-) -> tuple[sources.Source, jax.sharding.Mesh, suite.Sets]:
+def begin(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Begun:
   """Opens and resolves what a config asks for. Nothing is written.
 
   Raises:
@@ -100,8 +117,8 @@ def begin(
   )
   warm_start.decide(config)
   source, images = suite.split(config, source)
-  resolve(config, source, mesh)
-  return source, mesh, images
+  choices = resolve(config, source, mesh)
+  return Begun(source, mesh, images, choices)
 
 
 def replay(
@@ -114,7 +131,7 @@ def replay(
   Raises:
     UserError: there is none; or it was another config's.
   """
-  source, mesh, _ = begin(config, workdir)
+  source, mesh, _, _ = begin(config, workdir)
   resolved.claim(workdir, config, write=False)
   with jax.set_mesh(mesh):
     yield from divergence.replay(
@@ -139,7 +156,7 @@ def resolve(
   config: ml_collections.ConfigDict,
   source: sources.Source,
   mesh: jax.sharding.Mesh,
-) -> None:
+) -> list[auto.Choice]:
   """Chooses what the config left open, says why, and checks the whole."""
   here = auto.Situation(
     images=len(source),
@@ -150,7 +167,8 @@ def resolve(
     cores=host.cores(),
     labels=len(source.label_names),
   )
-  for key, value, reason in auto.complete(config, here):
+  choices = auto.complete(config, here)
+  for key, value, reason in choices:
     _log.info("chose %s = %s (%s)", key, value, reason)
   validate.check_together(config)
   encoder.architecture(config.model)
@@ -159,6 +177,7 @@ def resolve(
       f"config.classes is {config.classes}, but the images have {here.labels}"
       f" labels{_some_of(source.label_names)}; leave it out to follow the data"
     )
+  return choices
 
 
 def _some_of(names):

@@ -1,5 +1,7 @@
 """Commands in the process of a test."""
 
+import shutil
+
 import pytest
 
 from seer_jax import commands
@@ -21,3 +23,20 @@ def seer(tmp_path, monkeypatch, capsys):
     return status, said.out, said.err
 
   return run
+
+
+@pytest.fixture(scope="session")
+def browser():
+  """Chromium of the system; skips without."""
+  pytest.importorskip("playwright", reason="the page is tested in a browser")
+  path = shutil.which("chromium") or shutil.which("chromium-browser")
+  if path is None:
+    pytest.skip("there is no Chromium on this machine")
+  from playwright import sync_api
+
+  with sync_api.sync_playwright() as playwright:
+    started = playwright.chromium.launch(
+      executable_path=path, args=["--no-sandbox"]
+    )
+    yield started
+    started.close()

@@ -69,7 +69,7 @@ def test_all_commands_are_listed(capsys):
   ("arguments", "words"),
   [
     (["trian"], "there is no command 'trian'; did you mean train?"),
-    (["xyzzy"], "Commands: train, eval, labels, embed,"),
+    (["xyzzy"], "Commands: train, eval, labels, report,"),
     ([], "no command is given"),
     (["train", "--workdirr=x"], "did you mean --workdir?"),
     (["train", "--workdir"], "expected one argument"),

@@ -175,7 +175,7 @@ def test_values_of_configs(photos, tmp_path_factory, changes):
       # What main turns into a user's mistake when it reads the flags.
       with contextlib.suppress(TypeError, ValueError, OverflowError):
         keys.put(some, key, value)
-    source, mesh, _ = run.begin(some, workdir)
+    source, mesh, *_ = run.begin(some, workdir)
   except errors.UserError as error:
     assert "\n" not in str(error)
     return

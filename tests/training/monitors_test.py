@@ -1,25 +1,40 @@
+from seer_jax import config as config_lib
 from seer_jax.training import monitors
 
 GOOD = {"loss_over_lnk": 0.5, "prototypes/max_share": 0.02}
 
 
 def sentinel():
-  return monitors.Sentinel(patience=100, epsilon=0.05, freeze_steps=313)
+  config = config_lib.base()
+  config.steps, config.batch_size, config.optim.lr = 1000, 64, 0.6
+  config.swav.freeze_steps, config.model.prototypes = 313, (3000,)
+  return monitors.Sentinel(config)
 
 
 def test_a_loss_that_stays_at_ln_k_is_told_once_and_not_too_early():
   stuck = GOOD | {"loss_over_lnk": 0.998}
   watch = sentinel()
-  assert watch.verdict(99, stuck) is None
-  words = watch.verdict(100, stuck)
+  assert watch.verdict(299, stuck) is None
+  words = watch.verdict(300, stuck)
   assert "0.998 of ln K" in words
-  assert "swav.epsilon=0.03 (now 0.05)" in words
-  assert watch.verdict(101, stuck) is None
+  assert "(now 0.6), --config.optim.lr=1.2" in words
+  assert "--config.swav.epsilon=0.03" in words
+  assert watch.verdict(301, stuck) is None
 
 
 def test_one_prototype_taking_all_is_told():
-  words = sentinel().verdict(200, GOOD | {"prototypes/max_share": 0.9})
+  words = sentinel().verdict(400, GOOD | {"prototypes/max_share": 0.9})
   assert "one prototype takes 90%" in words
+  assert "lower the learning rate (now 0.6), --config.optim.lr=0.2" in words
+
+
+def test_settings_that_nobody_published_are_put_back_first():
+  watch = sentinel()
+  watch._options.swav.epsilon, watch._options.swav.iterations = 1.0, 0
+  words = watch.verdict(400, GOOD | {"loss_over_lnk": 1.0})
+  first, second = words.split("at a time: ")[1].split("; ")[:2]
+  assert first.endswith("--config.swav.iterations=3")
+  assert second.endswith("--config.swav.epsilon=0.05")
 
 
 def test_a_healthy_run_hears_nothing():

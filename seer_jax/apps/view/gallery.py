@@ -136,6 +136,11 @@ def thumbnail(
     image_HxWx3 = crops.decode(found.image(row), preprocessing.MAX_PIXELS)
   except (OSError, errors.BadImage):
     return None
+  return shrunk(image_HxWx3, side)
+
+
+def shrunk(image_HxWx3: np.ndarray, side: int = SIDE) -> bytes:
+  """A JPEG of an image, its longer side `side` pixels at most."""
   height, width = image_HxWx3.shape[:2]
   scale = min(1, side / max(height, width))
   size = max(1, round(width * scale)), max(1, round(height * scale))

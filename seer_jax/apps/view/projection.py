@@ -26,8 +26,7 @@ def plane(found: embeddings.Embeddings, method: str) -> tuple[str, np.ndarray]:
     UserError: UMAP is asked for and not installed.
   """
   if method == "auto":
-    few = 15 < len(found) <= _UMAP_MOST
-    method = "umap" if few and _umap() else "pca"
+    method = best_for(len(found))
   if method == "umap" and not _umap():
     raise errors.UserError(
       "--map umap needs a library; run: pip install 'seer_jax[map]'"
@@ -36,11 +35,20 @@ def plane(found: embeddings.Embeddings, method: str) -> tuple[str, np.ndarray]:
   if path.exists():
     return method, np.load(path)
   _log.info("making the map of %d images by %s", len(found), method)
-  make = _by_umap if method == "umap" else pca
-  place_Nx2 = _within(make(found.features))
+  place_Nx2 = placed(found.features, method)
   with host.whole_file(path) as file:
     np.save(file, place_Nx2)
   return method, place_Nx2
+
+
+def best_for(images: int) -> str:
+  """The method for so many images: UMAP where it is there and is not slow."""
+  return "umap" if 15 < images <= _UMAP_MOST and _umap() else "pca"
+
+
+def placed(features_NxD: np.ndarray, method: str) -> np.ndarray:
+  """Features on a plane, by "umap" or "pca": Nx2 within 0 and 1, float32."""
+  return _within((_by_umap if method == "umap" else pca)(features_NxD))
 
 
 def _umap():

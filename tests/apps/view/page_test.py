@@ -1,56 +1,10 @@
 """The page of `seer-jax view` in headless Chromium, as a user has it."""
 
 import csv
-import shutil
 
+import pages
 import points
 import pytest
-
-SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
-# What WCAG AA asks of text.
-CONTRAST = 4.5
-
-CONTRASTS = """() => {
-  const number = (text) => text.match(/[\\d.]+/g).map(Number);
-  const light = (text) => {
-    const [r, g, b] = number(text).map((value) => {
-      const x = value / 255;
-      return x <= 0.03928 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4;
-    });
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const behind = (element) => {
-    for (let e = element; e; e = e.parentElement) {
-      const colour = getComputedStyle(e).backgroundColor;
-      if (number(colour)[3] !== 0) return colour;
-    }
-    return getComputedStyle(document.body).backgroundColor;
-  };
-  return [...document.querySelectorAll("h1, h2, p, button, label, kbd, span")]
-    .filter((e) => e.textContent.trim() && e.offsetParent && !e.disabled)
-    .map((e) => {
-      const [a, b] = [light(getComputedStyle(e).color), light(behind(e))];
-      const value = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-      return [value, e.textContent.trim().slice(0, 30)];
-    });
-}"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-  """Chromium of the system; skips without."""
-  pytest.importorskip("playwright", reason="the page is tested in a browser")
-  path = shutil.which("chromium") or shutil.which("chromium-browser")
-  if path is None:
-    pytest.skip("there is no Chromium on this machine")
-  from playwright import sync_api
-
-  with sync_api.sync_playwright() as playwright:
-    started = playwright.chromium.launch(
-      executable_path=path, args=["--no-sandbox"]
-    )
-    yield started
-    started.close()
 
 
 @pytest.fixture
@@ -59,19 +13,8 @@ def opened(browser, serve):
   contexts = []
 
   def open_page(folder, size="desktop", scheme="light", **options):
-    width, height = SIZES[size]
-    context = browser.new_context(
-      viewport={"width": width, "height": height},
-      color_scheme=scheme,
-      has_touch=size == "phone",
-      **options,
-    )
-    contexts.append(context)
-    page = context.new_page()
-    complaints, requests = [], []
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda request: requests.append(request.url))
+    page, complaints, requests = pages.new(browser, size, scheme, **options)
+    contexts.append(page.context)
     serving = serve(folder)
     page.goto(serving.url)
     page.wait_for_selector("body[data-ready]")
@@ -97,7 +40,7 @@ def lasso(page, reach=0.38):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", pages.SIZES)
 @pytest.mark.parametrize("count", [334, 100_000])
 def test_it_opens_without_a_complaint(opened, once, count, size, scheme):
   folder = once(f"points-{count}", lambda path: points.make(path, count))
@@ -111,12 +54,7 @@ def test_it_opens_without_a_complaint(opened, once, count, size, scheme):
   lasso(page)
   page.wait_for_selector("#pictures img")
   page.wait_for_timeout(100)
-  overflow = page.evaluate(
-    "document.documentElement.scrollWidth - window.innerWidth"
-  )
-  assert overflow <= 0
-  bad = [each for each in page.evaluate(CONTRASTS) if each[0] < CONTRAST]
-  assert not bad
+  pages.check(page)
   assert not complaints
   assert all(url.startswith(serving.url) for url in requests)
   # Something is drawn.

@@ -1,0 +1,1 @@
+"""`report.html`: what a run did, in words and pictures."""

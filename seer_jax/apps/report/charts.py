@@ -1,0 +1,206 @@
+"""Curves of runs: which there are, how to read each, and in words."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from seer_jax.apps.report.checks import named
+from seer_jax.apps.report.history import Curve, History
+
+# Points of a line that the page draws, and rows of its table of numbers.
+_POINTS, _ROWS = 400, 12
+
+
+class Series(NamedTuple):
+  """A line: its name, its points, and it in words."""
+
+  name: str
+  points: Curve
+  words: str
+
+
+class Chart(NamedTuple):
+  """A chart of one metric.
+
+  Attributes:
+    key: unique on the page.
+    title: of it.
+    about: how to read it.
+    series: a line each.
+    rules: levels to compare with: (value, name).
+    percent: whether values are shares.
+    log: whether the axis is logarithmic.
+    unit: of values.
+  """
+
+  key: str
+  title: str
+  about: str
+  series: list[Series]
+  rules: list[tuple[float, str]]
+  percent: bool
+  log: bool
+  unit: str
+
+  @property
+  def rows(self) -> Iterator[tuple[int, list[float | None]]]:
+    """A table of numbers: (step, a value for each series), a few steps."""
+    steps = sorted({step for each in self.series for step, _ in each.points})
+    lines = [dict(each.points) for each in self.series]
+    for step in _thinned(steps, _ROWS):
+      yield step, [line.get(step) for line in lines]
+
+  def shown(self, value: float | None) -> str:
+    """A value as text."""
+    if value is None:
+      return ""
+    if self.percent:
+      return f"{100 * value:.1f} %"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+class _Kind(NamedTuple):
+  metrics: tuple[str, ...]
+  title: str
+  about: str
+  rules: tuple[tuple[float, str], ...] = ()
+  percent: bool = False
+  log: bool = False
+  unit: str = ""
+
+
+_KINDS = (
+  _Kind(
+    ("loss_over_lnk",),
+    "Loss over ln K",
+    "What the network learns to lower. Guessing scores 1; a run that learns"
+    " leaves it after some hundred steps.",
+    ((1.0, "guessing"),),
+  ),
+  _Kind(
+    ("online/accuracy",),
+    "Accuracy of the linear classifier trained beside",
+    "It reads the features, and changes nothing in the network.",
+    percent=True,
+  ),
+  _Kind(
+    ("prototypes/entropy",),
+    "Evenness of the prototypes",
+    "Entropy of how images fall on prototypes, over ln K: 1 is even, 0 is one"
+    " prototype for all images.",
+  ),
+  _Kind(
+    ("prototypes/max_share",),
+    "Share of the largest prototype",
+    "Above 50 % the run has collapsed.",
+    percent=True,
+  ),
+  _Kind(
+    ("features/rank",),
+    "Effective rank of the features",
+    "In how many directions features of different images differ; near 1 they"
+    " are all the same.",
+  ),
+  _Kind(
+    ("grad_norm",),
+    "Norm of the gradient",
+    "Single peaks are usual; a steady rise comes before divergence.",
+    log=True,
+  ),
+  _Kind(("lr",), "Learning rate", "Warm-up, then a cosine."),
+  _Kind(
+    ("images_per_second",),
+    "Images per second",
+    "Of training alone, without evaluations and saving.",
+  ),
+  _Kind(
+    ("data_wait",),
+    "Waiting for images",
+    "Share of the time in which the devices were idle because no batch was"
+    " ready. Above 10 % the input is too slow.",
+    ((0.1, "too slow"),),
+    percent=True,
+  ),
+)
+
+
+def of(histories: Sequence[History]) -> list[Chart]:
+  """The charts of some runs, which share each of them."""
+  found = [_accuracy(histories)]
+  for kind in _KINDS:
+    found.append(_chart(kind, histories))
+  if not any(history.is_pretraining for history in histories):
+    loss = _Kind(("loss",), "Loss", "What the network learns to lower.")
+    found.insert(0, _chart(loss, histories))
+  elif not all(history.is_pretraining for history in histories):
+    loss = _Kind(("loss",), "Loss", "Of runs of one task, to be compared.")
+    found.append(_chart(loss, histories))
+  # What was learned comes first: the loss, then what labels say of it.
+  found = [chart for chart in found if chart.series]
+  found.sort(key=lambda chart: not chart.key.startswith("loss"))
+  return found
+
+
+def _accuracy(histories):
+  """Of the score of each run; of a single run, all of its kind."""
+  names = [history.score for history in histories]
+  if len(histories) == 1 and names[0]:
+    kind = names[0].split("/")[0]
+    names = sorted(
+      {
+        name
+        for line in histories[0].lines
+        for name in line
+        if name.split("/")[0] == kind and not name.endswith(("/top5", "/std"))
+      },
+      key=lambda name: name != histories[0].score,
+    )
+  metrics = tuple(dict.fromkeys(filter(None, names)))
+  return _chart(
+    _Kind(
+      metrics,
+      "Accuracy on labelled images",
+      "Of clean features, from which labels are predicted. The first point is"
+      " the untrained network.",
+      percent=True,
+    ),
+    histories,
+  )
+
+
+def _chart(kind, histories):
+  series = []
+  for history, metric in itertools.product(histories, kind.metrics):
+    if points := history.curve(metric):
+      names = []
+      if len(histories) > 1:
+        names.append(history.name)
+      if len(kind.metrics) > 1:
+        names.append(named(metric))
+      series.append((", ".join(names), _thinned(points, _POINTS)))
+  key = "-".join(kind.metrics[:1]).replace("/", "-").replace("=", "-")
+  chart = Chart(
+    key, kind.title, kind.about, [], list(kind.rules), *kind[4:6], kind.unit
+  )
+  chart.series.extend(
+    Series(name, points, _words(chart, points)) for name, points in series
+  )
+  return chart
+
+
+def _words(chart, points):
+  """A line in a sentence, for those who cannot see it."""
+  (first, before), (last, after) = points[0], points[-1]
+  low, high = min(y for _, y in points), max(y for _, y in points)
+  return (
+    f"{chart.shown(before)} at step {first:,}, {chart.shown(after)} at step"
+    f" {last:,}; lowest {chart.shown(low)}, highest {chart.shown(high)}."
+  )
+
+
+def _thinned(values, most):
+  """At most so many of them, evenly spaced, with the first and the last."""
+  if len(values) <= most:
+    return values
+  step = (len(values) - 1) / (most - 1)
+  return [values[round(at * step)] for at in range(most)]

@@ -1,0 +1,298 @@
+"""What a network sees, in pictures: neighbours, prototypes, a map."""
+
+import base64
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from seer_jax.apps.report.first_batch import FirstBatch
+from seer_jax.apps.report.sample import Sample, Seen
+from seer_jax.apps.view import gallery, projection
+from seer_jax.evals import knn
+
+# Neighbours of a query, members of a prototype, shown in a row.
+_ACROSS = 8
+# Cells of the map along a side, and pixels of one.
+_CELLS, _CELL = 32, 32
+_WEBP_QUALITY = 70
+# Points of the scatter plot: more would hide each other.
+_POINTS = 1500
+
+
+class Picture(NamedTuple):
+  """An image of the page.
+
+  Attributes:
+    source: a `data:` address.
+    alt: what a screen reader says.
+    caption: below it; "" for none.
+    mark: `good` or `bad` for the same label or another; "" for neither.
+  """
+
+  source: str
+  alt: str
+  caption: str = ""
+  mark: str = ""
+
+
+class Strip(NamedTuple):
+  """Pictures in a row, under a title; the first may be set apart."""
+
+  title: str
+  pictures: list[Picture]
+  lead: Picture | None = None
+
+
+class Neighbours(NamedTuple):
+  """Query images with the nearest others.
+
+  Attributes:
+    strips: one a query.
+    precision: share of neighbours of all queries that have the query's label;
+      None without labels.
+    chance: the same of images drawn at random.
+    queries: that both were measured on.
+  """
+
+  strips: list[Strip]
+  precision: float | None
+  chance: float
+  queries: int
+
+
+def neighbours(sample: Sample, count: int) -> Neighbours:
+  """Images like some queries, by the cosine of features."""
+  bank, query = sample.bank, sample.query
+  similarity_QxK, row_QxK = knn.nearest(
+    bank.features_NxD, query.features_NxD, min(_ACROSS, len(bank))
+  )
+  known = (query.labels_N >= 0) & (bank.labels_N >= 0).any()
+  precision, chance = None, 0.0
+  if known.any():
+    wanted_Q = query.labels_N[known]
+    precision = float(
+      (bank.labels_N[row_QxK[known]] == wanted_Q[:, None]).mean()
+    )
+    share_L = np.bincount(
+      bank.labels_N + 1, minlength=len(sample.label_names) + 1
+    )
+    chance = float((share_L[wanted_Q + 1] / len(bank)).mean())
+  strips = []
+  for at in _varied(query, count):
+    label = _label(sample, query, at)
+    pictures = [
+      _thumb(
+        sample,
+        bank,
+        row,
+        f"{similarity:.2f}",
+        (label and ("good" if _label(sample, bank, row) == label else "bad"))
+        or "",
+      )
+      for row, similarity in zip(row_QxK[at], similarity_QxK[at], strict=True)
+    ]
+    strips.append(Strip(label, pictures, _thumb(sample, query, at)))
+  return Neighbours(strips, precision, chance, int(known.sum()))
+
+
+def _varied(seen: Seen, count: int) -> list[int]:
+  """Rows that nobody picked: of each label in turn, else evenly spaced."""
+  if (seen.labels_N < 0).all():
+    return np.linspace(0, len(seen) - 1, min(count, len(seen))).astype(int)
+  turns = [
+    np.flatnonzero(seen.labels_N == label)
+    for label in np.unique(seen.labels_N[seen.labels_N >= 0])
+  ]
+  rows = [
+    rows[turn] for turn in range(count) for rows in turns if turn < len(rows)
+  ]
+  return rows[:count]
+
+
+class Prototypes(NamedTuple):
+  """The prototypes of the first head.
+
+  Attributes:
+    most: that most images are nearest to.
+    least: that fewest are, but some.
+    closest: pairs that are nearly the same.
+    unused: that no image of the sample is nearest to.
+    count: K.
+  """
+
+  most: list[Strip]
+  least: list[Strip]
+  closest: list[Strip]
+  unused: int
+  count: int
+
+
+def prototypes(sample: Sample, count: int) -> Prototypes | None:
+  """What the images of prototypes look like; None without prototypes."""
+  if sample.prototypes_PxK is None or not len(sample.bank):
+    return None
+  kernel_PxK = sample.prototypes_PxK
+  size_K = np.bincount(sample.bank.prototype_N, minlength=kernel_PxK.shape[1])
+  order = np.argsort(-size_K, kind="stable")
+  used = order[size_K[order] > 0]
+  least = [k for k in used[::-1] if k not in used[:count]][:count]
+  return Prototypes(
+    [_members(sample, k, size_K) for k in used[:count]],
+    [_members(sample, k, size_K) for k in least],
+    _closest(sample, used, kernel_PxK, size_K, max(1, count // 2)),
+    int((size_K == 0).sum()),
+    len(size_K),
+  )
+
+
+def _members(sample, k, size_K, across=_ACROSS, words=""):
+  """The images of a prototype, the most typical first."""
+  bank = sample.bank
+  rows = np.flatnonzero(bank.prototype_N == k)
+  labels = [
+    each for each in (_label(sample, bank, row) for row in rows) if each
+  ]
+  names, counts = np.unique(labels or [""], return_counts=True)
+  title = f"Prototype {k}: {size_K[k]} of {len(bank):,} images"
+  if labels:
+    title += f", most often {names[counts.argmax()]} ({counts.max()})"
+  rows = rows[np.argsort(-bank.score_N[rows])][:across]
+  pictures = [_thumb(sample, bank, row) for row in rows]
+  return Strip(title + words, pictures)
+
+
+def _closest(sample, used, kernel_PxK, size_K, count):
+  """Pairs of used prototypes of the highest cosine, half a row each."""
+  some = used[:4096]
+  if len(some) < 2:
+    return []
+  cosine = np.triu(kernel_PxK[:, some].T @ kernel_PxK[:, some], 1)
+  cosine[np.tril_indices(len(some))] = -2
+  found = []
+  for flat in np.argsort(-cosine, axis=None)[:count]:
+    one, other = np.unravel_index(flat, cosine.shape)
+    first, second = (
+      _members(sample, some[each], size_K, _ACROSS // 2)
+      for each in (one, other)
+    )
+    found.append(
+      Strip(
+        f"Prototypes {some[one]} and {some[other]}: cosine"
+        f" {cosine[one, other]:.2f}. First those of {some[one]}, then those"
+        f" of {some[other]}",
+        first.pictures + second.pictures,
+      )
+    )
+  return found
+
+
+class Map(NamedTuple):
+  """Features on a plane.
+
+  Attributes:
+    mosaic: the images at their places.
+    method: "UMAP" or "PCA".
+    points: x, y, label and name of some images; empty without labels.
+  """
+
+  mosaic: Picture
+  method: str
+  points: list[tuple[float, float, str, str]]
+
+
+def feature_map(sample: Sample, scale: float) -> Map | None:
+  """Images near each other where the network finds them alike.
+
+  Args:
+    sample: the images.
+    scale: of the cells along a side, for smaller pages.
+  """
+  bank = sample.bank
+  if len(bank) < 3:
+    return None
+  method = projection.best_for(len(bank))
+  place_Nx2 = projection.placed(bank.features_NxD, method)
+  cells = max(8, round(_CELLS * scale))
+  alt = (
+    f"{len(bank)} images on a plane by {method.upper()}; similar ones are close"
+  )
+  points = []
+  if (bank.labels_N >= 0).any():
+    rows = np.linspace(0, len(bank) - 1, min(_POINTS, len(bank))).astype(int)
+    points = [
+      (
+        round(float(place_Nx2[row, 0]), 4),
+        round(float(place_Nx2[row, 1]), 4),
+        _label(sample, bank, row) or "no label",
+        bank.ids_N[row],
+      )
+      for row in rows
+    ]
+  mosaic = Picture(_mosaic(bank.thumbs_NxSxSx3, place_Nx2, cells), alt)
+  return Map(mosaic, method.upper(), points)
+
+
+def _mosaic(thumbs_NxSxSx3, place_Nx2, cells):
+  """Each cell of a grid shows the image nearest to its middle."""
+  cell_Nx2 = np.minimum((place_Nx2 * cells).astype(int), cells - 1)
+  off_N = np.abs(place_Nx2 * cells - cell_Nx2 - 0.5).max(1)
+  side = cells * _CELL
+  canvas = np.zeros((side, side, 4), np.uint8)
+  shown: dict[tuple[int, int], int] = {}
+  for row in np.argsort(-off_N):
+    shown[tuple(cell_Nx2[row])] = row  # The nearest comes last.
+  for (x, y), row in shown.items():
+    top, left = side - (y + 1) * _CELL, x * _CELL
+    small = cv2.resize(
+      thumbs_NxSxSx3[row], (_CELL, _CELL), interpolation=cv2.INTER_AREA
+    )
+    cell = canvas[top : top + _CELL, left : left + _CELL]
+    cell[..., :3], cell[..., 3] = small[..., ::-1], 255
+  # Without the empty margin.
+  xs, ys = np.array(list(shown)).T
+  top, bottom = side - (ys.max() + 1) * _CELL, side - ys.min() * _CELL
+  canvas = canvas[top:bottom, xs.min() * _CELL : (xs.max() + 1) * _CELL]
+  quality = cv2.IMWRITE_WEBP_QUALITY, _WEBP_QUALITY
+  data = cv2.imencode(".webp", canvas, quality)[1].tobytes()
+  return _address(data, "webp")
+
+
+def crops(first: FirstBatch) -> list[Strip]:
+  """A row an image: the whole of it, and its crops."""
+  strips = []
+  for whole, views, name in zip(*first, strict=True):
+    height, width = whole.shape[:2]
+    lead = Picture(
+      _address(gallery.shrunk(whole)),
+      f"the image {name}",
+      f"{width} x {height}",
+    )
+    pictures = [
+      Picture(
+        _address(gallery.shrunk(view)),
+        f"crop {at} of {name}, augmented",
+        f"{len(view)} px",
+      )
+      for at, view in enumerate(views, 1)
+    ]
+    strips.append(Strip(name, pictures, lead))
+  return strips
+
+
+def _thumb(sample, seen, row, caption="", mark=""):
+  name, label = seen.ids_N[row], _label(sample, seen, row)
+  alt = f"{label}: {name}" if label else name
+  if mark:
+    alt += ", the same label" if mark == "good" else ", another label"
+  data = gallery.shrunk(seen.thumbs_NxSxSx3[row])
+  return Picture(_address(data), alt, caption, mark)
+
+
+def _label(sample, seen, row):
+  label = seen.labels_N[row]
+  return sample.label_names[label] if label >= 0 else ""
+
+
+def _address(data, kind="jpeg"):
+  return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

@@ -1,0 +1,345 @@
+"""Workdirs to one page of HTML that needs nothing else."""
+
+import dataclasses
+import datetime
+import json
+import logging
+import pathlib
+from collections.abc import Sequence
+from importlib import resources
+from typing import NamedTuple
+
+import jinja2
+
+import seer_jax
+from seer_jax.apps.report import (
+  charts,
+  cost,
+  first_batch,
+  history,
+  pictures,
+  sample,
+  verdict,
+)
+from seer_jax.apps.report.checks import named, percent
+from seer_jax.apps.report.history import History
+from seer_jax.config import keys
+from seer_jax.evals import knn, low_shot
+from seer_jax.runtime import errors, host
+
+_log = logging.getLogger(__name__)
+
+NAME = "report.html"
+# Bytes of a page, at most: it is to be mailed. The text and the libraries take
+# under one million.
+LARGEST = 5_000_000
+_FOR_PICTURES = 3_800_000
+# Rows of pictures of a page about one run.
+_NEIGHBOURS, _PROTOTYPES, _CROPS = 8, 4, 4
+_PROBE_COST = 0.01
+_BAD_SHOWN = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+  """What is shown of a run's network.
+
+  Attributes:
+    neighbours: of some queries.
+    prototypes: None for a network without.
+    map: of features; None for a handful of images.
+    crops: of the first batch.
+    images: looked at.
+    measured: (name, of the network, of pixels) on these images; empty without
+      labels.
+    why_not: the reason why there is nothing above; "" otherwise.
+    why_no_crops: likewise of the crops.
+  """
+
+  neighbours: pictures.Neighbours | None = None
+  prototypes: pictures.Prototypes | None = None
+  map: pictures.Map | None = None
+  crops: Sequence[pictures.Strip] = ()
+  images: int = 0
+  measured: Sequence[tuple[str, float, float]] = ()
+  why_not: str = ""
+  why_no_crops: str = ""
+
+
+class Run(NamedTuple):
+  """A run on the page."""
+
+  history: History
+  verdict: verdict.Verdict
+  pictures: Pictures
+  scores: list[list[str]]
+  facts: list[tuple[str, str]]
+  energy: cost.Energy
+  settings: list[tuple[str, str, str]]
+
+
+def write(
+  workdirs: Sequence[pathlib.Path],
+  out: pathlib.Path,
+  images: int | None = None,
+  evals: pathlib.Path | None = None,
+) -> list[verdict.Verdict]:
+  """Writes the report of one run, or of several beside each other.
+
+  Args:
+    workdirs: of the runs.
+    out: the file to write.
+    images: to look at for pictures, of each run; 0 for a page without pictures;
+      None is what the run's config says.
+    evals: the folder that `seer-jax eval` wrote results to, if any.
+
+  Returns:
+    The verdict of each.
+
+  Raises:
+    UserError: a workdir holds no run, or the file cannot be written.
+    Lost: the disk is full.
+  """
+  histories = history.read(workdirs, evals)
+  runs, room = [], _FOR_PICTURES
+  for each in histories:
+    wanted = each.config.report.images if images is None else images
+    shown = _pictures(each, wanted, len(histories) ** -0.5)
+    size = _size(shown)
+    if size > room:
+      shown = Pictures(
+        why_not="Left out, to keep the page small. Alone this run has a page"
+        f" with pictures: seer-jax report {each.workdir}",
+      )
+      size = 0
+    room -= size
+    runs.append(_run(each, shown))
+  host.write_text(out, _page(runs, charts.of(histories)))
+  return [run.verdict for run in runs]
+
+
+def _run(each, shown):
+  return Run(
+    each,
+    verdict.judge(each),
+    shown,
+    _scores(each),
+    _facts(each),
+    cost.energy(each),
+    _settings(each),
+  )
+
+
+def _pictures(each, images, scale):
+  """Pictures, or the reason why there are none."""
+  if not images:
+    return Pictures(
+      why_not="This page was made without pictures. With them: seer-jax report"
+      f" {each.workdir} --images 4000"
+    )
+  crops, why_no_crops = (), ""
+  try:
+    first = first_batch.first_batch(each, max(1, round(_CROPS * scale)))
+    crops = pictures.crops(first)
+  except (errors.UserError, errors.Lost) as error:
+    why_no_crops = f"No crops to show: {error}"
+  try:
+    found = sample.take(each, images)
+  except (errors.UserError, errors.Lost) as error:
+    return Pictures(
+      crops=crops,
+      why_not=f"No pictures of the features: {error}",
+      why_no_crops=why_no_crops,
+    )
+  return Pictures(
+    neighbours=pictures.neighbours(found, max(3, round(_NEIGHBOURS * scale))),
+    prototypes=pictures.prototypes(found, max(1, round(_PROTOTYPES * scale))),
+    map=pictures.feature_map(found, scale),
+    crops=crops,
+    images=len(found.bank) + len(found.query),
+    measured=_measured(found),
+    why_no_crops=why_no_crops,
+  )
+
+
+def _measured(found):
+  """kNN and a linear classifier, of features and of pixels."""
+  known = set(found.bank.labels_N[found.bank.labels_N >= 0].tolist())
+  if len(known) < 2 or (found.query.labels_N < 0).all():
+    return ()
+  rows = []
+  for name, measure in (("kNN (k = 20)", _knn), ("Linear classifier", _linear)):
+    values = (
+      measure(
+        *(
+          getattr(part, kind)().labelled() for part in (found.bank, found.query)
+        )
+      )
+      for kind in ("as_features", "as_pixels")
+    )
+    rows.append((name, *values))
+  return rows
+
+
+def _knn(bank, query):
+  ((top1, _),) = knn.accuracies(bank, query, (20,), (0.1,)).values()
+  return top1
+
+
+def _linear(bank, query):
+  def fit(features_NxD, labels_N):
+    return low_shot.logistic(features_NxD, labels_N, (_PROBE_COST,))
+
+  return low_shot.accuracy(bank, query, fit, low_shot.percent(1.0), 0)
+
+
+def _size(shown):
+  """Bytes that pictures take on the page, roughly."""
+  return len(repr(dataclasses.astuple(shown)))
+
+
+def _scores(each):
+  """A table of accuracies: measure, untrained, best, newest."""
+  rows = []
+  names = dict.fromkeys(
+    name
+    for line in each.lines
+    if "eval_seconds" in line
+    for name in line
+    if name == "accuracy" or name.startswith(("knn/", "logistic", "svm"))
+  )
+  for name in names:
+    curve = each.curve(name)
+    if name.endswith("/std") or not curve:
+      continue
+    step, best = max(curve, key=lambda point: (point[1], point[0]))
+    rows.append(
+      [
+        named(name),
+        percent(curve[0][1]),
+        f"{percent(best)} (step {step:,})",
+        percent(curve[-1][1]),
+      ]
+    )
+  return rows
+
+
+def _facts(each):
+  """Size, time and hardware of a run."""
+  record, config = each.record, each.config
+  facts = []
+  if record.images:
+    labels = (
+      f", {len(record.labels)} labels" if record.labels else ", no labels"
+    )
+    facts.append(("Images", f"{record.images:,}{labels}"))
+    facts.append(("Source", record.source))
+  if seen := each.last("images_seen"):
+    epochs = f" ({seen / record.images:.1f} epochs)" if record.images else ""
+    facts.append(("Images seen", f"{seen:,.0f}{epochs}"))
+  facts.append(("Steps", f"{each.step:,} of {config.steps or 0:,}"))
+  facts.append(("Batch", f"{config.batch_size or 0:,} images"))
+  if seconds := each.last("seconds"):
+    tests = cost.duration(each.total("eval_seconds"))
+    facts.append(
+      ("Time", f"{cost.duration(seconds)}, of which evaluation {tests}")
+    )
+  if rate := each.median("images_per_second"):
+    facts.append(("Images per second", f"{rate:,.0f} (median)"))
+  if (waited := each.median("data_wait")) is not None:
+    facts.append(("Waiting for images", f"{percent(waited)} of the time"))
+  if record.starts:
+    newest = record.starts[-1]
+    begun = datetime.datetime.fromtimestamp(record.starts[0].time, datetime.UTC)
+    facts += [
+      ("Begun", f"{begun:%Y-%m-%d %H:%M} UTC; started {_times(record.starts)}"),
+      ("Devices", f"{newest.devices} x {newest.device}, {newest.cores} cores"),
+      ("Versions", f"seer_jax {newest.seer_jax}, jax {newest.jax}"),
+    ]
+  return facts
+
+
+def _times(starts):
+  return "once" if len(starts) == 1 else f"{len(starts)} times"
+
+
+def _settings(each):
+  """Keys that the experiment set: (key, value, default)."""
+  chosen = {choice.key for choice in each.record.choices}
+  defaults = dict(keys.flatten(keys.base()))
+  return [
+    (key, _shown(value), _shown(defaults.get(key)))
+    for key, value in keys.flatten(each.config)
+    if key not in chosen and _plain(value) != _plain(defaults.get(key))
+  ]
+
+
+def _plain(value):
+  return json.loads(json.dumps(value, default=str))
+
+
+def _shown(value):
+  if value is None:
+    return "open"
+  return json.dumps(_plain(value))
+
+
+def _differences(runs):
+  """Keys that runs set differently: (key, a value for each)."""
+  if len(runs) < 2:
+    return []
+  flat = [dict(keys.flatten(run.history.config)) for run in runs]
+  return [
+    (key, [_shown(config.get(key)) for config in flat])
+    for key in flat[0]
+    if len({json.dumps(_plain(config.get(key))) for config in flat}) > 1
+  ]
+
+
+def _page(runs, curves):
+  environment = jinja2.Environment(
+    loader=jinja2.PackageLoader("seer_jax.apps.report", "page"),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
+  )
+  folder = resources.files("seer_jax.apps.report") / "page"
+  environment.globals |= {
+    "inlined": lambda name: (folder / name).read_text(),
+    "percent": percent,
+    "shown": _shown,
+    "flat": keys.flatten,
+  }
+  return environment.get_template("report.html").render(
+    runs=runs,
+    charts=curves,
+    differences=_differences(runs),
+    data=_data(runs, curves),
+    version=seer_jax.__version__,
+    made=f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
+    bad_shown=_BAD_SHOWN,
+    marks={"good": "\u2713", "unsure": "?", "bad": "\u2717"},
+  )
+
+
+def _data(runs, curves):
+  """What the page's script draws."""
+  return {
+    "charts": [
+      {
+        "key": chart.key,
+        "title": chart.title,
+        "percent": chart.percent,
+        "log": chart.log,
+        "rules": chart.rules,
+        "series": [each._asdict() for each in chart.series],
+      }
+      for chart in curves
+    ],
+    "maps": [
+      {"key": f"map-{at}", "points": run.pictures.map.points}
+      for at, run in enumerate(runs)
+      if run.pictures.map and run.pictures.map.points
+    ],
+  }

@@ -1,0 +1,184 @@
+"""Some of a run's images as its newest checkpoint sees them."""
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from seer_jax.apps.report.history import History
+from seer_jax.data import pipeline
+from seer_jax.evals import features, suite
+from seer_jax.runtime import mesh as mesh_lib
+from seer_jax.weights import load
+
+_log = logging.getLogger(__name__)
+
+# Pixels of a side: of what is kept of a view.
+SIDE = 96
+# Images at once, at most: reports are also made on laptops.
+_BATCH = 64
+# Queries for so many images of the bank.
+_BANK_PER_QUERY = 4
+
+
+class Seen(NamedTuple):
+  """Images, and what the network makes of them.
+
+  Attributes:
+    thumbs_NxSxSx3: clean views, uint8, of side `SIDE` at most.
+    features_NxD: float32, all finite.
+    labels_N: -1 where there is none.
+    ids_N: names of the images.
+    prototype_N: the nearest of the first head; -1 without prototypes.
+    score_N: cosine to it.
+  """
+
+  thumbs_NxSxSx3: np.ndarray
+  features_NxD: np.ndarray
+  labels_N: np.ndarray
+  ids_N: np.ndarray
+  prototype_N: np.ndarray
+  score_N: np.ndarray
+
+  def __len__(self) -> int:
+    return len(self.ids_N)
+
+  def as_features(self) -> features.Features:
+    """For evaluators."""
+    return features.Features(self.features_NxD, self.labels_N)
+
+  def as_pixels(self, side: int = 32) -> features.Features:
+    """The same of pixels around their mean, of small pictures."""
+    small = [
+      cv2.resize(each, (side, side), interpolation=cv2.INTER_AREA)
+      if len(each) > side
+      else each
+      for each in self.thumbs_NxSxSx3
+    ]
+    pixels_NxD = np.stack(small).reshape(len(self), -1).astype(np.float32)
+    return features.Features(pixels_NxD / 127.5 - 1, self.labels_N)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+  """What pictures are made of.
+
+  Attributes:
+    bank: images to choose from.
+    query: other images, if there are others.
+    label_names: of both.
+    prototypes_PxK: unit columns of the first head; None without one.
+  """
+
+  bank: Seen
+  query: Seen
+  label_names: list[str]
+  prototypes_PxK: np.ndarray | None
+
+
+def take(history: History, most: int) -> Sample:
+  """Runs the newest checkpoint over some of its run's images.
+
+  Args:
+    history: of the run.
+    most: images to look at.
+
+  Raises:
+    UserError: the checkpoint or the images cannot be opened here.
+  """
+  config = history.config
+  source = suite.open_source(config, "train")
+  _, images = suite.split(config, source)
+  mesh = _mesh(config)
+  network, variables = load.load(history.workdir)
+  variables = features.stored(variables, mesh)
+  queries = max(1, most // (1 + _BANK_PER_QUERY))
+  seen = []
+  for part, count in ((images.bank, most - queries), (images.query, queries)):
+    _log.info("looking at %d images for the report", count)
+    some = features.ImageSet(part.source, _evenly(part.indices, count))
+    with jax.set_mesh(mesh):
+      seen.append(_look(network, variables, some, mesh, config))
+  head = variables["params"].get("prototypes_0")
+  kernel_PxK = None
+  if head:
+    kernel_PxK = np.asarray(head["kernel"], np.float32)
+    # Stored with padding, if the mesh asked for it.
+    kernel_PxK = kernel_PxK[: network.out, : network.prototype_counts[0]]
+  return Sample(*seen, list(source.label_names), kernel_PxK)
+
+
+def _mesh(config):
+  """Over all devices; of large networks each holds a part."""
+  parts = config.mesh.fsdp
+  return mesh_lib.make(fsdp=parts if jax.device_count() % parts == 0 else 1)
+
+
+def _evenly(indices, count):
+  """At most so many of them, evenly spaced."""
+  places = np.linspace(0, len(indices) - 1, min(count, len(indices)))
+  return [indices[at] for at in places.astype(int).tolist()]
+
+
+def _look(network, variables, images, mesh, config):
+  forward = features.compiled(
+    network, _wanted, mesh, mesh_lib.DTYPES[mesh_lib.precision_here()[0]]
+  )
+  batches = pipeline.clean_batches(
+    images.source,
+    images.indices,
+    network.preprocessing,
+    mesh,
+    min(config.eval.batch_size, _BATCH),
+    config.data.max_pixels,
+  )
+  parts = [
+    _rows(batch, forward(variables, batch["image"])) for batch in batches
+  ]
+  columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+  thumbs, found, labels_N, index_N, prototype_N, score_N = columns
+  ids_N = np.array([images.source.id_of(int(at)) for at in index_N])
+  return Seen(thumbs, found, labels_N, ids_N, prototype_N, score_N)
+
+
+def _wanted(found: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+  wanted = {"features": found["avgpool"].astype(jnp.float32)}
+  if found.get("scores"):
+    wanted["prototype"] = jnp.argmax(found["scores"][0], -1)
+    wanted["score"] = jnp.max(found["scores"][0], -1)
+  return wanted
+
+
+def _rows(batch, found):
+  """Columns of a batch's usable images whose features are finite."""
+  found = {name: np.asarray(x) for name, x in found.items()}
+  good_B = np.asarray(batch["mask"])
+  good_B = good_B & np.isfinite(found["features"]).all(1)
+  nothing_B = np.full(len(good_B), -1)
+  return tuple(
+    column[good_B]
+    for column in (
+      _shrunk(np.asarray(batch["image"])),
+      found["features"],
+      np.asarray(batch["label"]),
+      np.asarray(batch["index"]),
+      found.get("prototype", nothing_B),
+      found.get("score", nothing_B.astype(np.float32)),
+    )
+  )
+
+
+def _shrunk(views_BxSxSx3):
+  if views_BxSxSx3.shape[1] <= SIDE:
+    return views_BxSxSx3
+  return np.stack(
+    [
+      cv2.resize(view, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+      for view in views_BxSxSx3
+    ]
+  )

@@ -1,0 +1,69 @@
+"""`report`: one page that says whether a run worked."""
+
+import argparse
+import pathlib
+
+from seer_jax.commands.parser import Command
+from seer_jax.runtime import errors
+
+
+def _add_arguments(parser):
+  add = parser.add_argument
+  add(
+    "workdirs",
+    metavar="WORKDIR",
+    nargs="+",
+    help="of a run; several are put on one page, side by side",
+  )
+  add(
+    "--out",
+    metavar="FILE",
+    help="the page (WORKDIR/report.html; of several runs, report.html here)",
+  )
+  add(
+    "--images",
+    metavar="N",
+    type=int,
+    help="images of each run to look at, 0 for no pictures (as the run's"
+    " config has it)",
+  )
+  add(
+    "--evals",
+    metavar="DIR",
+    help="what seer-jax eval wrote, for its figures (WORKDIR/evals)",
+  )
+
+
+def _report(options: argparse.Namespace) -> None:
+  from seer_jax.apps.report import report
+  from seer_jax.commands.training import keep_compiled
+  from seer_jax.runtime import host, logs
+
+  if options.images is not None and options.images < 0:
+    raise errors.UserError(
+      f"--images is {options.images}; it must be 0 or more"
+    )
+  logs.show()
+  keep_compiled()
+  workdirs = [host.user_path(each) for each in options.workdirs]
+  out = workdirs[0] / report.NAME
+  if len(workdirs) > 1:
+    out = pathlib.Path(report.NAME)
+  if options.out:
+    out = host.user_path(options.out)
+  evals = host.user_path(options.evals) if options.evals else None
+  found = report.write(workdirs, out, options.images, evals)
+  for workdir, verdict in zip(options.workdirs, found, strict=True):
+    print(f"{workdir}: {verdict.title}. {verdict.sentence}")
+  print(out)
+
+
+REPORT = Command(
+  "Makes a page that says whether runs worked, with curves and pictures.",
+  (
+    "seer-jax report runs/photos",
+    "seer-jax report runs/photos runs/longer --out compared.html",
+  ),
+  _add_arguments,
+  _report,
+)
