@@ -36,12 +36,8 @@ class Command:
     """Reads the arguments, and runs."""
     return self.run(self.parse(name, arguments))
 
-  def parse(self, name: str, arguments: Sequence[str]) -> argparse.Namespace:
-    """The options.
-
-    Raises:
-      UserError: an argument is unknown, missing or wrong.
-    """
+  def parser(self, name: str) -> argparse.ArgumentParser:
+    """Reads the options, and has the help, of the command of that name."""
     parser = _Parser(
       prog=f"seer-jax {name}",
       description=self.sentence,
@@ -58,6 +54,15 @@ class Command:
         "--config.KEY=VALUE sets any of them: --config.swav.epsilon=0.04",
       )
     self.add_arguments(parser)
+    return parser
+
+  def parse(self, name: str, arguments: Sequence[str]) -> argparse.Namespace:
+    """The options.
+
+    Raises:
+      UserError: an argument is unknown, missing or wrong.
+    """
+    parser = self.parser(name)
     options, rest = parser.parse_known_args(arguments)
     if self.has_config:
       options.overrides, rest = _overrides(rest)

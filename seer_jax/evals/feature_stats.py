@@ -21,6 +21,7 @@ def spread(features_NxD: np.ndarray, most: int = 2048) -> dict[str, float]:
       towards 1 when rows point everywhere, 0 when all point the same way.
     `features/rank`: the effective rank, exp of the entropy of the normalised
       singular values (Roy and Vetterli 2007).
+
     Without a row both are 0.
   """
   if not len(features_NxD):
@@ -50,6 +51,7 @@ def spectrum(features_NxD: np.ndarray, most: int = 8192) -> dict[str, float]:
     `features/alpha`: of eigenvalues of the covariance falling as i^-alpha
       (Agrawal et al. 2022), by least squares over those above a millionth of
       the largest; near 1 was best.
+
     Without two rows both are 0.
   """
   if len(features_NxD) < 2:
