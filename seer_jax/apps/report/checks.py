@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from seer_jax.apps.report.history import History
+from seer_jax.apps.report.worth import Worth
 from seer_jax.training import monitors
 
 # States of a check and of a verdict; each has a mark of its own on the page.
@@ -48,6 +49,17 @@ def of_learning(history: History) -> Iterator[Check]:
     yield _check_falling(history)
   if history.score:
     yield _check_score(history, history.score)
+
+
+def of_worth(worth: Worth) -> Check:
+  """Whether features beat the pixels that they were made of."""
+  name, ours, pixels = worth.rows[0]
+  value = f"{name}: {percent(ours)}; raw pixels {percent(pixels)}"
+  if pixels - ours > _margin(ours, pixels, worth.queries):
+    state, words = UNSURE, "Raw pixels tell these images apart better."
+  else:
+    state, words = GOOD, "Features are at least as good as raw pixels."
+  return Check("Beside raw pixels, on a sample", value, state, words)
 
 
 def of_operation(history: History) -> Iterator[Check]:

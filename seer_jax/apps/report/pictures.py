@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from scipy import optimize
 
 from seer_jax.apps.report.first_batch import FirstBatch
 from seer_jax.apps.report.sample import Sample, Seen
@@ -14,7 +15,7 @@ from seer_jax.evals import knn
 # Neighbours of a query, members of a prototype, shown in a row.
 _ACROSS = 8
 # Cells of the map along a side, and pixels of one.
-_CELLS, _CELL = 32, 32
+_CELLS, _CELL = 28, 36
 _WEBP_QUALITY = 70
 # Points of the scatter plot: more would hide each other.
 _POINTS = 1500
@@ -214,9 +215,7 @@ def feature_map(sample: Sample, scale: float) -> Map | None:
   method = projection.best_for(len(bank))
   place_Nx2 = projection.placed(bank.features_NxD, method)
   cells = max(8, round(_CELLS * scale))
-  alt = (
-    f"{len(bank)} images on a plane by {method.upper()}; similar ones are close"
-  )
+  alt = f"images in a grid, similar ones close, after {method.upper()}"
   points = []
   if (bank.labels_N >= 0).any():
     rows = np.linspace(0, len(bank) - 1, min(_POINTS, len(bank))).astype(int)
@@ -234,25 +233,22 @@ def feature_map(sample: Sample, scale: float) -> Map | None:
 
 
 def _mosaic(thumbs_NxSxSx3, place_Nx2, cells):
-  """Each cell of a grid shows the image nearest to its middle."""
-  cell_Nx2 = np.minimum((place_Nx2 * cells).astype(int), cells - 1)
-  off_N = np.abs(place_Nx2 * cells - cell_Nx2 - 0.5).max(1)
-  side = cells * _CELL
-  canvas = np.zeros((side, side, 4), np.uint8)
-  shown: dict[tuple[int, int], int] = {}
-  for row in np.argsort(-off_N):
-    shown[tuple(cell_Nx2[row])] = row  # The nearest comes last.
-  for (x, y), row in shown.items():
-    top, left = side - (y + 1) * _CELL, x * _CELL
-    small = cv2.resize(
+  """A full grid of images, as near to their places as they fit together."""
+  cells = min(cells, int(len(place_Nx2) ** 0.5))
+  some = np.linspace(0, len(place_Nx2) - 1, cells**2).astype(int)
+  low, high = place_Nx2[some].min(0), place_Nx2[some].max(0)
+  spread_Nx2 = (place_Nx2[some] - low) / np.maximum(high - low, 1e-9)
+  column, line = np.divmod(np.arange(cells**2), cells)
+  middle_Cx2 = (np.stack([column, line], 1) + 0.5) / cells
+  far_NxC = ((spread_Nx2[:, None] - middle_Cx2) ** 2).sum(-1)
+  rows, cell_N = optimize.linear_sum_assignment(far_NxC)
+  canvas = np.zeros((cells * _CELL, cells * _CELL, 3), np.uint8)
+  for row, cell in zip(some[rows], cell_N, strict=True):
+    # Lines are counted from below, as in the plot.
+    left, top = column[cell] * _CELL, (cells - 1 - line[cell]) * _CELL
+    canvas[top : top + _CELL, left : left + _CELL] = cv2.resize(
       thumbs_NxSxSx3[row], (_CELL, _CELL), interpolation=cv2.INTER_AREA
-    )
-    cell = canvas[top : top + _CELL, left : left + _CELL]
-    cell[..., :3], cell[..., 3] = small[..., ::-1], 255
-  # Without the empty margin.
-  xs, ys = np.array(list(shown)).T
-  top, bottom = side - (ys.max() + 1) * _CELL, side - ys.min() * _CELL
-  canvas = canvas[top:bottom, xs.min() * _CELL : (xs.max() + 1) * _CELL]
+    )[..., ::-1]
   quality = cv2.IMWRITE_WEBP_QUALITY, _WEBP_QUALITY
   data = cv2.imencode(".webp", canvas, quality)[1].tobytes()
   return _address(data, "webp")

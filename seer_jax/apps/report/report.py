@@ -21,10 +21,10 @@ from seer_jax.apps.report import (
   sample,
   verdict,
 )
+from seer_jax.apps.report import worth as worth_lib
 from seer_jax.apps.report.checks import named, percent
 from seer_jax.apps.report.history import History
 from seer_jax.config import keys
-from seer_jax.evals import knn, low_shot
 from seer_jax.runtime import errors, host
 
 _log = logging.getLogger(__name__)
@@ -36,7 +36,6 @@ LARGEST = 5_000_000
 _FOR_PICTURES = 3_800_000
 # Rows of pictures of a page about one run.
 _NEIGHBOURS, _PROTOTYPES, _CROPS = 8, 4, 4
-_PROBE_COST = 0.01
 _BAD_SHOWN = 20
 
 
@@ -50,8 +49,7 @@ class Pictures:
     map: of features; None for a handful of images.
     crops: of the first batch.
     images: looked at.
-    measured: (name, of the network, of pixels) on these images; empty without
-      labels.
+    worth: of features beside pixels; None without labels.
     why_not: the reason why there is nothing above; "" otherwise.
     why_no_crops: likewise of the crops.
   """
@@ -61,7 +59,7 @@ class Pictures:
   map: pictures.Map | None = None
   crops: Sequence[pictures.Strip] = ()
   images: int = 0
-  measured: Sequence[tuple[str, float, float]] = ()
+  worth: worth_lib.Worth | None = None
   why_not: str = ""
   why_no_crops: str = ""
 
@@ -121,7 +119,7 @@ def write(
 def _run(each, shown):
   return Run(
     each,
-    verdict.judge(each),
+    verdict.judge(each, shown.worth),
     shown,
     _scores(each),
     _facts(each),
@@ -157,40 +155,9 @@ def _pictures(each, images, scale):
     map=pictures.feature_map(found, scale),
     crops=crops,
     images=len(found.bank) + len(found.query),
-    measured=_measured(found),
+    worth=worth_lib.measure(found),
     why_no_crops=why_no_crops,
   )
-
-
-def _measured(found):
-  """kNN and a linear classifier, of features and of pixels."""
-  known = set(found.bank.labels_N[found.bank.labels_N >= 0].tolist())
-  if len(known) < 2 or (found.query.labels_N < 0).all():
-    return ()
-  rows = []
-  for name, measure in (("kNN (k = 20)", _knn), ("Linear classifier", _linear)):
-    values = (
-      measure(
-        *(
-          getattr(part, kind)().labelled() for part in (found.bank, found.query)
-        )
-      )
-      for kind in ("as_features", "as_pixels")
-    )
-    rows.append((name, *values))
-  return rows
-
-
-def _knn(bank, query):
-  ((top1, _),) = knn.accuracies(bank, query, (20,), (0.1,)).values()
-  return top1
-
-
-def _linear(bank, query):
-  def fit(features_NxD, labels_N):
-    return low_shot.logistic(features_NxD, labels_N, (_PROBE_COST,))
-
-  return low_shot.accuracy(bank, query, fit, low_shot.percent(1.0), 0)
 
 
 def _size(shown):
@@ -319,7 +286,7 @@ def _page(runs, curves):
     version=seer_jax.__version__,
     made=f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
     bad_shown=_BAD_SHOWN,
-    marks={"good": "\u2713", "unsure": "?", "bad": "\u2717"},
+    marks={"good": "\u2713", "unsure": "!", "bad": "\u2717"},
   )
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from seer_jax.apps.report import checks as checks_lib
 from seer_jax.apps.report.checks import BAD, GOOD, UNSURE, Check, named, percent
 from seer_jax.apps.report.history import History
+from seer_jax.apps.report.worth import Worth
 from seer_jax.training import monitors
 
 
@@ -34,15 +35,27 @@ class Verdict(NamedTuple):
   advice: list[Advice]
 
 
-def judge(history: History) -> Verdict:
-  """Judges a run by its metrics alone."""
+def judge(history: History, worth: Worth | None = None) -> Verdict:
+  """Judges a run.
+
+  Args:
+    history: of it, which is enough for a verdict.
+    worth: of its features on a sample, if that was measured.
+  """
   signs = list(checks_lib.of_learning(history))
-  checks = [*signs, *checks_lib.of_operation(history)]
-  for rule in (_diverged, _empty, _collapsed, _unfinished):
-    found = rule(history)
-    if found:
-      return Verdict(*found[:3], checks, found[3] + _upkeep(history))
-  state, title, sentence, advice = _finished(history, signs)
+  beside_pixels = (
+    [checks_lib.of_worth(worth)] if worth and history.is_pretraining else []
+  )
+  checks = [*signs, *beside_pixels, *checks_lib.of_operation(history)]
+  state, title, sentence, advice = (
+    _diverged(history)
+    or _empty(history)
+    or _collapsed(history)
+    or _unfinished(history)
+    or _doubtful(history, signs)
+    or _beaten(history, beside_pixels)
+    or _learned(history)
+  )
   return Verdict(state, title, sentence, checks, advice + _upkeep(history))
 
 
@@ -140,7 +153,7 @@ def _unfinished(history):
   )
 
 
-def _finished(history, signs):
+def _doubtful(history, signs):
   for state, title in (
     (BAD, "It did not learn what it should"),
     (UNSURE, "It learned little"),
@@ -149,17 +162,30 @@ def _finished(history, signs):
       if sign.state == state:
         sentence = f"{sign.meaning} {_progress(history)}"
         return state, title, sentence, _weak(history)
-  words = (
-    ""
-    if history.score
-    else (
+  return None
+
+
+def _beaten(history, beside_pixels):
+  for check in beside_pixels:
+    if check.state != GOOD:
+      return (
+        UNSURE,
+        "It learned, but raw pixels still do better",
+        f"On a sample, {check.value}. {_progress(history)}",
+        _weak(history),
+      )
+  return None
+
+
+def _learned(history):
+  lead = words = ""
+  if history.score and history.is_pretraining:
+    lead = "Its features tell images apart better than before training. "
+  if not history.score:
+    words = (
       " There were no labels to test the features with, so this is judged by"
       " the loss, the prototypes and the spread of the features alone."
     )
-  )
-  lead = ""
-  if history.score and history.is_pretraining:
-    lead = "Its features tell images apart better than before training. "
   sentence = lead + _progress(history) + words
   return GOOD, "It learned", sentence, _next_steps(history)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from seer_jax.apps.report import verdict
+from seer_jax.apps.report import verdict, worth
 from seer_jax.apps.report.checks import BAD, GOOD, UNSURE
 
 EVALUATED = {"features/rank": 40.0, "eval_seconds": 1.0}
@@ -122,6 +122,19 @@ def test_a_difference_within_the_noise_of_few_queries_is_no_success(made):
   some = lines(before=0.5, after=0.56)
   assert verdict.judge(made(some, query=50)).state == UNSURE
   assert verdict.judge(made(some, query=10_000)).state == GOOD
+
+
+def test_a_run_that_raw_pixels_beat_is_not_praised(made):
+  def beside(ours, pixels):
+    rows = [worth.Accuracy("kNN (k = 20)", ours, pixels)]
+    return verdict.judge(made(lines()), worth.Worth(rows, 500))
+
+  beaten = beside(0.7, 0.9)
+  assert beaten.state == UNSURE
+  assert beaten.title == "It learned, but raw pixels still do better"
+  assert "70.0 %; raw pixels 90.0 %" in beaten.sentence
+  assert beside(0.7, 0.71).title == "It learned"  # Within the noise.
+  assert beside(0.7, 0.3).title == "It learned"
 
 
 def test_what_costs_quality_is_told_beside_a_good_verdict(made):
