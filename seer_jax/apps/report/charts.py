@@ -30,7 +30,6 @@ class Chart(NamedTuple):
     rules: levels to compare with: (value, name).
     percent: whether values are shares.
     log: whether the axis is logarithmic.
-    unit: of values.
   """
 
   key: str
@@ -40,7 +39,6 @@ class Chart(NamedTuple):
   rules: list[tuple[float, str]]
   percent: bool
   log: bool
-  unit: str
 
   @property
   def rows(self) -> Iterator[tuple[int, list[float | None]]]:
@@ -66,7 +64,6 @@ class _Kind(NamedTuple):
   rules: tuple[tuple[float, str], ...] = ()
   percent: bool = False
   log: bool = False
-  unit: str = ""
 
 
 _KINDS = (
@@ -142,49 +139,53 @@ def of(histories: Sequence[History]) -> list[Chart]:
 
 
 def _accuracy(histories):
-  """Of the score of each run; of a single run, all of its kind."""
-  names = [history.score for history in histories]
-  if len(histories) == 1 and names[0]:
-    kind = names[0].split("/")[0]
-    names = sorted(
-      {
-        name
-        for line in histories[0].lines
-        for name in line
-        if name.split("/")[0] == kind and not name.endswith(("/top5", "/std"))
-      },
-      key=lambda name: name != histories[0].score,
-    )
-  metrics = tuple(dict.fromkeys(filter(None, names)))
-  return _chart(
-    _Kind(
-      metrics,
-      "Accuracy on labelled images",
-      "Of clean features, from which labels are predicted. The first point is"
-      " the untrained network.",
-      percent=True,
-    ),
-    histories,
+  """The score of each run; of a single run, all that are like it."""
+  lines = [(each, each.score) for each in histories if each.score]
+  if len(histories) == 1 and lines:
+    history, score = lines[0]
+    kind = score.split("/")[0]
+    names = {
+      name
+      for line in history.lines
+      for name in line
+      if name.split("/")[0] == kind and not name.endswith(("/top5", "/std"))
+    }
+    lines = [
+      (history, name) for name in sorted(names, key=lambda name: name != score)
+    ]
+  kind = _Kind(
+    tuple(metric for _, metric in lines),
+    "Accuracy on labelled images",
+    "Of clean features, from which labels are predicted. The first point is"
+    " the untrained network.",
+    percent=True,
   )
+  return _of_lines(kind, lines, several=len(histories) > 1)
 
 
 def _chart(kind, histories):
-  series = []
-  for history, metric in itertools.product(histories, kind.metrics):
-    if points := history.curve(metric):
-      names = []
-      if len(histories) > 1:
-        names.append(history.name)
-      if len(kind.metrics) > 1:
-        names.append(named(metric))
-      series.append((", ".join(names), _thinned(points, _POINTS)))
-  key = "-".join(kind.metrics[:1]).replace("/", "-").replace("=", "-")
+  lines = list(itertools.product(histories, kind.metrics))
+  return _of_lines(kind, lines, several=len(histories) > 1)
+
+
+def _of_lines(kind, lines, several):
+  """A chart of (run, metric), with the names that tell them apart."""
   chart = Chart(
-    key, kind.title, kind.about, [], list(kind.rules), *kind[4:6], kind.unit
+    "-".join(kind.metrics[:1]).replace("/", "-").replace("=", "-"),
+    kind.title,
+    kind.about,
+    [],
+    list(kind.rules),
+    kind.percent,
+    kind.log,
   )
-  chart.series.extend(
-    Series(name, points, _words(chart, points)) for name, points in series
-  )
+  metrics = len({metric for _, metric in lines})
+  for history, metric in lines:
+    if points := history.curve(metric):
+      names = [history.name] * several + [named(metric)] * (metrics > 1)
+      words = _words(chart, points)
+      name = ", ".join(names)
+      chart.series.append(Series(name, _thinned(points, _POINTS), words))
   return chart
 
 

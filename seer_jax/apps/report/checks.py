@@ -19,6 +19,8 @@ _FEW_IN_USE = 0.5
 _COLLAPSED = 0.5
 # One direction for all images is a rank of 1.
 _NO_RANK = 2.0
+# Of the rank before training.
+_RANK_LEFT = 0.25
 # Top-1 moves by that much for no reason, on however many images.
 _NOISE = 0.01
 
@@ -115,6 +117,9 @@ def _check_rank(history):
   state, words = GOOD, "Features of different images differ."
   if value < _NO_RANK:
     state, words = BAD, "Features of all images are nearly the same."
+  elif value < _RANK_LEFT * history.first("features/rank"):
+    state = UNSURE
+    words = "Features use far fewer directions than before training."
   return Check(name, f"{value:.0f} (effective rank)", state, words)
 
 
@@ -198,6 +203,8 @@ def named(metric: str) -> str:
   """A metric of accuracy in words: "knn/k=20" to "kNN (k = 20) accuracy"."""
   if metric == "accuracy":
     return "Accuracy on the test images"
+  if metric.endswith("/top5"):
+    return f"{named(metric.removesuffix('/top5'))}, one of five right"
   kind, _, rest = metric.partition("/")
   kind = {"knn": "kNN", "logistic": "Logistic regression", "svm": "SVM"}.get(
     kind, kind
