@@ -2,8 +2,6 @@
 
 import dataclasses
 import datetime
-import json
-import logging
 import pathlib
 from collections.abc import Sequence
 from importlib import resources
@@ -15,6 +13,7 @@ import seer_jax
 from seer_jax.apps.report import (
   charts,
   cost,
+  facts,
   first_batch,
   history,
   pictures,
@@ -22,12 +21,10 @@ from seer_jax.apps.report import (
   verdict,
 )
 from seer_jax.apps.report import worth as worth_lib
-from seer_jax.apps.report.checks import named, percent
+from seer_jax.apps.report.checks import percent
 from seer_jax.apps.report.history import History
 from seer_jax.config import keys
 from seer_jax.runtime import errors, host
-
-_log = logging.getLogger(__name__)
 
 NAME = "report.html"
 # Bytes of a page, at most: it is to be mailed. The text and the libraries take
@@ -106,6 +103,8 @@ def write(
     size = _size(shown)
     if size > room:
       shown = Pictures(
+        images=shown.images,
+        worth=shown.worth,
         why_not="Left out, to keep the page small. Alone this run has a page"
         f" with pictures: seer-jax report {each.workdir}",
       )
@@ -121,10 +120,10 @@ def _run(each, shown):
     each,
     verdict.judge(each, shown.worth),
     shown,
-    _scores(each),
-    _facts(each),
+    facts.scores(each),
+    facts.facts(each),
     cost.energy(each),
-    _settings(each),
+    facts.settings(each),
   )
 
 
@@ -165,104 +164,6 @@ def _size(shown):
   return len(repr(dataclasses.astuple(shown)))
 
 
-def _scores(each):
-  """A table of accuracies: measure, untrained, best, newest."""
-  rows = []
-  names = dict.fromkeys(
-    name
-    for line in each.lines
-    if "eval_seconds" in line
-    for name in line
-    if name == "accuracy" or name.startswith(("knn/", "logistic", "svm"))
-  )
-  for name in names:
-    curve = each.curve(name)
-    if name.endswith("/std") or not curve:
-      continue
-    step, best = max(curve, key=lambda point: (point[1], point[0]))
-    rows.append(
-      [
-        named(name),
-        percent(curve[0][1]),
-        f"{percent(best)} (step {step:,})",
-        percent(curve[-1][1]),
-      ]
-    )
-  return rows
-
-
-def _facts(each):
-  """Size, time and hardware of a run."""
-  record, config = each.record, each.config
-  facts = []
-  if record.images:
-    labels = (
-      f", {len(record.labels)} labels" if record.labels else ", no labels"
-    )
-    facts.append(("Images", f"{record.images:,}{labels}"))
-    facts.append(("Source", record.source))
-  if seen := each.last("images_seen"):
-    epochs = f" ({seen / record.images:.1f} epochs)" if record.images else ""
-    facts.append(("Images seen", f"{seen:,.0f}{epochs}"))
-  facts.append(("Steps", f"{each.step:,} of {config.steps or 0:,}"))
-  facts.append(("Batch", f"{config.batch_size or 0:,} images"))
-  if seconds := each.last("seconds"):
-    tests = cost.duration(each.total("eval_seconds"))
-    facts.append(
-      ("Time", f"{cost.duration(seconds)}, of which evaluation {tests}")
-    )
-  if rate := each.median("images_per_second"):
-    facts.append(("Images per second", f"{rate:,.0f} (median)"))
-  if (waited := each.median("data_wait")) is not None:
-    facts.append(("Waiting for images", f"{percent(waited)} of the time"))
-  if record.starts:
-    newest = record.starts[-1]
-    begun = datetime.datetime.fromtimestamp(record.starts[0].time, datetime.UTC)
-    facts += [
-      ("Begun", f"{begun:%Y-%m-%d %H:%M} UTC; started {_times(record.starts)}"),
-      ("Devices", f"{newest.devices} x {newest.device}, {newest.cores} cores"),
-      ("Versions", f"seer_jax {newest.seer_jax}, jax {newest.jax}"),
-    ]
-  return facts
-
-
-def _times(starts):
-  return "once" if len(starts) == 1 else f"{len(starts)} times"
-
-
-def _settings(each):
-  """Keys that the experiment set: (key, value, default)."""
-  chosen = {choice.key for choice in each.record.choices}
-  defaults = dict(keys.flatten(keys.base()))
-  return [
-    (key, _shown(value), _shown(defaults.get(key)))
-    for key, value in keys.flatten(each.config)
-    if key not in chosen and _plain(value) != _plain(defaults.get(key))
-  ]
-
-
-def _plain(value):
-  return json.loads(json.dumps(value, default=str))
-
-
-def _shown(value):
-  if value is None:
-    return "open"
-  return json.dumps(_plain(value))
-
-
-def _differences(runs):
-  """Keys that runs set differently: (key, a value for each)."""
-  if len(runs) < 2:
-    return []
-  flat = [dict(keys.flatten(run.history.config)) for run in runs]
-  return [
-    (key, [_shown(config.get(key)) for config in flat])
-    for key in flat[0]
-    if len({json.dumps(_plain(config.get(key))) for config in flat}) > 1
-  ]
-
-
 def _page(runs, curves):
   environment = jinja2.Environment(
     loader=jinja2.PackageLoader("seer_jax.apps.report", "page"),
@@ -275,13 +176,13 @@ def _page(runs, curves):
   environment.globals |= {
     "inlined": lambda name: (folder / name).read_text(),
     "percent": percent,
-    "shown": _shown,
+    "shown": facts.shown,
     "flat": keys.flatten,
   }
   return environment.get_template("report.html").render(
     runs=runs,
     charts=curves,
-    differences=_differences(runs),
+    differences=facts.differences([run.history for run in runs]),
     data=_data(runs, curves),
     version=seer_jax.__version__,
     made=f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",

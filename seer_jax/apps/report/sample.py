@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import numpy as np
 from seer_jax.apps.report.history import History
 from seer_jax.data import pipeline
 from seer_jax.evals import features, suite
+from seer_jax.runtime import errors
 from seer_jax.runtime import mesh as mesh_lib
 from seer_jax.weights import load
 
@@ -24,6 +26,9 @@ SIDE = 96
 _BATCH = 64
 # Queries for so many images of the bank.
 _BANK_PER_QUERY = 4
+# Seconds for each of both: large networks are slow on CPUs, and a report is no
+# reason to wait.
+_PATIENCE = 60
 
 
 class Seen(NamedTuple):
@@ -89,7 +94,8 @@ def take(history: History, most: int) -> Sample:
     most: images to look at.
 
   Raises:
-    UserError: the checkpoint or the images cannot be opened here.
+    UserError: the checkpoint or the images cannot be opened here, or no
+      feature is finite.
   """
   config = history.config
   source = suite.open_source(config, "train")
@@ -104,6 +110,10 @@ def take(history: History, most: int) -> Sample:
     some = features.ImageSet(part.source, _evenly(part.indices, count))
     with jax.set_mesh(mesh):
       seen.append(_look(network, variables, some, mesh, config))
+  if not all(map(len, seen)):
+    raise errors.UserError(
+      "the features of no image are finite; the run diverged"
+    )
   head = variables["params"].get("prototypes_0")
   kernel_PxK = None
   if head:
@@ -137,9 +147,12 @@ def _look(network, variables, images, mesh, config):
     min(config.eval.batch_size, _BATCH),
     config.data.max_pixels,
   )
-  parts = [
-    _rows(batch, forward(variables, batch["image"])) for batch in batches
-  ]
+  parts, until = [], time.monotonic() + _PATIENCE
+  for batch in batches:
+    parts.append(_rows(batch, forward(variables, batch["image"])))
+    if time.monotonic() > until:
+      _log.info("%d s are enough; the rest is left out", _PATIENCE)
+      break
   columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
   thumbs, found, labels_N, index_N, prototype_N, score_N = columns
   ids_N = np.array([images.source.id_of(int(at)) for at in index_N])

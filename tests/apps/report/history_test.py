@@ -21,13 +21,6 @@ def test_a_run_is_read_with_what_was_chosen_and_why(tiny):
   assert found.score == "knn/k=20"
 
 
-def test_each_start_is_recorded_and_choices_are_the_first(tiny, tmp_path):
-  workdir = shutil.copytree(tiny, tmp_path / "run")
-  before = record.read(workdir)
-  (found,) = history.read([workdir])
-  assert found.record == before
-
-
 def test_names_are_as_long_as_it_takes_to_tell_them_apart(tiny, tmp_path):
   workdirs = [
     shutil.copytree(tiny, tmp_path / name) for name in ("a/run", "b/run")
