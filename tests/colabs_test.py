@@ -63,7 +63,7 @@ def settings(tmp_path, tiny):
     "use_released_weights": {"weights": workdir},
     "probe_and_finetune": {
       "workdir": workdir,
-      "shares": "50,100",
+      "shares": "100",
       "options": SHORT,
     },
     "plan_before_you_rent": {

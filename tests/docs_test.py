@@ -59,7 +59,7 @@ SHORT = [
 CROPS = ["--config.crops.sizes=(16,)"]
 PROBES = ["--config.probe.rates=(1.0,)", "--config.eval.shots=(1,)"]
 EVAL = [*SHORT, *CROPS, *PROBES]
-MORE = {"eval": EVAL, "labels": [*EVAL, "--seeds=1", "--shares=50,100"]}
+MORE = {"eval": EVAL, "labels": [*EVAL, "--seeds=1", "--shares=100"]}
 
 
 class Shown(NamedTuple):
@@ -250,3 +250,13 @@ def test_other_commands_name_what_there_is():
         assert (runs.ROOT / name).exists(), each
         seen += 1
   assert seen > 20
+
+
+def test_links_of_the_readme_lead_somewhere():
+  """The site checks the links of the other pages."""
+  links = re.findall(
+    r"\]\(([^):#]+)[^)]*\)", (runs.ROOT / "README.md").read_text()
+  )
+  assert len(links) > 15
+  for link in links:
+    assert (runs.ROOT / link).exists(), link
