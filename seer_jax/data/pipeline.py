@@ -310,7 +310,7 @@ def _order(source, config):
 def indices_of(
   source: sources.Source, config: ml_collections.ConfigDict, first: int
 ) -> list[int]:
-  """The images of a batch, before any had a stand-in.
+  """The images of a batch, before any was replaced.
 
   Args:
     source: the images.

@@ -40,7 +40,7 @@ class Energy(NamedTuple):
 def energy(history: History) -> Energy:
   """Energy of a run at full power all the time, without cooling and the rest.
 
-  Each start's hardware is not told apart: the newest is taken for the whole.
+  A run that resumed on other hardware counts as if all of it ran on the newest.
   """
   seconds = history.last("seconds")
   starts = history.record.starts

@@ -68,33 +68,25 @@ def neighbours(sample: Sample, count: int) -> Neighbours:
   similarity_QxK, row_QxK = knn.nearest(
     bank.features_NxD, query.features_NxD, min(_ACROSS, len(bank))
   )
-  known = (query.labels_N >= 0) & (bank.labels_N >= 0).any()
-  precision, chance = None, 0.0
-  if known.any():
-    wanted_Q = query.labels_N[known]
-    precision = float(
-      (bank.labels_N[row_QxK[known]] == wanted_Q[:, None]).mean()
-    )
-    share_L = np.bincount(
-      bank.labels_N + 1, minlength=len(sample.label_names) + 1
-    )
-    chance = float((share_L[wanted_Q + 1] / len(bank)).mean())
   strips = []
   for at in _varied(query, count):
     label = _label(sample, query, at)
-    pictures = [
-      _thumb(
-        sample,
-        bank,
-        row,
-        f"{similarity:.2f}",
-        (label and ("good" if _label(sample, bank, row) == label else "bad"))
-        or "",
-      )
-      for row, similarity in zip(row_QxK[at], similarity_QxK[at], strict=True)
-    ]
+    pictures = []
+    for row, similarity in zip(row_QxK[at], similarity_QxK[at], strict=True):
+      same = "good" if _label(sample, bank, row) == label else "bad"
+      mark = same if label else ""
+      pictures.append(_thumb(sample, bank, row, f"{similarity:.2f}", mark))
     strips.append(Strip(label, pictures, _thumb(sample, query, at)))
-  return Neighbours(strips, precision, chance, int(known.sum()))
+  known = (query.labels_N >= 0) & (bank.labels_N >= 0).any()
+  if not known.any():
+    return Neighbours(strips, None, 0.0, 0)
+  wanted_Qx1 = query.labels_N[known][:, None]
+  return Neighbours(
+    strips,
+    float((bank.labels_N[row_QxK[known]] == wanted_Qx1).mean()),
+    float((bank.labels_N == wanted_Qx1).mean()),
+    int(known.sum()),
+  )
 
 
 def _varied(seen: Seen, count: int) -> list[int]:
