@@ -60,13 +60,13 @@ def test_without_labels_the_verdict_says_that_there_were_none(made):
       {"loss_over_lnk": 0.999},
       {},
       "the loss is still 0.999 of ln K",
-      "--config.optim.lr=1.2",
+      "--config.swav.epsilon=0.03",
     ),
     (
       {"loss_over_lnk": 0.999},
-      {"swav.epsilon": 1.0},
+      {"swav.iterations": 0},
       "the loss is still 0.999 of ln K",
-      "--config.swav.epsilon=0.05",
+      "--config.swav.iterations=3",
     ),
   ],
 )
