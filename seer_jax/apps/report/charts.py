@@ -141,7 +141,7 @@ def of(histories: Sequence[History]) -> list[Chart]:
 def _accuracy(histories):
   """The score of each run; of a single run, all that are like it."""
   lines = [(each, each.score) for each in histories if each.score]
-  if len(histories) == 1 and lines:
+  if len(histories) == 1 and lines and "/" in lines[0][1]:
     history, score = lines[0]
     kind = score.split("/")[0]
     names = {
@@ -156,8 +156,8 @@ def _accuracy(histories):
   kind = _Kind(
     tuple(metric for _, metric in lines),
     "Accuracy on labelled images",
-    "Of clean features, from which labels are predicted. The first point is"
-    " the untrained network.",
+    "Of images that the run did not learn from. The first point is from before"
+    " training.",
     percent=True,
   )
   return _of_lines(kind, lines, several=len(histories) > 1)

@@ -135,19 +135,17 @@ def _check_falling(history):
 
 def _check_score(history, score):
   before, after = history.first(score), history.last(score)
-  value = f"{percent(before)} untrained, {percent(after)} now"
+  value = f"{percent(before)} before training, {percent(after)} now"
   margin = _margin(before, after, history.record.query)
+  words = "Test images are classified {} than before training."
+  if history.is_pretraining:
+    words = "Features are {} than those of an untrained network."
   if after - before > margin:
-    state, words = (
-      GOOD,
-      "Features are better than those of an untrained network.",
-    )
+    state, words = GOOD, words.format("better")
   elif after - before >= -margin:
-    state = UNSURE
-    words = "Features are no better than those of an untrained network."
+    state, words = UNSURE, words.format("no better")
   else:
-    state = BAD
-    words = "Features are worse than those of an untrained network."
+    state, words = BAD, words.format("worse")
   return Check(named(score), value, state, words)
 
 

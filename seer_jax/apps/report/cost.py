@@ -36,6 +36,15 @@ class Energy(NamedTuple):
   kilowatt_hours: float | None
   words: str
 
+  @property
+  def amount(self) -> str:
+    """As "2.1 Wh" or "35 kWh"; "" where it is not known."""
+    if self.kilowatt_hours is None:
+      return ""
+    if self.kilowatt_hours < 0.1:
+      return f"{1000 * self.kilowatt_hours:.2g} Wh"
+    return f"{self.kilowatt_hours:,.3g} kWh"
+
 
 def energy(history: History) -> Energy:
   """Energy of a run at full power all the time, without cooling and the rest.

@@ -262,7 +262,7 @@ def _progress(history):
   if score:
     before, after = history.first(score), history.last(score)
     parts.append(
-      f"{named(score)} is {percent(after)}; of the untrained network it was"
+      f"{named(score)} is {percent(after)}; before training it was"
       f" {percent(before)}."
     )
   if history.is_pretraining and (loss := history.last("loss_over_lnk")):

@@ -68,5 +68,13 @@ def test_a_line_is_told_in_words(made):
 
 
 def test_fine_tuning_shows_its_loss(made):
-  some = made([{"step": 5, "loss": 2.0}], {"task": "finetune"})
-  assert [chart.title for chart in charts.of([some])] == ["Loss"]
+  some = made(
+    [
+      {"step": 5, "loss": 2.0},
+      {"step": 5, "accuracy": 0.5, "accuracy/nll": 2.0, "eval_seconds": 1.0},
+    ],
+    {"task": "finetune"},
+  )
+  loss, accuracy = charts.of([some])
+  assert loss.title == "Loss"
+  assert [each.points for each in accuracy.series] == [[(5, 0.5)]]

@@ -44,7 +44,7 @@ def test_the_page_has_all_that_there_is_to_see(of_tiny):
     assert f">{title}<" in of_tiny, title
   text = text_of(of_tiny)
   assert "no accelerator" in text or "threads are enough" in text  # A reason.
-  assert "kWh" in text and "Images per second" in text
+  assert "Wh." in text and "Images per second" in text
   assert "Raw pixels" in text
   images = re.findall(r"<img[^>]*>", of_tiny)
   assert len(images) > 60

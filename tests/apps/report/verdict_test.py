@@ -34,7 +34,7 @@ def words(found):
 def test_a_run_that_learned_is_told_with_its_figures_and_what_it_is_for(made):
   found = verdict.judge(made(lines()))
   assert (found.state, found.title) == (GOOD, "It learned")
-  assert "kNN accuracy (k = 20) is 70.0 %; of the untrained" in found.sentence
+  assert "kNN accuracy (k = 20) is 70.0 %; before training" in found.sentence
   assert "it was 50.0 %" in found.sentence
   assert "0.50 of ln K" in found.sentence
   assert any("seer-jax embed" in each.command for each in found.advice)
