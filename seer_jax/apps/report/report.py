@@ -27,10 +27,10 @@ from seer_jax.config import keys
 from seer_jax.runtime import errors, host
 
 NAME = "report.html"
-# Bytes of a page, at most: it is to be mailed. The text and the libraries take
-# under one million.
+# Bytes of a page, at most: it is to be mailed. Libraries and frame take some of
+# it, and each run's curves and tables.
 LARGEST = 5_000_000
-_FOR_PICTURES = 3_800_000
+_FRAME, _A_RUN = 600_000, 150_000
 # Rows of pictures of a page about one run.
 _NEIGHBOURS, _PROTOTYPES, _CROPS = 8, 4, 4
 _BAD_SHOWN = 20
@@ -96,7 +96,7 @@ def write(
     Lost: the disk is full.
   """
   histories = history.read(workdirs, evals)
-  runs, room = [], _FOR_PICTURES
+  runs, room = [], LARGEST - _FRAME - _A_RUN * len(histories)
   for each in histories:
     wanted = each.config.report.images if images is None else images
     shown = _pictures(each, wanted, len(histories) ** -0.5)

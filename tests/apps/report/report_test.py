@@ -74,7 +74,7 @@ def test_several_runs_stand_side_by_side(tiny, collapsed, tmp_path):
 
 
 def test_a_page_stays_small_whatever_it_is_about(tiny, tmp_path, monkeypatch):
-  monkeypatch.setattr(report, "_FOR_PICTURES", 150_000)
+  monkeypatch.setattr(report, "LARGEST", 1_050_000)
   workdirs = [tiny, shutil.copytree(tiny, tmp_path / "again")]
   report.write(workdirs, tmp_path / "out.html", images=60)
   text = text_of((tmp_path / "out.html").read_text())
