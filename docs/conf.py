@@ -4,7 +4,6 @@ Its sources are the Markdown files and the notebooks of the whole repository, so
 that the links of each of them are checked wherever they are read.
 """
 
-import inspect
 import re
 import sys
 
@@ -86,9 +85,7 @@ def _from_markdown(app, what, name, obj, options, lines):
 
 def _undocumented(app, what, name, obj, skip, options):
   """Leaves out what NamedTuple makes of its fields: the docstring has them."""
-  del app, name, options
-  if what == "class" and inspect.isdatadescriptor(obj) and not obj.__doc__:
-    return True
+  del app, what, name, options
   return True if type(obj).__name__ == "_tuplegetter" else skip
 
 

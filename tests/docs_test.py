@@ -217,7 +217,7 @@ def test_every_command_of_a_page_runs(path, home, shared_steps, capsys):
     given = prepared(home, arguments)
     status = commands.main(given)
     said = capsys.readouterr().err
-    # What is wrong with the machine of a test is no matter.
+    # The machine that runs the tests may have faults of its own.
     assert status == 0 or arguments == ["doctor"], (given, said)
 
 

@@ -310,22 +310,9 @@ def _order(source, config):
 def indices_of(
   source: sources.Source, config: ml_collections.ConfigDict, first: int
 ) -> list[int]:
-  """The images of a batch, before any was replaced.
-
-  Args:
-    source: the images.
-    config: resolved.
-    first: number of the batch's first sample.
-  """
+  """The images of the batch of sample `first`, before any was replaced."""
   numbers = np.arange(first, first + config.batch_size)
   return _order(source, config).at(numbers).tolist()
-
-
-def ids_of(
-  source: sources.Source, config: ml_collections.ConfigDict, first: int
-) -> list[str]:
-  """Their ids."""
-  return [source.id_of(at) for at in indices_of(source, config, first)]
 
 
 def abstract_batch(

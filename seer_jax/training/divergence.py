@@ -57,7 +57,7 @@ def keep(
     loss_scale=loss_scale.before_overflow(now.loss_scale),
   )
   kept = checkpoint.Checkpoints(workdir / "divergence")
-  ids = pipeline.ids_of(source, config, samples)
+  ids = _ids(source, config, samples)
   kept.save(
     step, before, programs.natural, place | {"samples": samples, "ids": ids}
   )
@@ -103,7 +103,7 @@ def replay(
   )
   batch = next(batches)
   batches.close()
-  ids = pipeline.ids_of(source, config, place["samples"])
+  ids = _ids(source, config, place["samples"])
   if ids != place["ids"]:
     yield "the images are not those of that step any more: look with care"
   # Before the step, which gives its state up.
@@ -198,3 +198,8 @@ def _some(names):
     return ""
   more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
   return f": {', '.join(names[:_SHOWN])}{more}"
+
+
+def _ids(source, config, first):
+  """Of the images of a batch."""
+  return [source.id_of(at) for at in pipeline.indices_of(source, config, first)]

@@ -126,12 +126,10 @@ def of(histories: Sequence[History]) -> list[Chart]:
   found = [_accuracy(histories)]
   for kind in _KINDS:
     found.append(_chart(kind, histories))
-  if not any(history.is_pretraining for history in histories):
-    loss = _Kind(("loss",), "Loss", "What the network learns to lower.")
-    found.insert(0, _chart(loss, histories))
-  elif not all(history.is_pretraining for history in histories):
-    loss = _Kind(("loss",), "Loss", "Of runs of one task, to be compared.")
-    found.append(_chart(loss, histories))
+  # Losses of different tasks are not to be compared.
+  labelled = [each for each in histories if not each.is_pretraining]
+  loss = _Kind(("loss",), "Loss", "What a classifier learns to lower.")
+  found.append(_chart(loss, labelled))
   # What was learned comes first: the loss, then what labels say of it.
   found = [chart for chart in found if chart.series]
   found.sort(key=lambda chart: not chart.key.startswith("loss"))

@@ -105,7 +105,10 @@ def _check_prototypes(history):
     return Check(name, value, BAD, "One prototype takes most of the images.")
   if used < _FEW_IN_USE * count:
     return Check(
-      name, value, UNSURE, "Half of the prototypes or more are never nearest."
+      name,
+      value,
+      UNSURE,
+      "Half of the prototypes or more are nearest to no crop.",
     )
   return Check(name, value, GOOD, "Images are spread over the prototypes.")
 

@@ -21,7 +21,7 @@ _WATTS = {
   r"RTX 5090": 575,
   r"TPU v4": 192,
 }
-# Server processors draw 3 to 6 W a core under load, laptops' more.
+# Assumed, of any processor under load.
 _WATTS_A_CORE = 5
 
 

@@ -81,9 +81,9 @@ def settings(each: History) -> list[tuple[str, str, str]]:
   chosen = {choice.key for choice in each.record.choices}
   defaults = dict(keys.flatten(keys.base()))
   return [
-    (key, shown(value), shown(defaults.get(key)))
+    (key, shown(value), shown(defaults[key]))
     for key, value in keys.flatten(each.config)
-    if key not in chosen and _plain(value) != _plain(defaults.get(key))
+    if key not in chosen and _plain(value) != _plain(defaults[key])
   ]
 
 
@@ -104,7 +104,7 @@ def differences(
   """Keys that runs set differently: (key, a value for each)."""
   flat = [dict(keys.flatten(each.config)) for each in histories]
   return [
-    (key, [shown(config.get(key)) for config in flat])
+    (key, [shown(config[key]) for config in flat])
     for key in flat[0]
-    if len({json.dumps(_plain(config.get(key))) for config in flat}) > 1
+    if len({json.dumps(_plain(config[key])) for config in flat}) > 1
   ]

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from scipy import optimize
 
 from seer_jax.apps.report.first_batch import FirstBatch
 from seer_jax.apps.report.sample import Sample, Seen
@@ -226,6 +225,8 @@ def feature_map(sample: Sample, scale: float) -> Map | None:
 
 def _mosaic(thumbs_NxSxSx3, place_Nx2, cells):
   """A full grid of images, as near to their places as they fit together."""
+  from scipy import optimize  # As scikit-learn: slow to import.
+
   cells = min(cells, int(len(place_Nx2) ** 0.5))
   some = np.linspace(0, len(place_Nx2) - 1, cells**2).astype(int)
   low, high = place_Nx2[some].min(0), place_Nx2[some].max(0)

@@ -132,7 +132,7 @@ def _pictures(each, images, scale):
   if not images:
     return Pictures(
       why_not="This page was made without pictures. With them: seer-jax report"
-      f" {each.workdir} --images 4000"
+      f" {each.workdir} --images {keys.base().report.images}"
     )
   crops, why_no_crops = (), ""
   try:

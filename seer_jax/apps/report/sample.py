@@ -160,11 +160,15 @@ def _look(network, variables, images, mesh, config):
 
 
 def _wanted(found: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-  wanted = {"features": found["avgpool"].astype(jnp.float32)}
-  if found.get("scores"):
-    wanted["prototype"] = jnp.argmax(found["scores"][0], -1)
-    wanted["score"] = jnp.max(found["scores"][0], -1)
-  return wanted
+  features_BxD = found["avgpool"].astype(jnp.float32)
+  none_B = jnp.full(len(features_BxD), -1)
+  has_prototypes = "scores" in found and found["scores"]
+  scores_BxK = found["scores"][0] if has_prototypes else None
+  return {
+    "features": features_BxD,
+    "prototype": jnp.argmax(scores_BxK, -1) if has_prototypes else none_B,
+    "score": jnp.max(scores_BxK, -1) if has_prototypes else none_B,
+  }
 
 
 def _rows(batch, found):
@@ -172,7 +176,6 @@ def _rows(batch, found):
   found = {name: np.asarray(x) for name, x in found.items()}
   good_B = np.asarray(batch["mask"])
   good_B = good_B & np.isfinite(found["features"]).all(1)
-  nothing_B = np.full(len(good_B), -1)
   return tuple(
     column[good_B]
     for column in (
@@ -180,8 +183,8 @@ def _rows(batch, found):
       found["features"],
       np.asarray(batch["label"]),
       np.asarray(batch["index"]),
-      found.get("prototype", nothing_B),
-      found.get("score", nothing_B.astype(np.float32)),
+      found["prototype"],
+      found["score"],
     )
   )
 

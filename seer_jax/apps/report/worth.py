@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from seer_jax.apps.report.sample import Sample
-from seer_jax.evals import features, knn, low_shot
+from seer_jax.evals import features, knn
 
 # Of logistic regression: one cost, where an evaluation would choose among many.
 _COST = 0.01
@@ -55,6 +55,9 @@ def _knn(bank: features.Features, query: features.Features) -> float:
 
 
 def _linear(bank: features.Features, query: features.Features) -> float:
+  # scikit-learn takes a second to import; a page without pictures needs none.
+  from seer_jax.evals import low_shot
+
   def fit(features_NxD, labels_N):
     return low_shot.logistic(features_NxD, labels_N, (_COST,))
 
