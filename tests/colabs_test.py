@@ -18,7 +18,7 @@ import runs
 
 from configs import digits
 from seer_jax import commands
-from seer_jax.commands import training
+from seer_jax.commands import process
 from seer_jax.runtime import logs
 
 COLABS = sorted((runs.ROOT / "colabs").glob("*.ipynb"))
@@ -83,7 +83,7 @@ def here(tmp_path, monkeypatch):
     (tmp_path / name).symlink_to(runs.ROOT / name)
   monkeypatch.chdir(tmp_path)
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-  monkeypatch.setattr(training, "keep_compiled", lambda: None)
+  monkeypatch.setattr(process, "keep_compiled", lambda: None)
   monkeypatch.setattr(logs, "show", lambda: None)
   get_config = digits.get_config
 

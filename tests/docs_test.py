@@ -21,7 +21,7 @@ import runs
 
 from seer_jax import commands
 from seer_jax.apps.view import server
-from seer_jax.commands import training
+from seer_jax.commands import process
 from seer_jax.config import from_flags
 from seer_jax.runtime import abort, logs
 from seer_jax.weights import load, model_zoo
@@ -157,7 +157,7 @@ def home(small_weights, tmp_path, monkeypatch):
   monkeypatch.setenv("HOME", str(home))
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
   monkeypatch.chdir(home)
-  monkeypatch.setattr(training, "keep_compiled", lambda: None)
+  monkeypatch.setattr(process, "keep_compiled", lambda: None)
   monkeypatch.setattr(logs, "show", lambda: None)
 
   def end(self):

@@ -14,7 +14,7 @@ import pytest
 
 from seer_jax import commands
 from seer_jax.apps.view import server
-from seer_jax.commands import training
+from seer_jax.commands import process
 from seer_jax.runtime import logs
 
 TEXT = (pathlib.Path(__file__).parents[1] / "docs" / "tour.md").read_text()
@@ -31,7 +31,7 @@ def home(tmp_path, tiny, monkeypatch):
   """A folder to be in, with some of the photographs and small weights."""
   if not photos.PHOTOS.exists():
     pytest.skip(f"{photos.PHOTOS} is not there")
-  monkeypatch.setattr(training, "keep_compiled", lambda: None)
+  monkeypatch.setattr(process, "keep_compiled", lambda: None)
   monkeypatch.setattr(logs, "show", lambda: None)
 
   def end(self):

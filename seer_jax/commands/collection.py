@@ -4,7 +4,7 @@ import argparse
 import os
 from typing import Any
 
-from seer_jax.commands import data
+from seer_jax.commands import data, process
 from seer_jax.commands.parser import Command
 from seer_jax.runtime import errors
 
@@ -24,11 +24,10 @@ def opened(folder: str) -> Any:
     UserError: there are none.
   """
   from seer_jax.apps.embedding import embeddings
-  from seer_jax.commands.training import keep_compiled
   from seer_jax.runtime import logs
 
   logs.show()
-  keep_compiled()
+  process.keep_compiled()
   return embeddings.Embeddings(folder)
 
 
@@ -82,13 +81,12 @@ def _embed(options: argparse.Namespace) -> None:
   import jax
 
   from seer_jax.apps.embedding import embed, embed_folder
-  from seer_jax.commands.training import keep_compiled
   from seer_jax.data import sources
   from seer_jax.data.storage import files
   from seer_jax.runtime import host, logs
 
   logs.show()
-  keep_compiled()
+  process.keep_compiled()
   if options.batch < 1:
     raise errors.UserError(f"--batch is {options.batch}; it must be positive")
   with data.stopped_by_signals():
@@ -98,7 +96,7 @@ def _embed(options: argparse.Namespace) -> None:
       keys[key] = files.absolute(keys[key])
     source = sources.open_source(keys)
     print(source)
-    process, processes = _place(options)
+    which, processes = _place(options)
     collection = embed_folder.EmbeddedFolder(
       source,
       keys,
@@ -115,8 +113,8 @@ def _embed(options: argparse.Namespace) -> None:
       ),
     )
     if processes == 1:
-      process, processes = jax.process_index(), jax.process_count()
-    print(collection.run(process, processes))
+      which, processes = jax.process_index(), jax.process_count()
+    print(collection.run(which, processes))
 
 
 def _lasting(weights):

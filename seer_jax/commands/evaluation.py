@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 
+from seer_jax.commands import process
 from seer_jax.commands.parser import Command
 from seer_jax.runtime import errors
 
@@ -163,12 +164,11 @@ def _writing(path):
 
 def _begin(options, names, **recipes):
   """(config, configs of the recipes, out) of the options."""
-  from seer_jax.commands.training import keep_compiled
   from seer_jax.config import defaults, from_flags
   from seer_jax.runtime import host, logs
 
   logs.show()
-  keep_compiled()
+  process.keep_compiled()
   path = options.config or defaults.__file__
   config = from_flags.read(path, options.overrides)
   for which in ("train", "test"):

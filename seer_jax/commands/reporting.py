@@ -3,6 +3,7 @@
 import argparse
 import pathlib
 
+from seer_jax.commands import process
 from seer_jax.commands.parser import Command
 from seer_jax.runtime import errors
 
@@ -36,7 +37,6 @@ def _add_arguments(parser):
 
 def _report(options: argparse.Namespace) -> None:
   from seer_jax.apps.report import report
-  from seer_jax.commands.training import keep_compiled
   from seer_jax.runtime import host, logs
 
   if options.images is not None and options.images < 0:
@@ -44,7 +44,7 @@ def _report(options: argparse.Namespace) -> None:
       f"--images is {options.images}; it must be 0 or more"
     )
   logs.show()
-  keep_compiled()
+  process.keep_compiled()
   workdirs = [host.user_path(each) for each in options.workdirs]
   out = workdirs[0] / report.NAME
   if len(workdirs) > 1:

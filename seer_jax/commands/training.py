@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 
+from seer_jax.commands import process
 from seer_jax.commands.parser import Command
 from seer_jax.runtime import errors
 
@@ -38,6 +39,7 @@ def _add_arguments(parser):
 
 
 def _train(options: argparse.Namespace) -> None:
+  process.keep_memory()
   with _ending_together():
     config, workdir = _begin(options)
     from seer_jax.training import run
@@ -94,7 +96,7 @@ def _begin(options):
   from seer_jax.runtime import distributed, host
 
   logs.show()
-  keep_compiled()
+  process.keep_compiled()
   place = distributed.find(
     os.environ, options.coordinator, options.processes, options.process
   )
@@ -102,15 +104,6 @@ def _begin(options):
   if not distributed.is_lead():
     logs.show_less(jax.process_index())
   return config, host.user_path(options.workdir)
-
-
-def keep_compiled() -> None:
-  """Compiled programs survive the process, in the user's cache folder."""
-  import jax
-
-  from seer_jax.runtime import host
-
-  jax.config.update("jax_compilation_cache_dir", str(host.cache_folder()))
 
 
 @contextlib.contextmanager

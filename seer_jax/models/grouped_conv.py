@@ -2,10 +2,10 @@
 
 It is the one operation of a RegNet that compilers handle badly:
 
-* XLA:CPU differentiates `feature_group_count` tens of times slower than the
-  same sums written as dense convolutions (16x16x16x56 in groups of 8: 148 ms
-  against 3), so on a CPU neighbouring groups are merged into block-diagonal
-  dense kernels.
+* XLA:CPU differentiates `feature_group_count` a hundred times slower than need
+  be. On a CPU kernels of our own do it (`cpu_kernels.py`), and where these
+  cannot, neighbouring groups are merged into block-diagonal dense kernels, of
+  which XLA makes three to four times the time.
 * Under plain `jit` the GPU and CPU partitioners gather the whole global batch
   into a grouped convolution, so it runs under `shard_map` and never sees a
   sharded batch: 593 GiB a device become 24.5 for SEER's RG-256.
@@ -18,6 +18,8 @@ import functools
 
 import jax
 import jax.numpy as jnp
+
+from seer_jax.models import cpu_kernels
 
 # Dense CPU kernels narrower than this leave vector units idle; wider ones pay
 # for more zeros than they save in calls.
@@ -70,7 +72,7 @@ def _forward(x, kernel, *, axes, groups, stride):
   return jax.lax.platform_dependent(
     x,
     kernel,
-    cpu=functools.partial(_merged, groups=groups, stride=stride),
+    cpu=functools.partial(_on_cpu, groups=groups, stride=stride),
     default=functools.partial(_native, groups=groups, stride=stride),
   )
 
@@ -80,10 +82,21 @@ def _backward(x, kernel, dy, *, axes, groups, stride):
     conv = functools.partial(path, groups=groups, stride=stride)
     return lambda x, kernel, dy: jax.vjp(conv, x, kernel)[1](dy)
 
+  def on_cpu(x, kernel, dy):
+    if cpu_kernels.can_convolve(x, kernel):
+      return cpu_kernels.grouped_conv_gradients(x, kernel, dy, stride)
+    return vjp_of(_merged)(x, kernel, dy)
+
   dx, dkernel = jax.lax.platform_dependent(
-    x, kernel, dy, cpu=vjp_of(_merged), default=vjp_of(_native)
+    x, kernel, dy, cpu=on_cpu, default=vjp_of(_native)
   )
   return dx, jax.lax.psum(dkernel, axes) if axes else dkernel
+
+
+def _on_cpu(x, kernel, *, groups, stride):
+  if cpu_kernels.can_convolve(x, kernel):
+    return cpu_kernels.grouped_conv(x, kernel, stride)
+  return _merged(x, kernel, groups=groups, stride=stride)
 
 
 def _native(x, kernel, *, groups, stride):

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from seer_jax.models import architectures, grouped_conv
+from seer_jax.models import architectures, cpu_kernels, grouped_conv
 from seer_jax.runtime import mesh
 
 
@@ -31,7 +31,14 @@ class BatchNorm(nn.Module):
   affine: bool = True
 
   @nn.compact
-  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+  def __call__(
+    self,
+    x: jax.Array,
+    train: bool,
+    add: jax.Array | None = None,
+    relu: bool = False,
+  ) -> jax.Array:
+    """Normalises; then adds `add`, if it is given, and then takes the ReLU."""
     channels = x.shape[-1]
     scale, bias = 1.0, 0.0
     if self.affine:
@@ -40,6 +47,13 @@ class BatchNorm(nn.Module):
     mean_C = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
     var_C = self.variable("batch_stats", "var", jnp.ones, (channels,))
     mean, var = mean_C.value, var_C.value
+    whole = train and self.groups == 1 and self.affine
+    if whole and cpu_kernels.can_normalize(x):
+      y, mean, var = cpu_kernels.batch_norm(
+        x, mean, scale, bias, add, relu, self.epsilon
+      )
+      self._keep(mean_C, var_C, mean, var, y.size // channels)
+      return y
     y = x.astype(jnp.float32)
     if train:
       # One part is the whole batch, which keeps its shape: compilers handle
@@ -48,14 +62,19 @@ class BatchNorm(nn.Module):
         y = y.reshape(self.groups, -1, *x.shape[1:])
       parts = int(self.groups > 1)
       mean, var = _moments(y, tuple(range(parts, y.ndim - 1)), around_C=mean)
-      if not self.is_initializing():
-        count = y.size / mean.size
-        self._update(mean_C, mean)
-        self._update(var_C, var * count / max(count - 1, 1))
+      self._keep(mean_C, var_C, mean, var, y.size // mean.size)
     # One multiplication and addition an element; the rest is per channel.
     factor = scale * jax.lax.rsqrt(var + self.epsilon)
     y = y * factor + (bias - mean * factor)
-    return y.astype(x.dtype).reshape(x.shape)
+    y = y.astype(x.dtype).reshape(x.shape)
+    y = y if add is None else add + y
+    return nn.relu(y) if relu else y
+
+  def _keep(self, mean_C, var_C, mean, var, count):
+    """Moves the running statistics by those of `count` rows."""
+    if not self.is_initializing():
+      self._update(mean_C, mean)
+      self._update(var_C, var * count / max(count - 1, 1))
 
   def _update(self, running_C, batch):
     batch_C = jnp.mean(batch.reshape(-1, batch.shape[-1]), axis=0)
@@ -184,27 +203,33 @@ class Block(nn.Module):
   def __call__(
     self, x: jax.Array, train: bool, keep_N: jax.Array | None = None
   ) -> jax.Array:
-    def norm(name, y):
-      return BatchNorm(self.bn_groups, name=name)(y, train)
+    def norm(name, y, **then):
+      return BatchNorm(self.bn_groups, name=name)(y, train, **then)
+
+    def active(name, y):
+      return nn.silu(norm(name, y)) if self.linear else norm(name, y, relu=True)
 
     activation = activation_of(self.linear)
     groups = self.inner // self.group_width
-    y = activation(norm("bn_a", Conv1x1(self.inner, name="a")(x)))
+    y = active("bn_a", Conv1x1(self.inner, name="a")(x))
     y = Conv3x3(self.inner, groups, self.stride, name="b")(y)
-    y = activation(norm("bn_b", y))
+    y = active("bn_b", y)
     if self.se_ratio:
       # Of the block's input width, half to even, as SEER's code computes it.
       squeezed = max(1, round(self.se_ratio * x.shape[-1]))
       y = SqueezeExcite(squeezed, activation, name="se")(y)
-    y = norm("bn_c", Conv1x1(self.width, name="c")(y))
+    y = Conv1x1(self.width, name="c")(y)
     changes = x.shape[-1] != self.width or self.stride != 1
+    if changes and not self.linear:
+      x = Conv1x1(self.width, self.stride, name="shortcut")(x)
+      x = norm("bn_shortcut", x)
+    if not self.linear and keep_N is None:
+      return norm("bn_c", y, add=x, relu=True)
+    y = norm("bn_c", y)
     if keep_N is not None and not (self.linear and changes):
       y *= keep_N.astype(y.dtype)[:, None, None, None]
     if self.linear:
       return y if changes else x + y
-    if changes:
-      x = Conv1x1(self.width, self.stride, name="shortcut")(x)
-      x = norm("bn_shortcut", x)
     return nn.relu(x + y)
 
 
@@ -286,8 +311,8 @@ class RegNet(nn.Module):
       dtype=x_NxHxWx3.dtype,
       name="stem",
     )(x_NxHxWx3)
-    x = BatchNorm(self.bn_groups, name="bn_stem")(x, train)
-    x = activation_of(arch.linear)(x)
+    norm = BatchNorm(self.bn_groups, name="bn_stem")
+    x = nn.silu(norm(x, train)) if arch.linear else norm(x, train, relu=True)
     taps = {"conv1": x}
     for stage, depth in enumerate(arch.depths, 1):
       for first, last, again in self._groups(stage, depth):

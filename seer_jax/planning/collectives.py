@@ -23,7 +23,7 @@ def flops(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> int:
   nothing that no result depends on: compilers drop it. Bodies of loops count as
   often as they run (those of `while`, unknown, once). Of alternatives the
   cheapest counts: of `platform_dependent` paths the one for CPUs does redundant
-  work.
+  work, or is a call of `cpu_kernels`, whose work does not show.
   """
   return _flops(jaxpr, None)
 
@@ -61,7 +61,8 @@ def _flops_of(eqn, wanted):
       # What one turn does not want, the next may.
       return params["length"] * flops(params["jaxpr"])
     case "cond":
-      return min(_flops(branch, wanted) for branch in params["branches"])
+      paths = [each for each in params["branches"] if not _is_foreign(each)]
+      return min(_flops(each, wanted) for each in paths or params["branches"])
     case "shard_map":
       return _shards(params) * _flops(params["jaxpr"], wanted)
     case _:
@@ -70,6 +71,10 @@ def _flops_of(eqn, wanted):
         same = len(each.outvars) == len(wanted)  # As of a call's results.
         total += _flops(each, wanted if same else None)
       return total
+
+
+def _is_foreign(jaxpr):
+  return any(eqn.primitive.name == "ffi_call" for eqn in jaxpr.eqns)
 
 
 def _shards(params):

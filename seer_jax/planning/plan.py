@@ -26,7 +26,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from seer_jax import tasks
 from seer_jax.config import auto, batch, validate
 from seer_jax.data import pipeline, sources
-from seer_jax.models import encoder
+from seer_jax.models import cpu_kernels, encoder
 from seer_jax.planning import accelerators, advice, collectives, plan_report
 from seer_jax.runtime import errors, host
 from seer_jax.runtime import mesh as mesh_lib
@@ -168,7 +168,8 @@ def _program(config, mesh):
   with jax.set_mesh(mesh):
     programs = _build(config, mesh)
     inputs = pipeline.abstract_batch(config, mesh)
-    traced = programs.step.trace(programs.abstract, inputs)
+    with cpu_kernels.portable():
+      traced = programs.step.trace(programs.abstract, inputs)
     lowered = traced.lower()
     _log.info("compiling for %d devices; large trunks take minutes", mesh.size)
     began = time.perf_counter()
@@ -230,7 +231,7 @@ def _model_flops(config, mesh, executed):
   once.model.remat, once.accumulate = "none", 1
   if once == config:
     return executed
-  with jax.set_mesh(mesh):
+  with jax.set_mesh(mesh), cpu_kernels.portable():
     programs = _build(once, mesh)
     inputs = pipeline.abstract_batch(once, mesh)
     return collectives.flops(

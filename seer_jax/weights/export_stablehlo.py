@@ -15,7 +15,7 @@ import jax
 import jax.export
 import jax.numpy as jnp
 
-from seer_jax.models import encoder
+from seer_jax.models import cpu_kernels, encoder
 from seer_jax.runtime import errors
 from seer_jax.weights.formats import lazy_tensors
 
@@ -54,6 +54,7 @@ def write(
   side = network.preprocessing.size
   (count,) = jax.export.symbolic_shape("n")
   pixels = jax.ShapeDtypeStruct((count, side, side, 3), jnp.uint8)
-  exported = jax.export.export(jax.jit(see), platforms=PLATFORMS)(pixels)
+  with cpu_kernels.portable():
+    exported = jax.export.export(jax.jit(see), platforms=PLATFORMS)(pixels)
   with lazy_tensors.written(path) as part:
     part.write_bytes(exported.serialize())

@@ -5,14 +5,14 @@ import shutil
 import pytest
 
 from seer_jax import commands
-from seer_jax.commands import training
+from seer_jax.commands import process
 from seer_jax.runtime import logs
 
 
 @pytest.fixture
 def seer(tmp_path, monkeypatch, capsys):
   """Runs a command in this process: (status, output, errors)."""
-  monkeypatch.setattr(training, "keep_compiled", lambda: None)
+  monkeypatch.setattr(process, "keep_compiled", lambda: None)
   monkeypatch.setattr(logs, "show", lambda: None)
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
   monkeypatch.chdir(tmp_path)

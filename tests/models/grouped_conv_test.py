@@ -5,12 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seer_jax.models import grouped_conv
+from seer_jax.models import cpu_kernels, grouped_conv
 from seer_jax.runtime import mesh
 
 # Groups, channels a group, stride, side: whole merges and ragged ones, one
 # group, odd widths, and the merge of two groups of 16 whose plain form crashes
-# XLA:CPU in jax 0.10.
+# XLA:CPU in jax 0.10. Of the compiled kernels: one, two and three vectors a
+# group, chunks of several images and of some rows.
 SHAPES = [
   (1, 16, 1, 4),
   (2, 16, 1, 8),
@@ -18,14 +19,29 @@ SHAPES = [
   (3, 8, 2, 5),
   (7, 8, 1, 4),
   (2, 37, 1, 3),
+  (2, 56, 2, 6),
+  (1, 64, 1, 5),
+  (2, 8, 2, 33),
 ]
+
+
+@pytest.fixture(params=["kernels", "xla"])
+def path(request):
+  """The compiled kernels, and what there is without them."""
+  if request.param == "xla":
+    with cpu_kernels.portable():
+      yield request.param
+  elif cpu_kernels.is_there():
+    yield request.param
+  else:
+    pytest.skip("needs a C++ compiler")
 
 
 def operands(groups, width, side):
   keys = jax.random.split(jax.random.key(0))
   x = jax.random.normal(keys[0], (8, side, side, groups * width))
   kernel = jax.random.normal(keys[1], (3, 3, width, groups * width))
-  return x, kernel
+  return x, kernel / (9 * width) ** 0.5
 
 
 def native(x, kernel, groups, stride):
@@ -50,7 +66,7 @@ def value_and_gradients(fn, groups, stride):
 @pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize(("groups", "width", "stride", "side"), SHAPES)
 def test_value_and_gradients_equal_the_native_convolution(
-  groups, width, stride, side, devices
+  groups, width, stride, side, devices, path
 ):
   x, kernel = operands(groups, width, side)
   wanted = value_and_gradients(native, groups, stride)(x, kernel)
@@ -69,7 +85,10 @@ def test_value_and_gradients_equal_the_native_convolution(
     wanted,
   )
   # The batch stays where it is: the kernel's gradient is all that is summed.
-  assert "all-gather" not in compiled.as_text()
+  text = compiled.as_text()
+  assert "all-gather" not in text
+  taken = path == "kernels" and width % 8 == 0
+  assert ("SeerGroupedConvGradients" in text) == taken
 
 
 def test_other_platforms_get_the_native_convolution():

@@ -9,7 +9,7 @@ import sys
 import jax
 import pytest
 
-from seer_jax.commands import training
+from seer_jax.commands import process
 from seer_jax.planning import doctor
 from seer_jax.runtime import host
 from seer_jax.runtime.host import Device, Facts, Gpu
@@ -274,7 +274,7 @@ def test_the_cache_is_where_runs_keep_it(monkeypatch, tmp_path):
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
   before = jax.config.jax_compilation_cache_dir
   try:
-    training.keep_compiled()
+    process.keep_compiled()
     kept = jax.config.jax_compilation_cache_dir
   finally:
     jax.config.update("jax_compilation_cache_dir", before)
