@@ -45,6 +45,8 @@ class Case(NamedTuple):
     hidden: of the head.
     remat: config.model.remat.
     gpu: whether it is for GPUs.
+    small: whether stem and first stage keep the pixels, as `config.auto` has
+      it for such crops; published trunks halve them.
   """
 
   trunk: str
@@ -54,16 +56,13 @@ class Case(NamedTuple):
   hidden: int = 2048
   remat: str = "none"
   gpu: bool = False
-
-  @property
-  def small(self) -> bool:
-    """Whether stem and first stage keep the pixels, as `config.auto` has it."""
-    return self.sizes[0] <= 40
+  small: bool = False
 
 
 _SEER = {"sizes": (224, 96), "prototypes": 16_000, "gpu": True}
 CASES = {
   "400mf-32": Case("regnety_004", (32, 16), 32),
+  "400mf-32-whole": Case("regnety_004", (32, 16), 32, small=True),
   "400mf-96": Case("regnety_004", (96, 48), 16),
   "400mf-224": Case("regnety_004", (224, 96), 4),
   "4gf-32": Case("regnety_040", (32, 16), 32),

@@ -31,7 +31,6 @@ def get_config(chip=""):
   config.model.stem_stride = 2
   config.model.strides = (2, 2, 2, 2)
   config.model.bn_groups = 8
-  config.model.remat = "block"
   config.model.head.hidden = (8192, 8192)
   config.model.head.out = 256
   config.model.head.batch_norm = False

@@ -14,7 +14,13 @@ import numpy as np
 from seer_jax.runtime import mesh as mesh_lib
 from seer_jax.weights import checkpoint
 
-_CLOCKED = ("images_per_second", "data_wait", "eval_seconds", "seconds")
+_CLOCKED = (
+  "images_per_second",
+  "data_wait",
+  "eval_seconds",
+  "compile_seconds",
+  "seconds",
+)
 
 
 def digest(workdir: pathlib.Path) -> str:

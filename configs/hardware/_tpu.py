@@ -6,4 +6,4 @@ def adapt(config):
   config.model.scan = True
   if config.model.remat == "group":
     # A loop recomputes its blocks one by one.
-    config.model.remat, config.model.remat_groups = "block", ()
+    config.model.remat, config.model.remat_groups = None, ()

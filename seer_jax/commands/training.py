@@ -44,6 +44,10 @@ def _train(options: argparse.Namespace) -> None:
     config, workdir = _begin(options)
     from seer_jax.training import run
 
+    if options.compile_only:
+      for line in run.compile_only(config, workdir):
+        print(line)
+      return
     try:
       run.run(config, workdir)
     except errors.UserError:
@@ -129,6 +133,16 @@ def _ending_together():
     raise
 
 
+def _add_training(parser):
+  parser.add_argument(
+    "--compile-only",
+    action="store_true",
+    help="compile the run's programs into the cache, and train nothing: once,"
+    " before many processes that share the cache start",
+  )
+  _add_arguments(parser)
+
+
 TRAIN = Command(
   "Pre-trains on images; run again, it goes on where it stopped.",
   (
@@ -136,7 +150,7 @@ TRAIN = Command(
     "seer-jax train --config configs/folder.py --workdir runs/photos"
     " --config.data.train.path=~/photos",
   ),
-  _add_arguments,
+  _add_training,
   _train,
   has_config=True,
 )

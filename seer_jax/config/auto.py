@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 
 from seer_jax.config import batch as batch_lib
-from seer_jax.config import keys
+from seer_jax.config import keys, remat
 from seer_jax.data import crops, sources
 from seer_jax.runtime import errors
 
@@ -42,6 +42,7 @@ class Situation:
     precision: what they multiply fastest, and why (`mesh.native_precision`).
     cores: of this host.
     labels: how many the images have.
+    memory: bytes that a program has on a device; 0 where it is the host's.
   """
 
   images: int
@@ -51,6 +52,7 @@ class Situation:
   precision: tuple[str, str]
   cores: int
   labels: int = 0
+  memory: int = 0
 
   @property
   def accelerated(self) -> bool:
@@ -105,6 +107,7 @@ def complete(
     _trunk,
     _batch,
     *of_task.get(config.task, (_labelled,)),
+    _remat,
     _workers,
   ):
     for choice in rule(config, here):
@@ -249,6 +252,12 @@ def _optim(config, here) -> Iterator[Choice]:
     # What LARC achieves is steps times rate (docs/results.md, digits).
     lr = 0.8 * config.optim.lr_batch / config.batch_size
     yield Choice("optim.lr", lr, f"a peak of 0.8 for only {config.steps} steps")
+
+
+def _remat(config, here) -> Iterator[Choice]:
+  if config.model.remat is None:
+    found = remat.least(config, here.devices, here.memory)
+    yield Choice("model.remat", *found)
 
 
 def _workers(config, here) -> Iterator[Choice]:

@@ -116,9 +116,10 @@ def base() -> ConfigDict:
   config.model.bn_groups = 1
   # Normalise by the running statistics in training too.
   config.model.frozen_norms = False
-  # What the backward pass computes again, for memory: "none", each "block", or
-  # each "group" of blocks (regnet.Execution).
-  config.model.remat = "none"
+  # What the backward pass computes again, for memory: "none", blocks in front
+  # ("first-9"), each "block", or each "group" of blocks (regnet.Execution).
+  # None picks the least that fits.
+  config.model.remat = none(str)
   config.model.remat_groups = ()
   # Compile equal blocks as one loop: minutes instead of hours for large trunks
   # on TPUs, slower on CPUs.
@@ -228,6 +229,10 @@ def base() -> ConfigDict:
 
   config.log = ConfigDict()
   config.log.every = 20  # Steps between lines of metrics.jsonl.
+
+  # The step from which three are traced for jax.profiler, into `profile/` of
+  # the workdir, with a table of where their time went; -1 for none.
+  config.profile = -1
 
   # The page that a finished run ends with.
   config.report = ConfigDict()

@@ -20,6 +20,7 @@ FREE_KEYS = frozenset(
     "checkpoint.best",
     "checkpoint.best_metric",
     "checkpoint.risk",
+    "profile",
     "report.images",
     "rollback.after",
     "watchdog",

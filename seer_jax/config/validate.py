@@ -1,6 +1,7 @@
 """What the values of a config must be, each by itself and together."""
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -89,8 +90,8 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
   ("model.bn_groups", lambda v: v > 0, "be positive"),
   (
     "model.remat",
-    lambda v: v in ("none", "block", "group"),
-    "be none, block or group",
+    lambda v: bool(re.fullmatch(r"none|first-\d{1,4}|block|group", v)),
+    "be none, block, group, or first-N for the first N blocks",
   ),
   (
     "model.remat_groups",
@@ -186,6 +187,7 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
   ("eval.seeds", lambda v: v > 0, "be positive"),
   ("eval.held_out", lambda v: 0 < v < 1, "be a share between 0 and 1"),
   ("log.every", lambda v: v > 0, "be positive"),
+  ("profile", lambda v: v >= -1, "be a step, or -1"),
   ("report.images", lambda v: v >= 0, "be 0 or more"),
   ("checkpoint.every", lambda v: v > 0, "be positive"),
   ("checkpoint.keep", lambda v: v > 0, "be positive"),

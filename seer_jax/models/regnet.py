@@ -5,6 +5,7 @@ res2 ... res5, avgpool`, as VISSL names them). Shapes: `architectures.py`.
 """
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -238,10 +239,11 @@ class Execution:
   """How a trunk is computed; none of it changes what is computed.
 
   Attributes:
-    remat: what the backward pass computes again instead of keeping: "none",
-      each "block", or "group"s of blocks. It costs about a third more
-      arithmetic, and leaves the activations of one block or group at a time,
-      beside those between them.
+    remat: what the backward pass computes again instead of keeping: "none";
+      the blocks in front, "first-9" for nine, which have the largest maps; each
+      "block"; or "group"s of blocks. It costs up to a third more arithmetic,
+      and leaves the activations of one block or group at a time, beside those
+      between them.
     groups: for "group": of each stage, the blocks at which groups end. Blocks
       behind the last end are kept. SEER-10B: ((2,), (7,), (9, 17), ()).
     scan: whether the equal blocks of a stage (all but the first) become one
@@ -251,6 +253,12 @@ class Execution:
   remat: str = "none"
   groups: tuple[tuple[int, ...], ...] = ()
   scan: bool = False
+
+  def recomputed(self, blocks: int) -> int:
+    """How many of so many blocks, from the first, are each computed again."""
+    if first := re.fullmatch(r"first-(\d+)", self.remat):
+      return min(blocks, int(first[1]))
+    return blocks if self.remat == "block" else 0
 
 
 def drawn_depth(keys_N: jax.Array, rate: float, blocks: int) -> jax.Array:
@@ -325,18 +333,17 @@ class RegNet(nn.Module):
 
   def _groups(self, stage, depth):
     """Runs of blocks: (first, last + 1, whether to recompute them)."""
-    match self.execution.remat:
-      case "group":
-        ends = tuple(self.execution.groups[stage - 1])
-      case "block":
-        ends = tuple(range(1, depth + 1))
-      case _:
-        ends = ()
+    again = self.execution.recomputed(sum(self.architecture.depths))
+    again = min(max(again - self._before(stage), 0), depth)
+    if self.execution.remat == "group":
+      ends = tuple(self.execution.groups[stage - 1])
+    else:
+      ends = tuple(range(1, again + 1))
     firsts = (0, *ends)
     runs = [(*run, True) for run in zip(firsts, ends, strict=False)]
     rest = range(firsts[-1], depth)
-    if self.execution.scan and self.execution.remat == "block" and depth > 1:
-      return [runs[0], (1, depth, True)]
+    if self.execution.scan and again > 1:
+      runs = [runs[0], (1, again, True)]
     return runs + ([(rest.start, depth, False)] if rest else [])
 
   def _run(self, stage, first, last, again, x, train, keep):

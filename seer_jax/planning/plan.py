@@ -24,7 +24,7 @@ import ml_collections
 from jax.experimental.compilation_cache import compilation_cache
 
 from seer_jax import tasks
-from seer_jax.config import auto, batch, validate
+from seer_jax.config import auto, batch, remat, validate
 from seer_jax.data import pipeline, sources
 from seer_jax.models import cpu_kernels, encoder
 from seer_jax.planning import accelerators, advice, collectives, plan_report
@@ -41,6 +41,8 @@ _IMAGES, _SIDE, _LABELS = 1_000_000_000, 500, 1000
 # Of a GPU's memory, JAX takes this share unless told otherwise; the most that
 # it can be told to take, leaving room for CUDA, NCCL and cuDNN, is assumed.
 _BY_DEFAULT, _AT_MOST = 0.75, 0.92
+# Programs that are compiled for the least to compute again.
+_TRIES = 3
 # How often its bytes a collective sends them, in a large ring.
 _ROUNDS = {"all-reduce": 2}
 
@@ -62,10 +64,13 @@ def plan(
   def mesh_of(config):
     return mesh_lib.make(config.mesh.data, config.mesh.fsdp, devices)
 
-  mesh = mesh_of(config)
+  mesh, remat_open = mesh_of(config), config.model.remat is None
   notes = [topology.note] if topology.note else []
-  notes += _complete(config, mesh)
+  notes += _complete(config, mesh, _room(topology))
   program = _program(config, mesh)
+  if remat_open:
+    program, note = _least_remat(config, mesh, _room(topology), program)
+    notes.append(note)
   where = [d.process_index for d in mesh.devices.flat]
   hosts = len(set(where))
   if topology.is_tpu:
@@ -119,7 +124,7 @@ def plan(
   )
 
 
-def _complete(config, mesh) -> list[str]:
+def _complete(config, mesh, memory) -> list[str]:
   """Fills open keys for the mesh; returns what was assumed."""
   device, assumed = mesh.devices.flat[0], []
   images, side, labels = _IMAGES, _SIDE, _LABELS
@@ -144,6 +149,7 @@ def _complete(config, mesh) -> list[str]:
     ),
     cores=host.cores(),
     labels=labels,
+    memory=memory,
   )
   for key, value, reason in auto.complete(config, here):
     _log.info("chose %s = %s (%s)", key, value, reason)
@@ -186,6 +192,29 @@ def _program(config, mesh):
     memory=_memory(programs.abstract, inputs, needs, used),
     seconds=time.perf_counter() - began,
   )
+
+
+def _least_remat(config, mesh, room, program):
+  """The program that computes least again and fits, and why; sets the key.
+
+  The estimate that the first one was chosen by is corrected by what it needed.
+  """
+  why = ""
+  for _ in range(_TRIES):
+    now, total = config.model.remat, sum(program.memory.values())
+    scale = total / remat.estimate(config, mesh.size, now)
+    rung, why = remat.least(config, mesh.size, room, scale)
+    fits = program.hlo is not None and total <= room
+    if rung == now:
+      break
+    config.model.remat = rung
+    trial = _program(config, mesh)
+    trial_fits = trial.hlo is not None and sum(trial.memory.values()) <= room
+    if fits and not trial_fits:
+      config.model.remat = now
+      break
+    program = trial
+  return program, f"model.remat {config.model.remat}: {why}"
 
 
 def _compile(lowered):

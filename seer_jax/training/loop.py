@@ -19,6 +19,7 @@ from seer_jax.training import (
   metrics,
   monitors,
   optim,
+  program,
   warm_start,
 )
 from seer_jax.training import step as step_lib
@@ -92,6 +93,10 @@ class Loop:
       config.optim, config.steps, config.batch_size, task
     )
     self._programs = step_lib.build(task, tx, config, mesh)
+    lead = distributed.is_lead()
+    self._program = program.Program(
+      self._programs.step, workdir, config.profile, lead
+    )
     if config.mesh.fsdp > 1:
       _log.info("%s", mesh_lib.describe(self._programs.natural, mesh))
     self._checkpoints = closed_at_the_end(
@@ -111,7 +116,6 @@ class Loop:
     self._bad_images = pipeline.BadImages(
       source, workdir, config.data.max_bad, config.data.max_pixels
     )
-    lead = distributed.is_lead()
     self._writer = closed_at_the_end(
       metrics.Writer(
         workdir, self._step if resumed else None, self._place["evaluated"]
@@ -255,9 +259,7 @@ class Loop:
     batch = next(batches)
     waited = time.perf_counter() - began
     self._dog.at(f"computing step {self._step}", first_ever)
-    if first_ever:
-      _log.info("compiling the step, or reading it from the cache")
-    self._now, self._window = self._programs.step(self._now, batch)
+    self._now, self._window = self._program(self._step, self._now, batch)
     self._step += 1
     self._place["samples"] += self._config.batch_size
     if self._config.rollback.after == 0 and self._in_trouble(self._window):
@@ -392,6 +394,8 @@ class Loop:
     found["lr"] = float(self._schedule(step - 1))
     found["images_seen"] = step * self._config.batch_size
     found["seconds"] = self._clock.total()
+    if self._program.seconds:
+      found["compile_seconds"], self._program.seconds = self._program.seconds, 0
     self._writer.write(step, found)
     self._bar.tell(step, found)
     trouble = self._in_trouble(window)

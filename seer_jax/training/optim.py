@@ -13,13 +13,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 
 from seer_jax.config import batch
 from seer_jax.runtime import mesh
 from seer_jax.tasks import base
 
-Schedule = Callable[[jax.Array], jax.Array]
+# Of a step on the device, or of a number: then NumPy computes it, and the log
+# asks the device for nothing.
+Schedule = Callable[[jax.Array | int], jax.Array | np.ndarray]
 
 
 def warmup_cosine(
@@ -37,12 +40,17 @@ def warmup_cosine(
   """
 
   def schedule(step):
-    step = jnp.asarray(step, jnp.float32)
+    lib = _library(step)
+    step = lib.asarray(step, lib.float32)
     warm = start + (peak - start) * step / max(warmup_steps, 1e-9)
-    wave = (1 + jnp.cos(jnp.pi * step / total_steps)) / 2
-    return jnp.where(step < warmup_steps, warm, end + (peak - end) * wave)
+    wave = (1 + lib.cos(lib.pi * step / total_steps)) / 2
+    return lib.where(step < warmup_steps, warm, end + (peak - end) * wave)
 
   return schedule
+
+
+def _library(step):
+  return jnp if isinstance(step, jax.Array) else np
 
 
 def steps_down(
@@ -55,8 +63,9 @@ def steps_down(
   """
 
   def schedule(step):
-    progress = jnp.asarray(step, jnp.float32) / total_steps + 1e-6
-    passed = jnp.sum(progress >= jnp.array(milestones))
+    lib = _library(step)
+    progress = lib.asarray(step, lib.float32) / total_steps + 1e-6
+    passed = lib.sum(progress >= lib.array(milestones))
     return peak * factor**passed
 
   return schedule

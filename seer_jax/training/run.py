@@ -5,6 +5,7 @@ import errno
 import logging
 import pathlib
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -14,13 +15,21 @@ import ml_collections
 import seer_jax
 from seer_jax import tasks
 from seer_jax.config import auto, keys, resolved, validate
-from seer_jax.data import shared_memory, sources
+from seer_jax.data import pipeline, shared_memory, sources
 from seer_jax.evals import suite
 from seer_jax.models import encoder
 from seer_jax.runtime import distributed, errors, host, preemption, run_lock
 from seer_jax.runtime import mesh as mesh_lib
 from seer_jax.tasks import base
-from seer_jax.training import divergence, loop, metrics, record, warm_start
+from seer_jax.training import (
+  divergence,
+  loop,
+  metrics,
+  optim,
+  record,
+  step,
+  warm_start,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -84,6 +93,44 @@ def run(
   if distributed.is_lead():
     for line in closing_lines(workdir):
       say(line)
+
+
+def compile_only(
+  config: ml_collections.ConfigDict,
+  workdir: pathlib.Path,
+  create_task: CreateTask = tasks.create,
+) -> Iterator[str]:
+  """Compiles a run's programs, into the cache, and trains nothing.
+
+  Where many processes share a cache, one start of this spares the others the
+  wait. Nothing is written but the cache.
+
+  Args:
+    config: may have open keys, which are chosen as `run` chooses them.
+    workdir: whose run's choices hold, if there is one.
+    create_task: what is learned; what `config.task` says by default.
+
+  Yields:
+    A line for each program.
+
+  Raises:
+    UserError: something the user can mend.
+  """
+  source, mesh, _, _ = begin(config, workdir)
+  distributed.agree(_facts(config, source))
+  with jax.set_mesh(mesh):
+    task = create_task(config)
+    tx, _ = optim.make(config.optim, config.steps, config.batch_size, task)
+    programs = step.build(task, tx, config, mesh)
+    batch = pipeline.abstract_batch(config, mesh)
+    for name, traced in (
+      ("first state", lambda: programs.init.lower()),
+      ("training step", lambda: programs.step.lower(programs.abstract, batch)),
+    ):
+      began = time.perf_counter()
+      traced().compile()
+      yield f"{name}: {time.perf_counter() - began:.1f} s"
+  yield f"compiled programs are in {jax.config.jax_compilation_cache_dir}"
 
 
 @contextlib.contextmanager
@@ -166,6 +213,7 @@ def resolve(
     precision=mesh_lib.precision_here(),
     cores=host.cores(),
     labels=len(source.label_names),
+    memory=_memory(mesh),
   )
   choices = auto.complete(config, here)
   for key, value, reason in choices:
@@ -178,6 +226,14 @@ def resolve(
       f" labels{_some_of(source.label_names)}; leave it out to follow the data"
     )
   return choices
+
+
+def _memory(mesh):
+  """Bytes that a program has on a device; 0 where it is the host's."""
+  device = mesh.local_devices[0]
+  if device.platform == "cpu":
+    return 0
+  return (device.memory_stats() or {}).get("bytes_limit", 0)
 
 
 def _some_of(names):

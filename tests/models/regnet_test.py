@@ -92,7 +92,9 @@ def test_running_variance_is_the_unbiased_one():
     {"remat": "block"},
     {"remat": "group", "groups": ((1,), (2, 3))},
     {"remat": "group", "groups": ((), (2,))},
+    {"remat": "first-2"},
     {"scan": True},
+    {"remat": "first-3", "scan": True},
     {"remat": "block", "scan": True},
   ],
 )

@@ -13,6 +13,8 @@ GIB = 2**30
 
 
 def resolved(config, devices, **changes):
+  """As when advice is asked for: all is computed again, and does not fit."""
+  config.model.remat = "block"
   for key, value in changes.items():
     keys.put(config, key.replace("__", "."), value)
   here = auto.Situation(

@@ -239,7 +239,7 @@ def test_what_does_not_fit_comes_with_keys_to_try():
   config.model.numbers = (1, 16, 16.0, 2.0, 8)
   config.model.strides = (2,)
   config.model.head.hidden = (16,)
-  config.precision = "fp32"
+  config.precision, config.model.remat = "fp32", "none"
   again = copy.deepcopy(config)
   report = plan.plan(config, "v100-16:1x2")
   assert not report.fits

@@ -75,6 +75,7 @@ def settings(**changes):
       "batch_size": 16,
       "model.numbers": (1, 16, 16.0, 2.0, 8),
       "model.strides": (2,),
+      "model.remat": "none",
       "optim.lr": 1.0,
       "checkpoint.every": 20,
       "eval.max_images": 100,

@@ -1,0 +1,129 @@
+"""What the backward pass computes again: the least that fits a device.
+
+Keeping all activations costs memory; computing them again costs arithmetic, up
+to a third more. Blocks in front have the largest maps for the same arithmetic,
+so theirs are given up first.
+"""
+
+import itertools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import ml_collections
+
+from seer_jax.models import encoder, regnet
+from seer_jax.models.architectures import Architecture
+
+# Of a device's memory; estimates and fragments need the rest.
+MARGIN = 0.9
+# Bytes of an activation and of a kernel, in the layers' precision.
+_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+
+
+class _Block(NamedTuple):
+  """Sizes of a block: numbers, for one image, of one resolution.
+
+  Attributes:
+    inside: kept if it is not computed again.
+    out: of its result, which is kept in any case.
+    parameters: of its layers.
+  """
+
+  inside: int
+  out: int
+  parameters: int
+
+
+def least(
+  config: ml_collections.ConfigDict,
+  devices: int,
+  memory: int,
+  scale: float = 1.0,
+) -> tuple[str, str]:
+  """The value of `model.remat` to take, and why.
+
+  Args:
+    config: resolved, but for this.
+    devices: that share the batch.
+    memory: bytes that a program has on each; 0 where it is the host's.
+    scale: what a compiler needed, over what was estimated for it.
+  """
+  if not memory:
+    return "none", "memory is the host's"
+  blocks = sum(encoder.architecture(config.model).depths)
+  dearer = ""
+  for rung in ("none", *(f"first-{n}" for n in range(1, blocks)), "block"):
+    size = scale * estimate(config, devices, rung)
+    words = f"{_gib(size)} of {_gib(memory)} GiB by estimate"
+    if size <= MARGIN * memory:
+      return rung, words + dearer
+    dearer = f"; {rung} would take {_gib(size)}"
+  return "block", f"the least there is: {words}"
+
+
+def _gib(size):
+  return f"{size / 2**30:.1f}"
+
+
+def estimate(config: ml_collections.ConfigDict, devices: int, rung: str) -> int:
+  """Bytes that a device needs for a step.
+
+  Parameters, momentum and gradients in float32; the maps that the forward pass
+  leaves to the backward pass; of blocks that are computed again, those of the
+  largest. docs/performance.md compares it with what compilers need.
+
+  Args:
+    config: resolved, but for `model.remat`.
+    devices: that share the batch.
+    rung: a value of `model.remat`.
+  """
+  arch, crops = encoder.architecture(config.model), config.crops
+  execution, size = regnet.Execution(rung), _BYTES[config.precision]
+  images = config.batch_size / devices / config.accumulate
+  kept = again = copies = 0
+  for count, side in zip(crops.counts, crops.sizes, strict=True):
+    for number, block in enumerate(_blocks(arch, side)):
+      held = block.out + block.inside
+      if 0 < number <= execution.recomputed(sum(arch.depths)):
+        # Beside them their gradients.
+        again = max(again, 2 * images * count * block.inside * size)
+        held = block.out
+      elif config.mesh.fsdp > 1 or (size < 4 and side == crops.sizes[0]):
+        # The layers' own kernels, gathered for each resolution.
+        copies += block.parameters * size
+      kept += images * count * held * size
+  parameters = sum(each.parameters for each in _blocks(arch, crops.sizes[0]))
+  parameters += _of_head(config, arch.features)
+  # A loop over blocks stacks copies of their kernels, and of the gradients.
+  each = 3 * 4 + 2 * size * bool(config.model.scan)
+  return int(each * parameters / config.mesh.fsdp + copies + kept + again)
+
+
+def _blocks(arch: Architecture, side: int) -> Iterator[_Block]:
+  """The stem and the blocks of a trunk, for images of `side` pixels."""
+  side, before = -(-side // arch.stem_stride), arch.stem_width
+  yield _Block(2 * side**2 * before, 0, 27 * before)
+  for stage, depth in enumerate(arch.depths):
+    width, inner = arch.widths[stage], arch.inner[stage]
+    group = arch.group_widths[stage]
+    for index in range(depth):
+      stride = arch.strides[stage] if index == 0 else 1
+      after = -(-side // stride)
+      # In front of and behind each norm, and behind squeeze-and-excitation.
+      inside = (
+        2 * inner * side**2 + (2 + bool(arch.se_ratio)) * inner * after**2
+      )
+      inside += (1 + (index == 0)) * width * after**2
+      parameters = before * inner + 9 * group * inner + inner * width
+      parameters += 2 * round(arch.se_ratio * before) * inner
+      parameters += before * width * (index == 0)
+      yield _Block(inside, width * after**2, parameters)
+      side, before = after, width
+
+
+def _of_head(config, features):
+  """Parameters of the head and the prototypes."""
+  head = config.model.head
+  widths = (features, *head.hidden, head.out)
+  dense = sum(a * b for a, b in itertools.pairwise(widths))
+  return dense + head.out * sum(config.model.prototypes or ())
