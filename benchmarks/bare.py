@@ -4,7 +4,6 @@ Import it before `seer_jax`. Only what `config.base()` and the training step use
 of a `ConfigDict` is here: attributes, and nothing that checks them.
 """
 
-import importlib.util
 import sys
 import types
 
@@ -16,7 +15,9 @@ class ConfigDict(dict):
   __setattr__ = dict.__setitem__
 
 
-if importlib.util.find_spec("ml_collections") is None:
+try:
+  import ml_collections  # noqa: F401
+except ModuleNotFoundError:
   config_dict = types.ModuleType("ml_collections.config_dict")
   config_dict.ConfigDict = ConfigDict
   config_dict.placeholder = lambda kind: None

@@ -1,4 +1,8 @@
 import json
+import os
+import pathlib
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -39,3 +43,60 @@ def test_the_bank_on_disk_is_searched_exactly(tmp_path, capsys, monkeypatch):
   result = json.loads(capsys.readouterr().out.splitlines()[-1])
   assert result["same"] == 1 and result["below"] == 0
   assert not list(tmp_path.iterdir())
+
+
+# As on machines that are lent with JAX, Flax and optax alone.
+BARE = """
+import sys
+
+class Missing:
+  def find_spec(self, name, path=None, target=None):
+    if name.split(".")[0] in ("grain", "tensorflow_datasets", "ml_collections"):
+      raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Missing())
+"""
+
+
+def bare(folder, *command):
+  """A benchmark where grain, tfds and ml_collections are missing."""
+  (folder / "sitecustomize.py").write_text(BARE)
+  root = pathlib.Path(__file__).parents[1]
+  environment = os.environ | {
+    "PYTHONPATH": os.pathsep.join((str(folder), str(root))),
+    "XLA_FLAGS": "",
+  }
+  done = subprocess.run(
+    [sys.executable, *command],
+    cwd=root,
+    env=environment,
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert done.returncode == 0, done.stderr
+  *table, line = done.stdout.splitlines()
+  return table, json.loads(line)
+
+
+def test_steps_are_timed_on_a_bare_machine(tmp_path):
+  table, (found,) = bare(
+    tmp_path,
+    "benchmarks/step.py",
+    "--cases=tiny",
+    "--rounds=1",
+    "--seconds=0.1",
+    "--alone",
+  )
+  assert table[-1].startswith("| tiny | 4 |")
+  assert found["ours_images_per_second"] > 0 and found["ours_memory"] > 2**26
+  assert 0 < found["utilisation"] < 1
+  # Random features predict nothing: the loss is about ln K.
+  assert abs(found["ours_first_loss"] - np.log(16)) < 1
+
+
+def test_the_loss_is_timed_on_a_bare_machine(tmp_path):
+  table, (found,) = bare(
+    tmp_path, "benchmarks/loss.py", "--cases=8x32", "--rounds=1", "--alone"
+  )
+  assert table[-1].startswith("| 8 | 32 |") and found["ours_ms"] > 0
