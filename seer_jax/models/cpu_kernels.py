@@ -57,6 +57,11 @@ def portable() -> Iterator[None]:
     _portable.reset(token)
 
 
+def is_portable() -> bool:
+  """Whether only XLA's own operations may be used, inside `portable`."""
+  return _portable.get()
+
+
 def can_convolve(x: jax.Array, kernel: jax.Array) -> bool:
   """Whether there are kernels for `grouped_conv` of such operands."""
   return (
@@ -78,7 +83,7 @@ def can_normalize(x: jax.Array) -> bool:
 
 
 def _may_use():
-  return not _portable.get() and is_there()
+  return not is_portable() and is_there()
 
 
 def grouped_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:

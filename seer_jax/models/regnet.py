@@ -5,6 +5,7 @@ res2 ... res5, avgpool`, as VISSL names them). Shapes: `architectures.py`.
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -279,6 +280,19 @@ def drawn_depth(keys_N: jax.Array, rate: float, blocks: int) -> jax.Array:
   return jax.vmap(draw, out_axes=1)(keys_N)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _apply(block, train, portable, params, batch_stats, x, keep_N):
+  """A block by itself: equal blocks are traced once, forward and backward."""
+  del portable  # What is traced depends on it.
+  return block.apply(
+    {"params": params, "batch_stats": batch_stats},
+    x,
+    train,
+    keep_N,
+    mutable=["batch_stats"],
+  )
+
+
 class RegNet(nn.Module):
   """The trunk.
 
@@ -368,19 +382,22 @@ class RegNet(nn.Module):
   def _apply_block(self, stage, index, x, train, keep):
     name = f"stage{stage}_block{index}"
     keep_N = None if keep is None else keep[self._before(stage) + index]
-    if self.is_initializing() or not mesh.is_split():
+    if self.is_initializing():
       return self._block(stage, index, name=name)(x, train, keep_N)
-    stored = mesh.after(self.get_variable("params", name), x)
-    y, changed = self._block(stage, index, parent=None).apply(
-      {
-        "params": stored,
-        "batch_stats": self.get_variable("batch_stats", name),
-      },
-      x,
-      train,
-      keep_N,
-      mutable=["batch_stats"],
-    )
+    params = self.get_variable("params", name)
+    if mesh.is_split():
+      params = mesh.after(params, x)
+    block = self._block(stage, index, parent=None)
+    with jax.named_scope(name):
+      y, changed = _apply(
+        block,
+        train,
+        cpu_kernels.is_portable(),
+        params,
+        self.get_variable("batch_stats", name),
+        x,
+        keep_N,
+      )
     if train and self.is_mutable_collection("batch_stats"):
       self.put_variable("batch_stats", name, changed["batch_stats"])
     return y
