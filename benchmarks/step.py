@@ -137,7 +137,7 @@ class Ours:
       task = tasks.create(config)
       tx, _ = optim.make(config.optim, config.steps, config.batch_size, task)
       programs = step_lib.build(task, tx, config, self._mesh)
-      self._state = programs.init()
+      self._state = programs.init.lower().compile()()
       batch = self.put(made_up(case))
       began = time.perf_counter()
       self._step = programs.step.lower(self._state, batch).compile()
@@ -228,6 +228,7 @@ def work(side: str, case: Case) -> None:
     print(json.dumps(words), flush=True)
 
   from seer_jax.commands import process
+  from seer_jax.runtime import host
 
   if side == "ours":
     process.keep_memory()
@@ -246,7 +247,7 @@ def work(side: str, case: Case) -> None:
     seconds=time.perf_counter() - began,
   )
   # What compiling needed is not what training needs.
-  process.give_back()
+  host.give_back_memory()
   pathlib.Path("/proc/self/clear_refs").write_text("5")
   for line in sys.stdin:
     if line.strip() == "rate":

@@ -7,10 +7,12 @@ the system, which takes pages back and hands them out again one by one, zeroed
 """
 
 import ctypes
+import gc
 import glob
 import os
-import platform
 import sys
+
+from seer_jax.runtime import host
 
 # <malloc.h>
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
@@ -26,9 +28,12 @@ def keep_compiled() -> None:
   """Compiled programs survive the process, in the user's cache folder."""
   import jax
 
-  from seer_jax.runtime import host
-
   jax.config.update("jax_compilation_cache_dir", str(host.cache_folder()))
+
+
+def collect_seldom() -> None:
+  """Python looks for cycles less often: tracing makes few, of many objects."""
+  gc.set_threshold(100_000, 20, 20)
 
 
 def keep_memory() -> bool:
@@ -41,17 +46,11 @@ def keep_memory() -> bool:
   Returns:
     Whether it was asked for.
   """
-  if "jax" in sys.modules or _has_accelerator() or not _is_glibc():
+  if "jax" in sys.modules or _has_accelerator() or not host.has_glibc():
     return False
   mallopt = ctypes.CDLL(None).mallopt
   wanted = ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1))
   return all(mallopt(what, value) for what, value in wanted)
-
-
-def give_back() -> None:
-  """Returns what is free now to the system: what compiling took, for one."""
-  if _is_glibc():
-    ctypes.CDLL(None).malloc_trim(0)
 
 
 def _has_accelerator():
@@ -59,7 +58,3 @@ def _has_accelerator():
   if platforms:
     return platforms != "cpu"
   return any(glob.glob(pattern) for pattern in _ACCELERATORS)
-
-
-def _is_glibc():
-  return platform.libc_ver()[0] == "glibc"

@@ -40,6 +40,7 @@ def _add_arguments(parser):
 
 def _train(options: argparse.Namespace) -> None:
   process.keep_memory()
+  process.collect_seldom()
   with _ending_together():
     config, workdir = _begin(options)
     from seer_jax.training import run

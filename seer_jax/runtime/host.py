@@ -4,6 +4,7 @@ Needs nothing but Python: any package may be missing, or broken.
 """
 
 import contextlib
+import ctypes
 import dataclasses
 import functools
 import glob
@@ -11,6 +12,7 @@ import json
 import logging
 import os
 import pathlib
+import platform
 import re
 import shutil
 import socket
@@ -257,6 +259,17 @@ def _temporary_cache(instead_of):
     folder,
   )
   return folder
+
+
+def has_glibc() -> bool:
+  """Whether memory is allocated by glibc."""
+  return platform.libc_ver()[0] == "glibc"
+
+
+def give_back_memory() -> None:
+  """Returns what is free now to the system: what compiling took, for one."""
+  if has_glibc():
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 def this_machine() -> str:

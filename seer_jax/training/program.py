@@ -76,6 +76,7 @@ class Program:
     began = time.perf_counter()
     self._compiled = self._step.lower(now, batch).compile()
     self.seconds = time.perf_counter() - began
+    host.give_back_memory()
     _log.info("the step: compiled or read in %.1f s", self.seconds)
 
   def _begin(self, now):

@@ -44,8 +44,11 @@ def build(
   # Triton's matrix products crash the compiler on Ampere and newer (jax 0.10,
   # RG-10B at 160 px: "triton_tiling_propagation.cc: Check failed"); cuBLAS's
   # do not.
-  on_gpu = mesh.devices.flat[0].platform in ("gpu", "cuda")
+  platform = mesh.devices.flat[0].platform
+  on_gpu = platform in ("gpu", "cuda")
   options = {"xla_gpu_enable_triton_gemm": False} if on_gpu else {}
+  # It runs once: half the time to compile is more than it loses.
+  once = {"xla_backend_optimization_level": 0} if platform == "cpu" else {}
 
   def born():
     return jax.tree.map(
@@ -55,7 +58,7 @@ def build(
     )
 
   return Programs(
-    init=jax.jit(born, out_shardings=shardings),
+    init=jax.jit(born, out_shardings=shardings, compiler_options=once),
     step=jax.jit(
       train_step(task, tx, config),
       donate_argnums=0,

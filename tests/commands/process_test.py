@@ -8,6 +8,7 @@ import pytest
 PROBE = """
 import ctypes, resource, sys, threading
 from seer_jax.commands import process
+from seer_jax.runtime import host
 print(process.keep_memory() if {keep} else False)
 def work():
   for _ in range(8):
@@ -18,7 +19,7 @@ before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 thread.start()
 thread.join()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-process.give_back()
+host.give_back_memory()
 """
 
 
