@@ -17,7 +17,8 @@ trains, seconds to compile ours with an empty cache, and the share that ours
 reaches of the measured rate of matrix products, counting each operation of the
 model once.
 
-`--alone` leaves the peer out. `--list` names the cases.
+`--alone` leaves the peer out. `--list` names the cases; "400mf-96+b64+k16384"
+is one with 64 images and 16,384 prototypes.
 """
 
 import argparse
@@ -79,6 +80,16 @@ CASES = {
   ),
   "tiny": Case("tiny", (16, 8), 4, 16, 32),  # To try this script: ours alone.
 }
+
+
+def case_of(name: str) -> Case:
+  """A case, perhaps of another batch or number of prototypes."""
+  base, *changes = name.split("+")
+  case = CASES[base]
+  for change in changes:
+    field = {"b": "batch", "k": "prototypes"}[change[0]]
+    case = case._replace(**{field: int(change[1:])})
+  return case
 
 
 def config_of(case: Case):
@@ -312,7 +323,7 @@ class Worker:
 
 def measure(name: str, rounds: int, seconds: float, sides: list[str]) -> dict:
   """Rounds of turns of about so many seconds."""
-  case, workers = CASES[name], {}
+  case, workers = case_of(name), {}
 
   def worker(side):
     if side not in workers:
@@ -391,10 +402,13 @@ def main() -> None:
   if options.list:
     print("\n".join(f"{name:10} {case}" for name, case in CASES.items()))
     return
-  if unknown := [name for name in names if name not in CASES]:
-    parser.error(f"no case {unknown[0]!r}; there are {', '.join(CASES)}")
+  for name in names:
+    try:
+      case_of(name)
+    except (KeyError, ValueError):
+      parser.error(f"no case {name!r}; there are {', '.join(CASES)}")
   if options.worker:
-    work(options.worker, CASES[names[0]])
+    work(options.worker, case_of(names[0]))
     return
   sides = ["ours"] if options.alone else ["ours", "peer"]
   results = []

@@ -24,6 +24,8 @@ from seer_jax.models import cpu_kernels
 # Dense CPU kernels narrower than this leave vector units idle; wider ones pay
 # for more zeros than they save in calls.
 _MERGED_CHANNELS = 32
+# Channels of a group that tensor cores take at a time, of 16-bit numbers.
+_ALIGNED = 8
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
@@ -73,6 +75,7 @@ def _forward(x, kernel, *, axes, groups, stride):
     x,
     kernel,
     cpu=functools.partial(_on_cpu, groups=groups, stride=stride),
+    cuda=functools.partial(_aligned, groups=groups, stride=stride),
     default=functools.partial(_native, groups=groups, stride=stride),
   )
 
@@ -88,7 +91,12 @@ def _backward(x, kernel, dy, *, axes, groups, stride):
     return vjp_of(_merged)(x, kernel, dy)
 
   dx, dkernel = jax.lax.platform_dependent(
-    x, kernel, dy, cpu=on_cpu, default=vjp_of(_native)
+    x,
+    kernel,
+    dy,
+    cpu=on_cpu,
+    cuda=vjp_of(_aligned),
+    default=vjp_of(_native),
   )
   return dx, jax.lax.psum(dkernel, axes) if axes else dkernel
 
@@ -108,6 +116,27 @@ def _native(x, kernel, *, groups, stride):
     dimension_numbers=_DIMENSIONS,
     feature_group_count=groups,
   )
+
+
+def _aligned(x, kernel, *, groups, stride):
+  """Groups padded with zeros to as many channels as tensor cores take.
+
+  Exact; it costs copies of the maps, which has not been measured yet.
+  """
+  width_in, width_out = kernel.shape[2], kernel.shape[3] // groups
+  more_in, more_out = -width_in % _ALIGNED, -width_out % _ALIGNED
+  if x.dtype.itemsize != 2 or not (more_in or more_out):
+    return _native(x, kernel, groups=groups, stride=stride)
+
+  x = x.reshape(*x.shape[:3], groups, width_in)
+  x = jnp.pad(x, ((0, 0),) * 4 + ((0, more_in),))
+  x = x.reshape(*x.shape[:3], -1)
+  kernel = kernel.reshape(9, width_in, groups, width_out)
+  kernel = jnp.pad(kernel, ((0, 0), (0, more_in), (0, 0), (0, more_out)))
+  kernel = kernel.reshape(3, 3, width_in + more_in, -1)
+  y = _native(x, kernel, groups=groups, stride=stride)
+  y = y.reshape(*y.shape[:3], groups, -1)[..., :width_out]
+  return y.reshape(*y.shape[:3], -1)
 
 
 def _merged(x, kernel, *, groups, stride):

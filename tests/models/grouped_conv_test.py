@@ -96,3 +96,34 @@ def test_other_platforms_get_the_native_convolution():
   forward = jax.jit(lambda x, k: grouped_conv.grouped_conv3x3(x, k, 7, 1))
   text = forward.trace(x, kernel).lower(lowering_platforms=("tpu",)).as_text()
   assert "feature_group_count = 7" in text
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_padded_groups_are_the_same_convolution(stride):
+  """As GPUs have it, for groups such as SEER's of 373 channels."""
+  x, kernel = (each.astype(jnp.bfloat16) for each in operands(3, 13, 6))
+  found, wanted = (
+    jax.vjp(
+      lambda x, k, path=path: path(x, k, groups=3, stride=stride), x, kernel
+    )
+    for path in (grouped_conv._aligned, grouped_conv._native)
+  )
+  np.testing.assert_array_equal(
+    *(y.astype(jnp.float32) for y in (found[0], wanted[0]))
+  )
+  for one, other in zip(found[1](found[0]), wanted[1](found[0]), strict=True):
+    assert one.shape == other.shape
+    np.testing.assert_allclose(
+      one.astype(jnp.float32), other.astype(jnp.float32), rtol=0.05, atol=0.05
+    )
+
+
+def test_gpus_get_padded_groups_of_short_numbers_alone():
+  def text(dtype):
+    x, kernel = (each.astype(dtype) for each in operands(3, 13, 6))
+    forward = jax.jit(lambda x, k: grouped_conv.grouped_conv3x3(x, k, 3, 1))
+    lowered = forward.trace(x, kernel).lower(lowering_platforms=("cuda",))
+    return lowered.as_text()
+
+  assert "3x3x16x48xbf16" in text(jnp.bfloat16)
+  assert "3x3x16x48" not in text(jnp.float32)
