@@ -50,15 +50,28 @@ def least(
   """
   if not memory:
     return "none", "memory is the host's"
-  blocks = sum(encoder.architecture(config.model).depths)
-  dearer = ""
-  for rung in ("none", *(f"first-{n}" for n in range(1, blocks)), "block"):
+  more = ""
+  for rung in _rungs(config):
     size = scale * estimate(config, devices, rung)
     words = f"{_gib(size)} of {_gib(memory)} GiB by estimate"
     if size <= MARGIN * memory:
-      return rung, words + dearer
-    dearer = f"; {rung} would take {_gib(size)}"
+      return rung, words + more
+    more = f"; {rung} would take {_gib(size)}"
   return "block", f"the least there is: {words}"
+
+
+def dearer(config: ml_collections.ConfigDict) -> str | None:
+  """The next value of `model.remat` that computes less again; None at best."""
+  rungs = _rungs(config)
+  if config.model.remat not in rungs[1:]:
+    return None
+  return rungs[rungs.index(config.model.remat) - 1]
+
+
+def _rungs(config):
+  """From the quickest to what needs least memory."""
+  blocks = sum(encoder.architecture(config.model).depths)
+  return ["none", *(f"first-{n}" for n in range(1, blocks)), "block"]
 
 
 def _gib(size):
@@ -80,7 +93,7 @@ def estimate(config: ml_collections.ConfigDict, devices: int, rung: str) -> int:
   arch, crops = encoder.architecture(config.model), config.crops
   execution, size = regnet.Execution(rung), _BYTES[config.precision]
   images = config.batch_size / devices / config.accumulate
-  kept = again = copies = 0
+  kept = again = gathered = 0
   for count, side in zip(crops.counts, crops.sizes, strict=True):
     for number, block in enumerate(_blocks(arch, side)):
       held = block.out + block.inside
@@ -88,31 +101,35 @@ def estimate(config: ml_collections.ConfigDict, devices: int, rung: str) -> int:
         # Beside them their gradients.
         again = max(again, 2 * images * count * block.inside * size)
         held = block.out
-      elif config.mesh.fsdp > 1 or (size < 4 and side == crops.sizes[0]):
-        # The layers' own kernels, gathered for each resolution.
-        copies += block.parameters * size
+      elif config.mesh.fsdp > 1:
+        # Kernels stay as they were gathered for each resolution.
+        gathered += block.parameters * size
       kept += images * count * held * size
   parameters = sum(each.parameters for each in _blocks(arch, crops.sizes[0]))
   parameters += _of_head(config, arch.features)
   # A loop over blocks stacks copies of their kernels, and of the gradients.
   each = 3 * 4 + 2 * size * bool(config.model.scan)
-  return int(each * parameters / config.mesh.fsdp + copies + kept + again)
+  state = each * parameters / config.mesh.fsdp
+  if config.mesh.fsdp > 1:
+    # At least one block's are there whole.
+    largest = max(block.parameters for block in _blocks(arch, crops.sizes[0]))
+    gathered += size * largest
+  return int(state + gathered + kept + again)
 
 
 def _blocks(arch: Architecture, side: int) -> Iterator[_Block]:
   """The stem and the blocks of a trunk, for images of `side` pixels."""
   side, before = -(-side // arch.stem_stride), arch.stem_width
-  yield _Block(2 * side**2 * before, 0, 27 * before)
+  yield _Block(side**2 * before, 0, 27 * before)
   for stage, depth in enumerate(arch.depths):
     width, inner = arch.widths[stage], arch.inner[stage]
     group = arch.group_widths[stage]
     for index in range(depth):
       stride = arch.strides[stage] if index == 0 else 1
       after = -(-side // stride)
-      # In front of and behind each norm, and behind squeeze-and-excitation.
-      inside = (
-        2 * inner * side**2 + (2 + bool(arch.se_ratio)) * inner * after**2
-      )
+      # What is in front of each norm, and behind squeeze-and-excitation;
+      # compilers compute again what is behind norms.
+      inside = inner * side**2 + (1 + bool(arch.se_ratio)) * inner * after**2
       inside += (1 + (index == 0)) * width * after**2
       parameters = before * inner + 9 * group * inner + inner * width
       parameters += 2 * round(arch.se_ratio * before) * inner

@@ -42,7 +42,7 @@ _IMAGES, _SIDE, _LABELS = 1_000_000_000, 500, 1000
 # it can be told to take, leaving room for CUDA, NCCL and cuDNN, is assumed.
 _BY_DEFAULT, _AT_MOST = 0.75, 0.92
 # Programs that are compiled for the least to compute again.
-_TRIES = 3
+_TRIES = 2
 # How often its bytes a collective sends them, in a large ring.
 _ROUNDS = {"all-reduce": 2}
 
@@ -199,22 +199,31 @@ def _least_remat(config, mesh, room, program):
 
   The estimate that the first one was chosen by is corrected by what it needed.
   """
-  why = ""
+
+  def scale(program):
+    estimate = remat.estimate(config, mesh.size, config.model.remat)
+    return sum(program.memory.values()) / estimate
+
+  def fits(program):
+    return program.hlo is not None and sum(program.memory.values()) <= room
+
   for _ in range(_TRIES):
-    now, total = config.model.remat, sum(program.memory.values())
-    scale = total / remat.estimate(config, mesh.size, now)
-    rung, why = remat.least(config, mesh.size, room, scale)
-    fits = program.hlo is not None and total <= room
-    if rung == now:
+    before = config.model.remat
+    rung, _ = remat.least(config, mesh.size, room, scale(program))
+    if rung == before:
       break
     config.model.remat = rung
     trial = _program(config, mesh)
-    trial_fits = trial.hlo is not None and sum(trial.memory.values()) <= room
-    if fits and not trial_fits:
-      config.model.remat = now
+    if fits(program) and not fits(trial):
+      config.model.remat = before
       break
     program = trial
-  return program, f"model.remat {config.model.remat}: {why}"
+  words = f"model.remat {config.model.remat} is the least that fits"
+  dearer = remat.dearer(config)
+  if dearer:
+    more = scale(program) * remat.estimate(config, mesh.size, dearer)
+    words += f"; {dearer} would take about {more / accelerators.GIB:.1f} GiB"
+  return program, words if fits(program) else "model.remat: not even all fits"
 
 
 def _compile(lowered):
