@@ -58,7 +58,6 @@ def test_the_next_quicker_one_is_known():
     ("none", None),
     ("first-1", "none"),
     ("block", "first-26"),
-    ("group", None),
   ):
     config.model.remat = value
     assert remat.dearer(config) == wanted
