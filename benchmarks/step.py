@@ -172,7 +172,11 @@ class Ours:
     return jax.device_put(batch, self._rows)
 
   def __call__(self, batch):
-    """One update."""
+    """One update, dispatched as `training/program.py` does."""
+    import jax
+
+    if jax.default_backend() == "cpu":
+      jax.block_until_ready(self._state.step)
     self._state, window = self._step(self._state, batch)
     return window["loss"]
 

@@ -67,6 +67,9 @@ class Program:
       self._compile(now, batch)
     if number == self._from:
       self._begin(now)
+    if jax.default_backend() == "cpu":
+      # XLA would set aside the memory of this step beside that of the last one.
+      jax.block_until_ready(now.step)
     now, window = self._compiled(now, batch)
     if self._tracing and number + 1 == self._from + _STEPS:
       self._end(window)
