@@ -42,7 +42,7 @@ def _train(options: argparse.Namespace) -> None:
   process.keep_memory()
   process.collect_seldom()
   with _ending_together():
-    config, workdir = _begin(options)
+    config, workdir = _begin(options, needs_workdir=not options.compile_only)
     from seer_jax.training import run
 
     if options.compile_only:
@@ -88,13 +88,13 @@ def _replay(options: argparse.Namespace) -> None:
       print(line)
 
 
-def _begin(options):
+def _begin(options, needs_workdir=True):
   """Reads the config and joins the other processes, if there are any."""
   from seer_jax.config import from_flags
   from seer_jax.runtime import logs
 
   config = from_flags.read(options.config, options.overrides)
-  if not options.workdir:
+  if not options.workdir and needs_workdir:
     raise errors.UserError("give --workdir, the folder to keep the run in")
   import jax
 
@@ -108,7 +108,7 @@ def _begin(options):
   distributed.start(place, options.patience)
   if not distributed.is_lead():
     logs.show_less(jax.process_index())
-  return config, host.user_path(options.workdir)
+  return config, host.user_path(options.workdir) if options.workdir else None
 
 
 @contextlib.contextmanager

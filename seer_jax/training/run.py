@@ -97,7 +97,7 @@ def run(
 
 def compile_only(
   config: ml_collections.ConfigDict,
-  workdir: pathlib.Path,
+  workdir: pathlib.Path | None,
   create_task: CreateTask = tasks.create,
 ) -> Iterator[str]:
   """Compiles a run's programs, into the cache, and trains nothing.
@@ -107,7 +107,7 @@ def compile_only(
 
   Args:
     config: may have open keys, which are chosen as `run` chooses them.
-    workdir: whose run's choices hold, if there is one.
+    workdir: whose run's choices hold, if there is one; None for no run.
     create_task: what is learned; what `config.task` says by default.
 
   Yields:
@@ -146,15 +146,22 @@ def _taking(workdir):
     raise errors.of_disk(error, words) from error
 
 
-def begin(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Begun:
+def begin(
+  config: ml_collections.ConfigDict, workdir: pathlib.Path | None
+) -> Begun:
   """Opens and resolves what a config asks for. Nothing is written.
+
+  Args:
+    config: may have open keys, which are chosen here.
+    workdir: whose run's choices hold, if there is one; None for no run.
 
   Raises:
     UserError: something in it cannot be.
   """
   validate.check_each(config)
   mesh = mesh_lib.make(config.mesh.data, config.mesh.fsdp)
-  resolved.recall(workdir, config)
+  if workdir is not None:
+    resolved.recall(workdir, config)
   source = suite.open_source(config, "train")
   _log.info(
     "%s images, %s labels: %r",

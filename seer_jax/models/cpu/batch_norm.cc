@@ -1,6 +1,6 @@
 // Batch normalisation of rows of channels, and what mostly follows it, in two
-// passes over memory: y = relu((x - mean) / sqrt(var + epsilon) scale + bias + add),
-// with or without `add` and relu. float32.
+// passes over memory: y = relu((x - mean) / sqrt(var + epsilon) scale + bias +
+// add), with or without `add` and relu. float32.
 //
 // Sums are made of blocks of rows whose number depends on the shape alone, so
 // that they are the same whatever the number of threads.
@@ -27,12 +27,14 @@ struct Blocks {
 };
 
 // Sums two rows of partial sums, over all blocks, in their order.
-void Total(const Blocks& blocks, const float* partial, double* first, double* second) {
+void Total(const Blocks& blocks, const float* partial, double* first,
+           double* second) {
   const Index c = blocks.channels;
   std::fill_n(first, c, 0.0);
   std::fill_n(second, c, 0.0);
   for (Index b = 0; b < blocks.count; ++b, partial += 2 * c)
-    for (Index i = 0; i < c; ++i) first[i] += partial[i], second[i] += partial[c + i];
+    for (Index i = 0; i < c; ++i)
+      first[i] += partial[i], second[i] += partial[c + i];
 }
 
 template <bool kRelu, bool kAdd>
@@ -86,11 +88,12 @@ ffi::Error Forward(ffi::ThreadPool pool, Array x, Array around, Array scale,
                    Result var, bool relu, float epsilon) {
   const Blocks blocks(x);
   const Index c = blocks.channels;
-  const float *in = x.typed_data(), *shift = around.typed_data(), *add = nullptr;
+  const float *in = x.typed_data(), *shift = around.typed_data(),
+              *add = nullptr;
   if (rest.size()) add = rest.get<Array>(0)->typed_data();
   float* partial = Scratch(0, blocks.count * 2 * c);
   Parallel(pool, blocks.count, [&](Index b) {
-    float *__restrict sum = partial + b * 2 * c, *__restrict square = sum + c;
+    float* __restrict sum = partial + b * 2 * c, * __restrict square = sum + c;
     std::fill_n(sum, 2 * c, 0.0f);
     const float* __restrict row = in + blocks.First(b) * c;
     for (Index r = 0; r < blocks.Rows(b); ++r, row += c)
@@ -108,11 +111,13 @@ ffi::Error Forward(ffi::ThreadPool pool, Array x, Array around, Array scale,
     const double v = second[i] / blocks.rows - m * m;
     mean->typed_data()[i] = m + shift[i];
     var->typed_data()[i] = v < 0 ? 0 : v;
-    factor[i] = scale.typed_data()[i] / std::sqrt(var->typed_data()[i] + epsilon);
+    factor[i] =
+        scale.typed_data()[i] / std::sqrt(var->typed_data()[i] + epsilon);
     offset[i] = bias.typed_data()[i] - mean->typed_data()[i] * factor[i];
   }
-  auto normalize = relu ? (add ? Normalize<true, true> : Normalize<true, false>)
-                        : (add ? Normalize<false, true> : Normalize<false, false>);
+  auto normalize =
+      relu ? (add ? Normalize<true, true> : Normalize<true, false>)
+           : (add ? Normalize<false, true> : Normalize<false, false>);
   Parallel(pool, blocks.count, [&](Index b) {
     const Index at = blocks.First(b) * c;
     normalize(in + at, add ? add + at : nullptr, factor.data(), offset.data(),
@@ -122,12 +127,14 @@ ffi::Error Forward(ffi::ThreadPool pool, Array x, Array around, Array scale,
 }
 
 // Results: dx, dscale, dbias, and if there was `add` its gradient.
-ffi::Error Backward(ffi::ThreadPool pool, Array x, Array y, Array dy, Array mean,
-                    Array var, Array scale, Result dx, Result dscale, Result dbias,
-                    ffi::RemainingRets rest, bool relu, float epsilon) {
+ffi::Error Backward(ffi::ThreadPool pool, Array x, Array y, Array dy,
+                    Array mean, Array var, Array scale, Result dx,
+                    Result dscale, Result dbias, ffi::RemainingRets rest,
+                    bool relu, float epsilon) {
   const Blocks blocks(x);
   const Index c = blocks.channels;
-  const float *in = x.typed_data(), *out = y.typed_data(), *up = dy.typed_data();
+  const float *in = x.typed_data(), *out = y.typed_data(),
+              *up = dy.typed_data();
   float* dz = rest.size() ? (*rest.get<Array>(0))->typed_data() : nullptr;
   auto reduce = relu ? (dz ? Reduce<true, true> : Reduce<true, false>)
                      : (dz ? Reduce<false, true> : Reduce<false, false>);
@@ -164,14 +171,31 @@ ffi::Error Backward(ffi::ThreadPool pool, Array x, Array y, Array dy, Array mean
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    SeerBatchNorm, Forward,
-    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Array>().Arg<Array>().Arg<Array>().Arg<Array>()
-        .RemainingArgs().Ret<Array>().Ret<Array>().Ret<Array>()
-        .Attr<bool>("relu").Attr<float>("epsilon"));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    SeerBatchNormGradients, Backward,
-    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Array>().Arg<Array>().Arg<Array>()
-        .Arg<Array>().Arg<Array>().Arg<Array>()
-        .Ret<Array>().Ret<Array>().Ret<Array>().RemainingRets()
-        .Attr<bool>("relu").Attr<float>("epsilon"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(SeerBatchNorm, Forward,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .RemainingArgs()
+                                  .Ret<Array>()
+                                  .Ret<Array>()
+                                  .Ret<Array>()
+                                  .Attr<bool>("relu")
+                                  .Attr<float>("epsilon"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(SeerBatchNormGradients, Backward,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Ret<Array>()
+                                  .Ret<Array>()
+                                  .Ret<Array>()
+                                  .RemainingRets()
+                                  .Attr<bool>("relu")
+                                  .Attr<float>("epsilon"));

@@ -1,62 +1,23 @@
-// The grouped 3x3 convolution and its gradients for CPUs: NHWC, padding 1,
-// float32. Called by XLA (grouped_conv.py); built on first use (build.py).
+// The grouped 3x3 convolution and its gradients: NHWC, padding 1, float32.
 //
 // A unit of work is a chunk of output pixels of one group of channels. Its
 // input pixels are copied into a buffer with a border of zeros, after which
 // every tap of every pixel is at a constant offset and all three operations are
 // small matrix products with their sums in registers:
 //
-//   forward          y[pixel, o] = sum over taps, i of x[pixel + tap, i] k[tap, i, o]
-//   input gradient   the same of dy, with taps turned round and i, o exchanged;
-//                    of stride 2, each parity of rows and columns has its own taps
-//   kernel gradient  dk[tap, i, o] = sum over pixels of x[pixel + tap, i] dy[pixel, o]
+// * forward: y[pixel, o] sums x[pixel + t, i] k[t, i, o] over taps t and i;
+// * input gradient: the same of dy, with taps turned round and i, o exchanged;
+//   of stride 2, each parity of rows and columns has its own taps;
+// * kernel gradient: dk[t, i, o] sums x[pixel + t, i] dy[pixel, o] over pixels.
 //
 // Sums have the same order whatever the number of threads.
 
 #include <cstring>
 
 #include "parallel.h"
+#include "vectors.h"
 
 namespace {
-
-// ---------------------------------------------------------------- vectors
-
-#if defined(__AVX512F__)
-constexpr int kLanes = 16, kRows = 8;
-#elif defined(__AVX__)
-constexpr int kLanes = 8, kRows = 6;
-#else
-constexpr int kLanes = 4, kRows = 8;
-#endif
-
-template <int L>
-struct Lanes {
-  typedef float Type __attribute__((vector_size(L * 4), aligned(4)));
-};
-
-template <int L>
-inline typename Lanes<L>::Type Load(const float* from) {
-  return *reinterpret_cast<const typename Lanes<L>::Type*>(from);
-}
-
-template <int L>
-inline void Store(float* to, typename Lanes<L>::Type value) {
-  *reinterpret_cast<typename Lanes<L>::Type*>(to) = value;
-}
-
-// Calls fn<lanes, vectors>(first) on blocks of channels that cover `count`, a
-// multiple of 8.
-template <typename Fn>
-inline void ForBlocks(Index count, Fn&& fn) {
-  Index at = 0;
-  for (; at + 2 * kLanes <= count; at += 2 * kLanes)
-    fn.template operator()<kLanes, 2>(at);
-  for (; at + kLanes <= count; at += kLanes)
-    fn.template operator()<kLanes, 1>(at);
-  if constexpr (kLanes > 8) {
-    for (; at < count; at += 8) fn.template operator()<8, 1>(at);
-  }
-}
 
 // ---------------------------------------------------------------- shapes
 
@@ -69,8 +30,14 @@ struct Shape {
 
 Shape ShapeOf(const Array& x, const Array& kernel, Index stride) {
   auto d = x.dimensions();
-  return {d[0], d[1], d[2], d[3], stride, kernel.dimensions()[2],
-          (d[1] - 1) / stride + 1, (d[2] - 1) / stride + 1};
+  return {d[0],
+          d[1],
+          d[2],
+          d[3],
+          stride,
+          kernel.dimensions()[2],
+          (d[1] - 1) / stride + 1,
+          (d[2] - 1) / stride + 1};
 }
 
 // Rows of output of some images, about as many pixels as caches like.
@@ -109,7 +76,8 @@ void Gather(const float* from, Index height, Index width, Index channels,
             Store<8>(to + i, typename Lanes<8>::Type{});
         } else {
           const float* pixel = line + c * channels;
-          for (Index i = 0; i < group; i += 8) Store<8>(to + i, Load<8>(pixel + i));
+          for (Index i = 0; i < group; i += 8)
+            Store<8>(to + i, Load<8>(pixel + i));
         }
         to += group;
       }
@@ -183,16 +151,22 @@ struct Product {
     Index low_r = 0, high_r = 0, low_c = 0, high_c = 0;
     for (const Tap& tap : taps) {
       low_r = std::min(low_r, tap.row), high_r = std::max(high_r, tap.row);
-      low_c = std::min(low_c, tap.column), high_c = std::max(high_c, tap.column);
+      low_c = std::min(low_c, tap.column),
+      high_c = std::max(high_c, tap.column);
     }
-    Part part{image, images, row * in_step + low_r,
-              (count_rows - 1) * in_step + 1 + high_r - low_r, low_c,
+    Part part{image,
+              images,
+              row * in_step + low_r,
+              (count_rows - 1) * in_step + 1 + high_r - low_r,
+              low_c,
               (columns - 1) * in_step + 1 + high_c - low_c};
     float* x = Scratch(0, part.images * part.rows * part.columns * group);
     Gather(in, in_height, in_width, channels, g * group, group, part, x);
     Index offsets[9];
     for (size_t t = 0; t < taps.size(); ++t)
-      offsets[t] = ((taps[t].row - low_r) * part.columns + taps[t].column - low_c) * group;
+      offsets[t] =
+          ((taps[t].row - low_r) * part.columns + taps[t].column - low_c) *
+          group;
     const Index per_image = count_rows * columns, total = images * per_image;
     for (Index first = 0; first < total; first += kRows) {
       const int count = std::min<Index>(kRows, total - first);
@@ -200,15 +174,23 @@ struct Product {
       float* y[kRows];
       for (int m = 0; m < kRows; ++m) {
         const Index at = first + std::min(m, count - 1);
-        const Index n = at / per_image, r = at % per_image / columns, c = at % columns;
-        a[m] = x + ((n * part.rows + r * in_step) * part.columns + c * in_step) * group;
-        y[m] = out + (((image + n) * out_height + (row + r) * out_step + out_row) * out_width +
-                      c * out_step + out_column) * channels + g * group;
+        const Index n = at / per_image, r = at % per_image / columns,
+                    c = at % columns;
+        a[m] =
+            x + ((n * part.rows + r * in_step) * part.columns + c * in_step) *
+                    group;
+        y[m] = out +
+               (((image + n) * out_height + (row + r) * out_step + out_row) *
+                    out_width +
+                c * out_step + out_column) *
+                   channels +
+               g * group;
       }
       ForBlocks(group, [&]<int L, int V>(Index block) {
         float* to[kRows];
         for (int m = 0; m < kRows; ++m) to[m] = y[m] + block;
-        Multiply<L, V>(a, offsets, taps.size(), group, kernels + block, to, count);
+        Multiply<L, V>(a, offsets, taps.size(), group, kernels + block, to,
+                       count);
       });
     }
   }
@@ -230,7 +212,8 @@ void Convolve(ffi::ThreadPool& pool, const Product& product, Index images,
     const Index image = chunk / chunks.row_blocks * chunks.images;
     const Index row = chunk % chunks.row_blocks * chunks.rows;
     product.Run(image, std::min(chunks.images, images - image), row,
-                std::min(chunks.rows, product.rows - row), g, kernels + g * size);
+                std::min(chunks.rows, product.rows - row), g,
+                kernels + g * size);
   });
 }
 
@@ -238,9 +221,23 @@ void Convolve(ffi::ThreadPool& pool, const Product& product, Index images,
 
 void Forward(ffi::ThreadPool& pool, const Shape& s, const float* x,
              const float* kernel, float* y) {
-  Product product{x, s.height, s.width, s.stride, y, s.out_height, s.out_width,
-                  1, 0, 0, s.out_height, s.out_width, s.channels, s.group, {}};
-  for (Index t = 0; t < 9; ++t) product.taps.push_back({t / 3 - 1, t % 3 - 1, t});
+  Product product{x,
+                  s.height,
+                  s.width,
+                  s.stride,
+                  y,
+                  s.out_height,
+                  s.out_width,
+                  1,
+                  0,
+                  0,
+                  s.out_height,
+                  s.out_width,
+                  s.channels,
+                  s.group,
+                  {}};
+  for (Index t = 0; t < 9; ++t)
+    product.taps.push_back({t / 3 - 1, t % 3 - 1, t});
   Convolve(pool, product, s.images, [&](Index g, float* to) {
     for (Index row = 0; row < 9 * s.group; ++row)
       std::memcpy(to + row * s.group, kernel + row * s.channels + g * s.group,
@@ -252,11 +249,24 @@ void InputGradient(ffi::ThreadPool& pool, const Shape& s, const float* kernel,
                    const float* dy, float* dx) {
   for (Index parity = 0; parity < s.stride * s.stride; ++parity) {
     const Index pr = parity / s.stride, pc = parity % s.stride;
-    Product product{dy, s.out_height, s.out_width, 1, dx, s.height, s.width,
-                    s.stride, pr, pc, (s.height - pr + s.stride - 1) / s.stride,
-                    (s.width - pc + s.stride - 1) / s.stride, s.channels, s.group, {}};
+    Product product{dy,
+                    s.out_height,
+                    s.out_width,
+                    1,
+                    dx,
+                    s.height,
+                    s.width,
+                    s.stride,
+                    pr,
+                    pc,
+                    (s.height - pr + s.stride - 1) / s.stride,
+                    (s.width - pc + s.stride - 1) / s.stride,
+                    s.channels,
+                    s.group,
+                    {}};
     for (Index t = 0; t < 9; ++t) {
-      // Row r of x is under row q of the kernel at row (r + 1 - q) / stride of y.
+      // Row r of x is under row q of the kernel at row (r + 1 - q) / stride of
+      // y.
       const Index r = pr + 1 - t / 3, c = pc + 1 - t % 3;
       if (r % s.stride == 0 && c % s.stride == 0)
         product.taps.push_back({r / s.stride, c / s.stride, t});
@@ -265,7 +275,8 @@ void InputGradient(ffi::ThreadPool& pool, const Shape& s, const float* kernel,
       for (const Tap& tap : product.taps)
         for (Index o = 0; o < s.group; ++o)
           for (Index i = 0; i < s.group; ++i)
-            *to++ = kernel[(tap.which * s.group + i) * s.channels + g * s.group + o];
+            *to++ = kernel[(tap.which * s.group + i) * s.channels +
+                           g * s.group + o];
     });
   }
 }
@@ -289,18 +300,25 @@ void KernelGradient(ffi::ThreadPool& pool, const Shape& s, const float* x,
       const Index images = std::min(chunks.images, s.images - image);
       const Index row = chunk % chunks.row_blocks * chunks.rows;
       const Index rows = std::min(chunks.rows, s.out_height - row);
-      const Part in{image, images, row * s.stride - 1, (rows - 1) * s.stride + 3,
-                    -1, (s.out_width - 1) * s.stride + 3};
+      const Part in{image,
+                    images,
+                    row * s.stride - 1,
+                    (rows - 1) * s.stride + 3,
+                    -1,
+                    (s.out_width - 1) * s.stride + 3};
       const Part out{image, images, row, rows, 0, s.out_width};
       float* a = Scratch(0, images * in.rows * in.columns * s.group);
       float* b = Scratch(2, images * rows * s.out_width * s.group);
       Gather(x, s.height, s.width, s.channels, g * s.group, s.group, in, a);
-      Gather(dy, s.out_height, s.out_width, s.channels, g * s.group, s.group, out, b);
+      Gather(dy, s.out_height, s.out_width, s.channels, g * s.group, s.group,
+             out, b);
       pixels.clear();
       for (Index n = 0; n < images; ++n)
         for (Index r = 0; r < rows; ++r)
           for (Index c = 0; c < s.out_width; ++c)
-            pixels.push_back(((n * in.rows + r * s.stride) * in.columns + c * s.stride) * s.group);
+            pixels.push_back(
+                ((n * in.rows + r * s.stride) * in.columns + c * s.stride) *
+                s.group);
       for (Index t = 0; t < 9; ++t) {
         const float* under = a + (t / 3 * in.columns + t % 3) * s.group;
         for (Index i = 0; i < s.group; i += 8)
@@ -324,24 +342,36 @@ void KernelGradient(ffi::ThreadPool& pool, const Shape& s, const float* x,
 
 ffi::Error ForwardCall(ffi::ThreadPool pool, Array x, Array kernel, Result y,
                        int64_t stride) {
-  Forward(pool, ShapeOf(x, kernel, stride), x.typed_data(),
-          kernel.typed_data(), y->typed_data());
+  Forward(pool, ShapeOf(x, kernel, stride), x.typed_data(), kernel.typed_data(),
+          y->typed_data());
   return ffi::Error::Success();
 }
 
 ffi::Error BackwardCall(ffi::ThreadPool pool, Array x, Array kernel, Array dy,
                         Result dx, Result dk, int64_t stride) {
   const Shape shape = ShapeOf(x, kernel, stride);
-  InputGradient(pool, shape, kernel.typed_data(), dy.typed_data(), dx->typed_data());
-  KernelGradient(pool, shape, x.typed_data(), dy.typed_data(), dk->typed_data());
+  InputGradient(pool, shape, kernel.typed_data(), dy.typed_data(),
+                dx->typed_data());
+  KernelGradient(pool, shape, x.typed_data(), dy.typed_data(),
+                 dk->typed_data());
   return ffi::Error::Success();
 }
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    SeerGroupedConv, ForwardCall,
-    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Array>().Arg<Array>().Ret<Array>().Attr<int64_t>("stride"));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    SeerGroupedConvGradients, BackwardCall,
-    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Array>().Arg<Array>().Arg<Array>().Ret<Array>().Ret<Array>().Attr<int64_t>("stride"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(SeerGroupedConv, ForwardCall,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Ret<Array>()
+                                  .Attr<int64_t>("stride"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(SeerGroupedConvGradients, BackwardCall,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Arg<Array>()
+                                  .Ret<Array>()
+                                  .Ret<Array>()
+                                  .Attr<int64_t>("stride"));
