@@ -27,7 +27,7 @@ FOLDER, TABLE = "profile", "scopes.txt"
 _STEPS, _ROWS = 3, 10
 # Parts of an operation's name that are no module of the network.
 _NO_SCOPE = re.compile(
-  r"[(.\s]|^(cond|while|body|branch_\w+|checkpoint|remat|closed_call)$"
+  r"[(.\s]|^(cond|while|body|branch_\w+|checkpoint|remat|closed_call|Block)$"
 )
 
 
