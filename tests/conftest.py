@@ -88,8 +88,9 @@ def native_conv(monkeypatch):
 
   For tests that trace large trunks for shapes and costs.
   """
-  from seer_jax.models import grouped_conv
+  from seer_jax.models import cpu_kernels, grouped_conv
 
+  monkeypatch.setattr(cpu_kernels, "is_there", lambda: False)
   monkeypatch.setattr(grouped_conv, "_merged", grouped_conv._native)
 
 

@@ -24,7 +24,7 @@ from ten_steps import (
   to_device,
 )
 
-from seer_jax.models import grouped_conv
+from seer_jax.models import cpu_kernels, grouped_conv
 from seer_jax.runtime import mesh as mesh_lib
 from seer_jax.training import optim
 
@@ -155,11 +155,15 @@ def test_a_gather_is_found_in_the_text_of_a_program():
   assert list(exchanged(text, 8).values()) == [48]
 
 
-# The way of the grouped convolution on a CPU, and that on accelerators, which
-# alone has to be kept from gathering (see grouped_conv.py).
-@pytest.mark.parametrize("path", ["_merged", "_native"])
+# The ways of the grouped convolution on a CPU, with kernels and without, and
+# that on accelerators, which alone has to be kept from gathering (see
+# grouped_conv.py).
+@pytest.mark.parametrize("path", ["_on_cpu", "_merged", "_native"])
 def test_eight_devices_exchange_no_activations(monkeypatch, path):
-  monkeypatch.setattr(grouped_conv, "_merged", getattr(grouped_conv, path))
+  if path != "_on_cpu":
+    monkeypatch.setattr(grouped_conv, "_merged", getattr(grouped_conv, path))
+    monkeypatch.setattr(cpu_kernels, "is_there", lambda: False)
+  jax.clear_caches()  # Blocks that were traced the other way.
   config = make_config("one-head", LOW_RATE, **SMALL)
   mesh = mesh_lib.make(8)
   task, programs = build(config, mesh)
