@@ -52,7 +52,7 @@ def least(
     scale: what a compiler needed, over what was estimated for it.
   """
   if not memory:
-    return "none", "memory is the host's"
+    return "none", "memory is the host's, or not known"
   more = ""
   for rung in _rungs(config):
     size = scale * estimate(config, devices, rung)

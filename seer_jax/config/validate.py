@@ -280,6 +280,12 @@ def check_together(config: ml_collections.ConfigDict) -> None:
       'be False with model.remat="group": a loop recomputes blocks one by one',
     ),
     (
+      "profile",
+      config.profile,
+      config.profile <= max(-1, config.steps - 3),
+      f"leave three steps to trace, of steps={config.steps}",
+    ),
+    (
       "eval.resize",
       config.eval.resize,
       config.eval.resize >= config.eval.size,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from seer_jax.data.preprocessing import Preprocessing
-from seer_jax.models import architectures, regnet
+from seer_jax.models import architectures, batch_norm, regnet
 from seer_jax.runtime import errors
 
 
@@ -50,7 +50,7 @@ class Projection(nn.Module):
     hidden: widths of the hidden layers.
     out: P, the width of the projection; 0 for the hidden layers alone.
     batch_norm: whether hidden layers are normalised (SEER's largest are not).
-    bn_groups: see `regnet.BatchNorm`.
+    bn_groups: see `batch_norm.BatchNorm`.
   """
 
   hidden: Sequence[int]
@@ -64,7 +64,7 @@ class Projection(nn.Module):
     for layer, width in enumerate(self.hidden):
       x = Linear(width, name=f"linear{layer}")(x)
       if self.batch_norm:
-        x = regnet.BatchNorm(self.bn_groups, name=f"bn{layer}")(x, train)
+        x = batch_norm.BatchNorm(self.bn_groups, name=f"bn{layer}")(x, train)
       x = nn.relu(x)
     if not self.out:
       return x
@@ -101,7 +101,7 @@ class Encoder(nn.Module):
     out: P, the projection's width; 0 for none.
     batch_norm: whether the projection normalises its hidden layers.
     prototype_counts: K of each prototype head.
-    bn_groups: see `regnet.BatchNorm`.
+    bn_groups: see `batch_norm.BatchNorm`.
     execution: see `regnet.Execution`.
     classes: L of a classifier, 0 for none. It stands on the trunk, or where a
       projection lacks its last layer, on that (Goyal et al. 2021, fine-tuning

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from seer_jax.models import regnet
+from seer_jax.models import batch_norm, regnet
 from seer_jax.runtime import errors
 
 # As the maps of `regnet.RegNet` are called, and what lies behind them.
@@ -116,7 +116,7 @@ class LinearHead(nn.Module):
     """Logits, GxNxL, float32."""
     channels, cells = x_NxHxWxC.shape[-1], x_NxHxWxC.shape[1:3]
     if self.batch_norm:
-      norm = regnet.BatchNorm(affine=False, name="norm")
+      norm = batch_norm.BatchNorm(affine=False, name="norm")
       x_NxHxWxC = norm(x_NxHxWxC, train)
     x_NxD = _flat(x_NxHxWxC)
     shape = (self.copies, x_NxD.shape[-1], self.classes)

@@ -218,12 +218,14 @@ def _least_remat(config, mesh, room, program):
       config.model.remat = before
       break
     program = trial
-  words = f"model.remat {config.model.remat} is the least that fits"
+  if not fits(program):
+    return program, f"model.remat {config.model.remat} does not fit"
+  words = f"model.remat {config.model.remat} is the least found that fits"
   dearer = remat.dearer(config)
   if dearer:
     more = scale(program) * remat.estimate(config, mesh.size, dearer)
     words += f"; {dearer} would take about {more / accelerators.GIB:.1f} GiB"
-  return program, words if fits(program) else "model.remat: not even all fits"
+  return program, words
 
 
 def _compile(lowered):

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seer_jax.models import cpu_kernels, regnet
+from seer_jax.models import cpu_kernels
+from seer_jax.models.batch_norm import BatchNorm
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def norm_and_gradients(relu, added, shape):
   # No sum is within rounding of zero, where the ReLU's gradient jumps.
   add = jnp.sign(jax.random.normal(keys[1], shape)) * 20 if added else None
   weights = jax.random.normal(keys[2], shape)
-  module = regnet.BatchNorm()
+  module = BatchNorm()
   variables = module.init(keys[3], x, True)
   params = {
     name: value + 0.1 * jax.random.normal(keys[4], value.shape)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from seer_jax.models import architectures, regnet
+from seer_jax.models.batch_norm import BatchNorm
 
 
 def test_seer_256gf_rounds_to_whole_groups_and_no_further():
@@ -53,14 +54,14 @@ def test_taps_have_the_published_strides():
 
 
 def batch_norm(x, groups=1, train=True):
-  module = regnet.BatchNorm(groups)
+  module = BatchNorm(groups)
   variables = module.init(jax.random.key(0), x, train=True)
   return module.apply(variables, x, train=train, mutable=["batch_stats"])
 
 
 def test_batch_norm_keeps_its_precision_where_the_mean_is_large():
   x = 300 + jax.random.normal(jax.random.key(0), (64, 4, 4, 3))
-  module = regnet.BatchNorm()
+  module = BatchNorm()
   variables = module.init(jax.random.key(0), x, train=True)
   # Once the running mean is near, nothing cancels.
   stats = {"mean": jnp.full(3, 299.0), "var": jnp.ones(3)}

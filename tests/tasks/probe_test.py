@@ -9,7 +9,8 @@ import pytest
 from sklearn import datasets, linear_model
 
 from seer_jax import config as config_lib
-from seer_jax.models import heads, regnet
+from seer_jax.models import heads
+from seer_jax.models.batch_norm import BatchNorm
 from seer_jax.runtime import errors
 from seer_jax.tasks import probe
 from seer_jax.tasks.state import State
@@ -267,6 +268,6 @@ def test_published_cosine_step_for_step():
 
 
 def test_a_norm_without_scale_and_bias_has_no_parameters():
-  norm = regnet.BatchNorm(affine=False)
+  norm = BatchNorm(affine=False)
   variables = norm.init(jax.random.key(0), jnp.ones((2, 3)), train=True)
   assert set(variables) == {"batch_stats"}
