@@ -16,12 +16,12 @@ def get_config():
   config.data.train.split = "train"
   config.data.test.kind = "folder"
   config.data.test.split = "test"
-  config.epochs = 6.0
+  config.epochs = 10.0
   config.batch_size = 128
 
   config.crops.counts = (2,)
   config.crops.sizes = (32,)
-  config.crops.scales = ((0.2, 1.0),)
+  config.crops.scales = ((0.15, 1.0),)
   # Usual for 32 px: a milder jitter, and no blur.
   config.augment.brightness = 0.4
   config.augment.contrast = 0.4
@@ -29,17 +29,21 @@ def get_config():
   config.augment.hue = 0.1
   config.augment.blur = 0.0
 
-  config.model.numbers = (4, 48, 48.0, 2.0, 16)
+  # What 32 px need: few channels at 16 px, many at 4.
+  config.model.depths = (1, 1, 2)
+  config.model.widths = (64, 160, 384)
+  config.model.group_widths = (16, 16, 16)
   config.model.stem_stride = 2
   config.model.strides = (1, 2, 2)
   config.model.head.hidden = (512,)
   config.model.head.out = 128
-  config.model.prototypes = (256,)
+  config.model.prototypes = (128,)
 
   config.swav.epsilon = 0.03
   config.swav.freeze_steps = 100
   config.swav.queue_length = 0
-  config.optim.lr = 1.0
+  config.swav.instance_weight = 4.0
+  config.optim.lr = 3.0
   config.optim.warmup_fraction = 0.05
   config.eval.every = 400
   config.eval.knn_k = (200,)

@@ -18,6 +18,8 @@ from seer_jax.data import crops, sources
 from seer_jax.runtime import errors
 
 _FEWEST = 8
+# Seen by a run for which clusters alone have no time: 200 epochs of CIFAR-10.
+_FEW_IMAGES = 10_000_000
 # What says that a key is open, where that is not None.
 _OPEN = {"classes": 0}
 
@@ -238,6 +240,15 @@ def _swav(config, here) -> Iterator[Choice]:
       f"a batch of {batch} cannot spread over {count} prototypes",
     )
   yield Choice("swav.queue_start", config.steps // 7, "a seventh of the run")
+  few = config.steps * config.batch_size < _FEW_IMAGES
+  few = few and len(config.swav.assign_crops) > 1
+  yield Choice(
+    "swav.instance_weight",
+    4.0 if few else 0.0,
+    "a short run learns more by telling images apart (docs/learning.md)"
+    if few
+    else "as published",
+  )
   freeze = min(313, config.steps // 20)
   yield Choice("swav.freeze_steps", freeze, "5 % of the run, 313 at most")
 

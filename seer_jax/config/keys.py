@@ -137,6 +137,10 @@ def base() -> ConfigDict:
   config.swav.iterations = 3  # SEER: 10.
   # Crops whose codes the others predict.
   config.swav.assign_crops = (0, 1)
+  # Of `swav_loss.instance_loss` beside the swapped one; 0, as published, leaves
+  # it out. In a short run it teaches what clusters have no time for.
+  config.swav.instance_weight = none(float)
+  config.swav.instance_temperature = 0.1
   # Steps for which prototypes stay as drawn (SwAV: 313, an ImageNet epoch).
   config.swav.freeze_steps = none(int)
   # Features of earlier steps that codes are balanced over as well; helps when

@@ -117,6 +117,8 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     lambda v: _counts([n + 1 for n in v]) and len(set(v)) == len(v),
     "be a tuple of different crops, counted from 0",
   ),
+  ("swav.instance_weight", lambda v: v >= 0, "be 0 or more"),
+  ("swav.instance_temperature", lambda v: v > 0, "be positive"),
   ("swav.freeze_steps", lambda v: v >= 0, "be 0 or more"),
   ("swav.queue_start", lambda v: v >= 0, "be 0 or more"),
   ("swav.queue_length", lambda v: v >= 0, "be 0 or more"),
@@ -305,6 +307,12 @@ def _of_swav(config):
     swav.assign_crops,
     max(swav.assign_crops) < views,
     f"name crops from 0 to {views - 1}",
+  )
+  yield (
+    "swav.instance_weight",
+    swav.instance_weight,
+    swav.instance_weight == 0 or len(swav.assign_crops) > 1,
+    f"be 0 where one crop assigns (swav.assign_crops={swav.assign_crops})",
   )
   yield (
     "swav.queue_length",

@@ -34,6 +34,8 @@ class SwAV(base.Task):
     self.encoder = encoder.of_images(config)
     self.dtype = dtype
     self.totals = {"usage_K": (self.model.prototype_counts[0],)}
+    if config.swav.instance_weight:
+      self.METRICS = (*self.METRICS, "instance_loss")
     self.online_rate = config.online.lr
     if self.online_rate:
       self.METRICS = (*self.METRICS, "online/loss", "online/accuracy")
@@ -134,6 +136,10 @@ class SwAV(base.Task):
       "loss": loss,
       "loss_over_lnk": jnp.mean(jnp.stack(relative)),
     }
+    if options.instance_weight:
+      more = swav_loss.instance_loss(z_BxAxP, options.instance_temperature)
+      loss += options.instance_weight * more
+      metrics["instance_loss"] = more
     if self.online_rate:
       features_BxD = views.features_BxVxD[:, 0]
       more, found = self._online(params, features_BxD, batch["label"])

@@ -88,6 +88,35 @@ def swapped_loss(
   )
 
 
+def instance_loss(z_BxAxP: jax.Array, temperature: float) -> jax.Array:
+  """Cross-entropy of each crop's other crops among all crops of the batch.
+
+  NT-Xent (Chen et al. 2020, equation 1), which tells images apart rather than
+  clusters. It learns something from the first step on, when codes are still
+  those of a random network.
+
+  Args:
+    z_BxAxP: features on the unit sphere, of two or more crops of each image.
+    temperature: of the softmax over the other crops of the batch.
+
+  Returns:
+    The mean over crops and their A - 1 counterparts, a scalar.
+  """
+  images, crops = z_BxAxP.shape[:2]
+  z_BxAxP = z_BxAxP.astype(jnp.float32)
+  z_NxP = z_BxAxP.reshape(images * crops, -1)
+  logits_NxN = jnp.matmul(z_NxP, z_NxP.T, precision="highest") / temperature
+  itself_NxN = jnp.eye(images * crops, dtype=bool)
+  all_N = jax.nn.logsumexp(logits_NxN, axis=1, where=~itself_NxN)
+  own_BxAxA = (
+    jnp.einsum("bap,bcp->bac", z_BxAxP, z_BxAxP, precision="highest")
+    / temperature
+  )
+  others_AxA = 1 - jnp.eye(crops)
+  own = jnp.sum(own_BxAxA * others_AxA) / (images * crops * (crops - 1))
+  return jnp.mean(all_N) - own
+
+
 def assign(
   scores_BxVxK: jax.Array,
   assign_crops: Sequence[int],

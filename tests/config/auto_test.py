@@ -109,6 +109,14 @@ def test_large_collections_on_accelerators_get_the_published_settings():
   assert config.eval.resize == 256
 
 
+def test_short_runs_tell_images_apart_as_well():
+  short, _ = completed(situation(images=1000))
+  long, _ = completed(situation(images=10**9, devices=512, platform="gpu"))
+  one, _ = completed(situation(images=1000), swav__assign_crops=(0,))
+  assert short.swav.instance_weight > 0
+  assert long.swav.instance_weight == one.swav.instance_weight == 0
+
+
 def test_a_small_batch_gets_a_queue_of_whole_batches():
   config, _ = completed(situation(images=200_000))
   assert config.batch_size < config.model.prototypes[0]

@@ -172,6 +172,42 @@ def test_the_loss_of_small_scores_is_the_logarithm_of_the_prototypes(
   np.testing.assert_allclose(loss, np.log(30), rtol=1e-2)
 
 
+@pytest.mark.parametrize("crops", [2, 3])
+def test_the_instance_loss_is_the_cross_entropy_of_an_images_other_crops(crops):
+  z_BxAxP = unit(0, 5, crops, 16)
+  expected = []
+  for image, crop in np.ndindex(5, crops):
+    rows = [row for row in np.ndindex(5, crops) if row != (image, crop)]
+    similarity = np.array([z_BxAxP[image, crop] @ z_BxAxP[row] for row in rows])
+    p = np.exp(similarity / 0.2)
+    p /= p.sum()
+    expected += [
+      -np.log(p[at]) for at, (other, _) in enumerate(rows) if other == image
+    ]
+  loss = swav_loss.instance_loss(jnp.asarray(z_BxAxP), 0.2)
+  np.testing.assert_allclose(loss, np.mean(expected), rtol=1e-5)
+
+
+def test_the_instance_loss_is_the_same_on_eight_devices():
+  mesh8 = mesh_lib.make()
+  z_BxAxP = unit(0, 16, 2, 16)
+  slope = jax.jit(jax.value_and_grad(lambda z: swav_loss.instance_loss(z, 0.2)))
+  alone = slope(z_BxAxP)
+  with jax.set_mesh(mesh8):
+    split = slope(jax.device_put(z_BxAxP, mesh_lib.rows(mesh8)))
+  for ours, theirs in zip(alone, split, strict=True):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_images_alike_cost_the_instance_loss_the_logarithm_of_the_others():
+  z_BxAxP = np.broadcast_to(unit(0, 1, 1, 16), (4, 2, 16))
+  loss, slope = jax.value_and_grad(lambda z: swav_loss.instance_loss(z, 0.2))(
+    jnp.asarray(z_BxAxP)
+  )
+  np.testing.assert_allclose(loss, np.log(7), rtol=1e-5)
+  assert np.isfinite(slope).all()
+
+
 class _Scores:
   """A network whose crops are its scores: the loss without a trunk."""
 
