@@ -3,8 +3,8 @@
     python benchmarks/learning.py --data=~/cifar10 --rows=recipe,koleo \
       --minutes=3
     python benchmarks/learning.py --data=~/cifar10 --rows=recipe --epochs=10
-    python benchmarks/learning.py --data=~/cifar10 --rows=recipe,lightly \
-      --minutes=10
+    python benchmarks/learning.py --data=~/cifar10 \
+      --rows=recipe,lightly:recipe --minutes=10
 
 The protocol: CIFAR-10 as a folder (train/CLASS/*.jpg, test/CLASS/*.jpg), a
 fixed time or number of epochs, the last state, three seeds. Then kNN and
@@ -16,9 +16,9 @@ the labels that kNN and logistic regression learn from stay balanced.
 A row is a change of `configs/cifar10.py` (`--list`), all else equal. With
 `--minutes` a short trial measures the row's images a second first, so that
 changes that cost time see fewer images: rows compare at equal time of training,
-compilation and evaluation left out. `lightly` is the peer: lightly's SwAV with
-the recipe of its own benchmark, the same trunk and crops, in PyTorch, for the
-same time (`published_lightly.py`).
+compilation and evaluation left out. `lightly:ROW` is the peer: lightly's SwAV
+with the recipe of its own benchmark and the trunk and crops of a row of ours,
+in PyTorch, for the same time (`published_lightly.py`).
 
 Everything is kept in `--out`: the same command resumes, and another one with
 more rows or seeds adds to it. `taskset -c 0` keeps it on one core. Prints a
@@ -29,14 +29,15 @@ import argparse
 import json
 import os
 import pathlib
-import statistics
 import subprocess
 import sys
 from typing import Any, NamedTuple
 
+import numpy as np
+
 _ROOT = pathlib.Path(__file__).parents[1]
 _TRIAL_STEPS = 60
-PEER = "lightly"
+PEER = "lightly:"
 
 
 class Run(NamedTuple):
@@ -58,17 +59,29 @@ class Run(NamedTuple):
   @property
   def name(self) -> str:
     """Of its folder."""
-    return f"{self.row}-tail{self.tail}-seed{self.seed}-{self.steps}"
+    row = self.row.replace(":", "-")
+    return f"{row}-tail{self.tail}-seed{self.seed}-{self.steps}"
+
+  @property
+  def is_peer(self) -> bool:
+    """Whether lightly trains."""
+    return self.row.startswith(PEER)
+
+  @property
+  def ours(self) -> str:
+    """The row itself; of the peer, the one whose trunk and crops it has."""
+    return self.row.removeprefix(PEER) if self.is_peer else self.row
 
 
-def config_of(row: str, data: pathlib.Path, tail: int, out: pathlib.Path):
+def config_of(
+  row: str, data: pathlib.Path, tail: int, out: pathlib.Path
+) -> Any:
   """The config of a row, its length still open.
 
   Raises:
     KeyError: there is no such row.
   """
-  import learning_changes
-
+  from benchmarks import learning_changes
   from configs import cifar10
   from seer_jax.config import keys
 
@@ -107,18 +120,23 @@ def long_tail(data: pathlib.Path, tail: int, out: pathlib.Path) -> pathlib.Path:
 def train(row: str, config: Any, workdir: pathlib.Path) -> dict[str, float]:
   """Trains in this process, or goes on; what it cost."""
   import jax
-  import learning_changes
+  import jax.numpy as jnp
 
-  from seer_jax import tasks
+  from benchmarks import learning_changes
   from seer_jax.commands import process
   from seer_jax.data import pipeline
   from seer_jax.models import cpu_kernels
   from seer_jax.planning import collectives
+  from seer_jax.runtime import mesh as mesh_lib
   from seer_jax.training import optim, run, step
 
   process.keep_memory()
   process.keep_compiled()
-  create = learning_changes.CHANGES[row].task or tasks.create
+
+  def create(config):
+    dtype = jnp.dtype(mesh_lib.DTYPES[config.precision])
+    return learning_changes.CHANGES[row].task(config, dtype)
+
   run.run(config, workdir, create, say=lambda line: None)
   lines = (workdir / "metrics.jsonl").read_text().splitlines()
   trained = [line for line in map(json.loads, lines) if "seconds" in line]
@@ -137,16 +155,14 @@ def train(row: str, config: Any, workdir: pathlib.Path) -> dict[str, float]:
     "epochs": config.steps * config.batch_size / len(source),
     "flops": flops * config.steps,
     "seconds": trained[-1]["seconds"] - trained[0]["seconds"],
-    "images_per_second": statistics.median(
-      line["images_per_second"] for line in trained[1:] or trained
+    "images_per_second": float(
+      np.median([line["images_per_second"] for line in trained[1:] or trained])
     ),
     "loss_over_lnk": trained[-1]["loss_over_lnk"],
   }
 
 
-def train_peer(
-  config: Any, run: Run, workdir: pathlib.Path
-) -> dict[str, float]:
+def train_peer(config: Any, run: Run, labels: int) -> dict[str, float]:
   """lightly's SwAV for as long; what it cost, and what its features are worth.
 
   Both sides of the comparison are measured by the same functions.
@@ -157,6 +173,8 @@ def train_peer(
 
   cost, (bank, query) = published_lightly.train(config, run.steps, run.seed)
   bank, query = (features.Features(*each) for each in (bank, query))
+  some = np.random.default_rng(0).permutation(len(bank.labels_N))[:labels]
+  bank = bank.only(np.sort(some))
   found = knn.accuracies(bank, query, (20, 200), (0.1,))
   fit = low_shot.logistic(bank.features_NxD, bank.labels_N)
   right = fit.predict(query.features_NxD) == query.labels_N
@@ -167,13 +185,15 @@ def train_peer(
   }
 
 
-def evaluate(workdir: pathlib.Path, data: pathlib.Path) -> dict[str, float]:
+def evaluate(
+  workdir: pathlib.Path, data: pathlib.Path, labels: int
+) -> dict[str, float]:
   """kNN and logistic regression of a finished run, by `seer-jax eval`."""
   out = workdir / "evals"
   command = (
     *("-m", "seer_jax", "eval", str(workdir), "--evals=knn,logistic"),
     *(f"--train={data}/train", f"--test={data}/test", f"--out={out}"),
-    "--config.eval.seeds=1",
+    *("--config.eval.seeds=1", f"--config.eval.max_images={labels}"),
   )
   _python(*command, log=workdir / "eval.log")
   figures = {}
@@ -210,26 +230,25 @@ def work(options: argparse.Namespace) -> None:
   """One run, in the process that `measure` starts for it."""
   run = Run(*json.loads(options.worker))
   workdir = options.out / run.name
-  row = "recipe" if run.row == PEER else run.row
-  config = config_of(row, options.data, run.tail, options.out)
+  config = config_of(run.ours, options.data, run.tail, options.out)
   config.seed = run.seed
-  if run.row == PEER:
-    found = train_peer(config, run, workdir)
+  if run.is_peer:
+    found = train_peer(config, run, options.labels)
   else:
     config.steps = run.steps
-    found = train(row, config, workdir)
+    found = train(run.row, config, workdir)
   (workdir / "cost.json").write_text(json.dumps(found))
 
 
 def measure(run: Run, options: argparse.Namespace) -> dict[str, Any]:
   """Figures of a run: those that are there, or it trains and is evaluated."""
   workdir = options.out / run.name
-  path = workdir / "result.json"
+  path = workdir / f"result-{options.labels}.json"
   if not path.exists():
     workdir.mkdir(parents=True, exist_ok=True)
     found = _cost(run, options)
-    if run.row != PEER:
-      found |= evaluate(workdir, options.data)
+    if not run.is_peer:
+      found |= evaluate(workdir, options.data, options.labels)
     path.write_text(json.dumps(run._asdict() | found))
   return json.loads(path.read_text())
 
@@ -238,7 +257,10 @@ def _cost(run, options):
   workdir = options.out / run.name
   workdir.mkdir(parents=True, exist_ok=True)
   if not (workdir / "cost.json").exists():
-    arguments = (f"--data={options.data}", f"--out={options.out}")
+    arguments = (
+      *(f"--data={options.data}", f"--out={options.out}"),
+      f"--labels={options.labels}",
+    )
     worker = f"--worker={json.dumps(run)}"
     _python(__file__, *arguments, worker, log=workdir / "train.log")
   return json.loads((workdir / "cost.json").read_text())
@@ -246,15 +268,18 @@ def _cost(run, options):
 
 def length(row: str, options: argparse.Namespace) -> int:
   """Steps of a row; of the peer, seconds."""
-  config = config_of(
-    row if row != PEER else "recipe", options.data, 1, options.out
-  )
-  if row == PEER:
+  trial = Run(row, 0, 1, _TRIAL_STEPS)
+  if trial.is_peer:
     return round(60 * options.minutes)
+  config = config_of(row, options.data, 1, options.out)
   if options.minutes:
-    rate = _cost(Run(row, 0, 1, _TRIAL_STEPS), options)["images_per_second"]
+    rate = _cost(trial, options)["images_per_second"]
     return round(60 * options.minutes * rate / config.batch_size)
-  images = sum(1 for _ in (options.data / "train").glob("*/*"))
+  if options.tail > 1:
+    listed = long_tail(options.data, options.tail, options.out)
+    images = len(listed.read_text().splitlines())
+  else:
+    images = sum(1 for _ in (options.data / "train").glob("*/*"))
   return round(options.epochs * images / config.batch_size)
 
 
@@ -271,9 +296,9 @@ def table(results: list[dict[str, Any]]) -> str:
 
   def mean(name, scale=1.0, digits=1, spread=True):
     values = [scale * each.get(name, float("nan")) for each in group]
-    text = f"{statistics.mean(values):.{digits}f}"
+    text = f"{np.mean(values):.{digits}f}"
     if len(values) > 1 and spread:
-      text += f" ± {statistics.stdev(values):.{digits}f}"
+      text += f" ± {np.std(values, ddof=1):.{digits}f}"
     return text
 
   for (row, tail), group in groups.items():
@@ -294,7 +319,7 @@ def table(results: list[dict[str, Any]]) -> str:
 
 def main() -> None:
   """Prints the table and the line."""
-  import learning_changes
+  from benchmarks import learning_changes
 
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   parser.add_argument("--data", type=pathlib.Path, help="folder of CIFAR-10")
@@ -305,6 +330,9 @@ def main() -> None:
   long = parser.add_mutually_exclusive_group()
   long.add_argument("--epochs", type=float, default=10.0)
   long.add_argument("--minutes", type=float, help="of training, each row")
+  parser.add_argument(
+    "--labels", type=int, default=50_000, help="images to learn from"
+  )
   parser.add_argument("--list", action="store_true", help="show the rows")
   parser.add_argument("--worker", help=argparse.SUPPRESS)
   options = parser.parse_args()
@@ -320,11 +348,11 @@ def main() -> None:
     work(options)
     return
   rows = options.rows.split(",")
-  for row in rows:
-    if row not in (*learning_changes.CHANGES, PEER):
-      parser.error(f"no row {row!r}; --list shows them")
-  if PEER in rows and not options.minutes:
-    parser.error(f"{PEER} is measured for a time; give --minutes")
+  for run in (Run(row, 0, 1, 0) for row in rows):
+    if run.ours not in learning_changes.CHANGES:
+      parser.error(f"no row {run.row!r}; --list shows them")
+    if run.is_peer and not options.minutes:
+      parser.error(f"{run.row} is measured for a time; give --minutes")
   results = []
   for row in rows:
     steps = length(row, options)
