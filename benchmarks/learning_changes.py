@@ -21,6 +21,7 @@ _BEFORE = {
   "model.numbers": (4, 48, 48.0, 2.0, 16),
   "model.prototypes": (64,),
   "swav.instance_weight": 0.0,
+  "swav.instance_temperature": 0.2,
   "swav.freeze_steps": 20,
   "optim.lr": 6.0,
 }
@@ -74,11 +75,11 @@ CHANGES = {
     "the swapped loss alone on a smaller trunk; what others change", _BEFORE
   ),
   "instances": Change(
-    "and instance discrimination, weight 4, temperature 0.1", _INSTANCES
+    "and instance discrimination, weight 4, temperature 0.2", _INSTANCES
   ),
   "instances-1": Change("weight 1", _INSTANCES | {"swav.instance_weight": 1.0}),
-  "instances-t0.2": Change(
-    "temperature 0.2", _INSTANCES | {"swav.instance_temperature": 0.2}
+  "instances-t0.1": Change(
+    "temperature 0.1", _INSTANCES | {"swav.instance_temperature": 0.1}
   ),
   "koleo": Change("features kept apart, weight 0.2", _BEFORE, KoLeo),
   "jitter-0.8": Change(

@@ -43,6 +43,7 @@ def get_config():
   config.swav.freeze_steps = 100
   config.swav.queue_length = 0
   config.swav.instance_weight = 4.0
+  config.swav.instance_temperature = 0.1
   config.optim.lr = 3.0
   config.optim.warmup_fraction = 0.05
   config.eval.every = 400

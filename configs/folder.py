@@ -13,4 +13,8 @@ from seer_jax import config as config_lib
 
 
 def get_config():
-  return config_lib.base()
+  config = config_lib.base()
+  config_lib.leave_open(
+    config, "augment.strength", "swav.epsilon", "swav.instance_weight"
+  )
+  return config

@@ -40,7 +40,6 @@ def get_config(chip=""):
 
   config.swav.freeze_steps = 313
   config.swav.queue_length = 0
-  config.swav.instance_weight = 0.0
   config.optim.lr = 0.3  # Of 256 images: a peak of 4.8.
   config.eval.every = 12_500
   hardware.apply(config, chip, parameters=24e6)

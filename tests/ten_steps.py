@@ -65,7 +65,6 @@ def make_config(case: str, rate: float = RATE, **changes) -> keys.ConfigDict:
   config.model.head.batch_norm = batch_norm
   config.model.prototypes = prototypes
   config.swav.assign_crops = assign_crops
-  config.swav.instance_weight = 0.0  # As published.
   config.swav.freeze_steps = FREEZE
   config.swav.queue_length, config.swav.queue_start = queue_length, 2
   config.optim.lr, config.optim.lr_batch = rate, BATCH

@@ -19,7 +19,7 @@ from seer_jax.runtime import errors
 
 _FEWEST = 8
 # Seen by a run for which clusters alone have no time: 200 epochs of CIFAR-10.
-_FEW_IMAGES = 10_000_000
+_SHORT = 10_000_000
 # What says that a key is open, where that is not None.
 _OPEN = {"classes": 0}
 
@@ -101,7 +101,7 @@ def complete(
       f"there are only {here.images} images; clusters need {_FEWEST} or more"
     )
   made = []
-  of_task = {"swav": (_length, _swav, _optim)}
+  of_task = {"swav": (_length, _short, _swav, _optim)}
   for rule in (
     _precision,
     _classes,
@@ -212,6 +212,29 @@ def _length(config, here) -> Iterator[Choice]:
     yield Choice("steps", steps, f"{config.epochs:g} epochs of {per_epoch:.1f}")
 
 
+def _short(config, here) -> Iterator[Choice]:
+  """What short runs learn more by; docs/learning.md has the measurements."""
+  del here
+  short = config.steps * config.batch_size < _SHORT
+  of = f"{config.steps} steps: a short run" if short else "as published"
+  yield Choice(
+    "augment.strength",
+    0.5 if short else 1.0,
+    f"{of}, to which strong colour jitter leaves little" if short else of,
+  )
+  yield Choice(
+    "swav.epsilon",
+    0.03 if short else 0.05,
+    f"{of}, which needs sharp codes" if short else of,
+  )
+  short = short and len(config.swav.assign_crops) > 1
+  yield Choice(
+    "swav.instance_weight",
+    4.0 if short else 0.0,
+    f"{of} learns more by telling images apart as well" if short else of,
+  )
+
+
 def _swav(config, here) -> Iterator[Choice]:
   if here.images >= 50_000_000:
     count = 16_000
@@ -240,15 +263,6 @@ def _swav(config, here) -> Iterator[Choice]:
       f"a batch of {batch} cannot spread over {count} prototypes",
     )
   yield Choice("swav.queue_start", config.steps // 7, "a seventh of the run")
-  few = config.steps * config.batch_size < _FEW_IMAGES
-  few = few and len(config.swav.assign_crops) > 1
-  yield Choice(
-    "swav.instance_weight",
-    4.0 if few else 0.0,
-    "a short run learns more by telling images apart (docs/learning.md)"
-    if few
-    else "as published",
-  )
   freeze = min(313, config.steps // 20)
   yield Choice("swav.freeze_steps", freeze, "5 % of the run, 313 at most")
 

@@ -81,6 +81,8 @@ def base() -> ConfigDict:
 
   # SwAV's augmentation; a probability of 0 leaves the operation out.
   config.augment = ConfigDict()
+  # Of the ranges of brightness, contrast, saturation and hue.
+  config.augment.strength = 1.0
   config.augment.flip = 0.5
   config.augment.jitter = 0.8
   config.augment.brightness = 0.8
@@ -139,8 +141,8 @@ def base() -> ConfigDict:
   config.swav.assign_crops = (0, 1)
   # Of `swav_loss.instance_loss` beside the swapped one; 0, as published, leaves
   # it out. In a short run it teaches what clusters have no time for.
-  config.swav.instance_weight = none(float)
-  config.swav.instance_temperature = 0.1
+  config.swav.instance_weight = 0.0
+  config.swav.instance_temperature = 0.2
   # Steps for which prototypes stay as drawn (SwAV: 313, an ImageNet epoch).
   config.swav.freeze_steps = none(int)
   # Features of earlier steps that codes are balanced over as well; helps when
@@ -273,6 +275,12 @@ def base() -> ConfigDict:
   # compiled. 0 waits for ever.
   config.watchdog = 1800.0
   return config
+
+
+def leave_open(config: ConfigDict, *keys: str) -> None:
+  """Leaves keys to `auto`, although `base` has the published values."""
+  for key in keys:
+    put(config, key, config_dict.placeholder(kind(key)))
 
 
 def labelled() -> ConfigDict:

@@ -141,8 +141,6 @@ def _damaged(path, why):
 
 def _of_today(values):
   """Keys of older runs, in the form that they have now."""
-  # Younger than some runs, and open by default.
-  values.setdefault("swav.instance_weight", 0.0)
   key = "eval.knn_temperature"
   if isinstance(values.get(key), float):
     values[key] = [values[key]]

@@ -66,6 +66,7 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
   ("augment.jitter", _share, "be a probability"),
   ("augment.grey", _share, "be a probability"),
   ("augment.blur", _share, "be a probability"),
+  ("augment.strength", lambda v: v >= 0, "be 0 or more"),
   ("augment.brightness", lambda v: v >= 0, "be 0 or more"),
   ("augment.contrast", lambda v: v >= 0, "be 0 or more"),
   ("augment.saturation", lambda v: v >= 0, "be 0 or more"),

@@ -65,9 +65,10 @@ def draw(key: jax.Array, options: ml_collections.ConfigDict) -> Drawn:
   """
   flip, jitter, grey, blur = jax.random.split(key, 4)
   chance, factors, order, place, hue = jax.random.split(jitter, 5)
-  reach_3 = jnp.array(
+  reach_3 = options.strength * jnp.array(
     [options.brightness, options.contrast, options.saturation]
   )
+  most_hue = options.strength * options.hue
   blur_chance, spread = jax.random.split(blur)
   return Drawn(
     flip=jax.random.bernoulli(flip, options.flip),
@@ -77,7 +78,7 @@ def draw(key: jax.Array, options: ml_collections.ConfigDict) -> Drawn:
     ),
     order_3=jax.random.permutation(order, 3),
     hue_place=jax.random.randint(place, (), 0, 4),
-    turn=jax.random.uniform(hue, (), minval=-options.hue, maxval=options.hue),
+    turn=jax.random.uniform(hue, (), minval=-most_hue, maxval=most_hue),
     grey=jax.random.bernoulli(grey, options.grey),
     blur=jax.random.bernoulli(blur_chance, options.blur),
     sigma=jax.random.uniform(

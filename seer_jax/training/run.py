@@ -33,6 +33,10 @@ from seer_jax.training import (
 
 _log = logging.getLogger(__name__)
 
+# Images that are no match for released weights: ten thousand give a kNN of
+# CIFAR-10 a few points above raw pixels (docs/learning.md).
+_FEW = 10_000
+
 # The task of a resolved config.
 CreateTask = Callable[[ml_collections.ConfigDict], base.Task]
 
@@ -227,6 +231,16 @@ def resolve(
     _log.info("chose %s = %s (%s)", key, value, reason)
   validate.check_together(config)
   encoder.architecture(config.model)
+  if config.task == "swav" and not config.weights and here.images < _FEW:
+    _log.info(
+      "%s images are few to learn to see from. Count on all %s steps, and on"
+      " features for images like these alone; the first lines of the log say"
+      " how long that takes. Weights trained on millions are worth more, at"
+      " once: seer-jax embed FOLDER --weights seer_32 --out FEATURES"
+      " (docs/weights.md)",
+      f"{here.images:,}",
+      f"{config.steps:,}",
+    )
   if config.classes not in (0, here.labels):
     raise errors.UserError(
       f"config.classes is {config.classes}, but the images have {here.labels}"

@@ -110,11 +110,16 @@ def test_large_collections_on_accelerators_get_the_published_settings():
 
 
 def test_short_runs_tell_images_apart_as_well():
-  short, _ = completed(situation(images=1000))
-  long, _ = completed(situation(images=10**9, devices=512, platform="gpu"))
-  one, _ = completed(situation(images=1000), swav__assign_crops=(0,))
-  assert short.swav.instance_weight > 0
-  assert long.swav.instance_weight == one.swav.instance_weight == 0
+  def chosen(here, **changes):
+    config, _ = completed(here, **changes)
+    values = config.swav.instance_weight, config.swav.epsilon
+    return *values, config.augment.strength
+
+  few = situation(images=1000)
+  assert chosen(few) == (4.0, 0.03, 0.5)
+  assert chosen(few, swav__assign_crops=(0,))[0] == 0.0
+  many = situation(images=10**9, devices=512, platform="gpu")
+  assert chosen(many) == (0.0, 0.05, 1.0)
 
 
 def test_a_small_batch_gets_a_queue_of_whole_batches():
