@@ -17,20 +17,22 @@ def get_config():
   config.data.train.split = "train"
   config.data.test.kind = "digits"
   config.data.test.split = "test"
-  config.steps = 800
+  config.steps = 1400
   config.batch_size = 64
 
-  # Two views; digits are 8 x 8, have no colour, and are not mirrored.
+  # Two views; digits are 8 x 8, have no colour, and are not mirrored. Writers
+  # differ in how wide they write, and in the pen: hence the ratio and the blur.
   config.crops.counts = (2,)
-  config.crops.sizes = (16,)
-  config.crops.scales = ((0.4, 1.0),)
+  config.crops.sizes = (12,)
+  config.crops.scales = ((0.5, 1.0),)
+  config.crops.ratio = (5 / 9, 9 / 5)
   config.augment.flip = 0.0
-  config.augment.brightness = 0.4
-  config.augment.contrast = 0.4
+  config.augment.brightness = 0.2
+  config.augment.contrast = 0.2
   config.augment.saturation = 0.0
   config.augment.hue = 0.0
   config.augment.grey = 0.0
-  config.augment.blur = 0.0
+  config.augment.blur = 0.8
 
   # Depth, w_0, w_a, w_m, group width: stages of 1, 1 and 3 blocks.
   config.model.numbers = (5, 32, 32.0, 2.0, 16)
@@ -41,10 +43,11 @@ def get_config():
   config.model.prototypes = (30,)
 
   config.swav.epsilon = 0.03
+  config.swav.instance_weight = 1.0
   config.swav.freeze_steps = 20
   config.swav.queue_length = 0
-  config.optim.lr = 3.5
+  config.optim.lr = 4.8
   config.optim.warmup_fraction = 0.03
-  config.eval.every = 160
-  config.checkpoint.every = 200
+  config.eval.every = 280
+  config.checkpoint.every = 350
   return config

@@ -34,6 +34,15 @@ COMMAND = (
   "--config.eval.every=6",
   "--config.eval.batch_size=64",
   "--config.eval.max_images=128",
+  # What the recipe was.
+  "--config.crops.sizes=(16,)",
+  "--config.crops.scales=((0.4, 1.0),)",
+  "--config.crops.ratio=(0.75, 1.3333333333333333)",
+  "--config.augment.brightness=0.4",
+  "--config.augment.contrast=0.4",
+  "--config.augment.blur=0.0",
+  "--config.swav.instance_weight=0.0",
+  "--config.optim.lr=3.5",
 )
 
 
