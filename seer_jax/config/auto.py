@@ -18,8 +18,14 @@ from seer_jax.data import crops, sources
 from seer_jax.runtime import errors
 
 _FEWEST = 8
-# Seen by a run for which clusters alone have no time: 200 epochs of CIFAR-10.
+# Runs that see fewer images than this: 200 epochs of CIFAR-10.
 _SHORT = 10_000_000
+# Key, its value in short runs, the published one, and why they differ.
+_IN_SHORT_RUNS = (
+  ("augment.strength", 0.5, 1.0, "strong colour jitter delays it"),
+  ("swav.epsilon", 0.03, 0.05, "sharper codes leave ln K sooner"),
+  ("swav.instance_weight", 4.0, 0.0, "images are told apart before clusters"),
+)
 # What says that a key is open, where that is not None.
 _OPEN = {"classes": 0}
 
@@ -213,26 +219,16 @@ def _length(config, here) -> Iterator[Choice]:
 
 
 def _short(config, here) -> Iterator[Choice]:
-  """What short runs learn more by; docs/learning.md has the measurements."""
+  """What short runs learn more from; measured in docs/learning.md."""
   del here
   short = config.steps * config.batch_size < _SHORT
-  of = f"{config.steps} steps: a short run" if short else "as published"
-  yield Choice(
-    "augment.strength",
-    0.5 if short else 1.0,
-    f"{of}, to which strong colour jitter leaves little" if short else of,
-  )
-  yield Choice(
-    "swav.epsilon",
-    0.03 if short else 0.05,
-    f"{of}, which needs sharp codes" if short else of,
-  )
-  short = short and len(config.swav.assign_crops) > 1
-  yield Choice(
-    "swav.instance_weight",
-    4.0 if short else 0.0,
-    f"{of} learns more by telling images apart as well" if short else of,
-  )
+  for key, in_short_runs, published, reason in _IN_SHORT_RUNS:
+    if not short:
+      yield Choice(key, published, "as published")
+    elif key == "swav.instance_weight" and len(config.swav.assign_crops) == 1:
+      yield Choice(key, 0.0, "a single crop assigns")
+    else:
+      yield Choice(key, in_short_runs, f"a short run: {reason}")
 
 
 def _swav(config, here) -> Iterator[Choice]:
