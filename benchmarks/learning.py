@@ -130,7 +130,6 @@ def train(row: str, config: Any, workdir: pathlib.Path) -> dict[str, float]:
   from seer_jax.runtime import mesh as mesh_lib
   from seer_jax.training import optim, run, step
 
-  process.keep_memory()
   process.keep_compiled()
 
   def create(config):
@@ -217,7 +216,7 @@ def _python(*arguments, log):
     )
   }
   environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-  with log.open("w") as file:
+  with log.open("a") as file:
     done = subprocess.run(
       [sys.executable, *arguments],
       cwd=_ROOT,
@@ -322,6 +321,9 @@ def table(results: list[dict[str, Any]]) -> str:
 
 def main() -> None:
   """Prints the table and the line."""
+  from seer_jax.commands import process
+
+  process.keep_memory()  # Before JAX is imported.
   from benchmarks import learning_changes
 
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
