@@ -40,12 +40,13 @@ def get_config():
   config.model.prototypes = (128,)
 
   config.swav.epsilon = 0.03
-  config.swav.freeze_steps = 100
-  config.swav.queue_length = 0
+  # Ten epochs are a short run: docs/learning.md.
   config.swav.instance_weight = 4.0
   config.swav.instance_temperature = 0.1
+  config.swav.freeze_steps = 100
+  config.swav.queue_length = 0
   config.optim.lr = 3.0
   config.optim.warmup_fraction = 0.05
   config.eval.every = 400
-  config.eval.knn_k = (200,)
+  config.eval.knn_k = (20, 200)
   return config

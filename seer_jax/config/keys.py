@@ -140,7 +140,8 @@ def base() -> ConfigDict:
   # Crops whose codes the others predict.
   config.swav.assign_crops = (0, 1)
   # Of `swav_loss.instance_loss` beside the swapped one; 0, as published, leaves
-  # it out. In a short run it teaches what clusters have no time for.
+  # it out. In a short run it teaches what clusters have no time for. Images are
+  # told from those of the batch, with `accumulate` from those of its part.
   config.swav.instance_weight = 0.0
   config.swav.instance_temperature = 0.2
   # Steps for which prototypes stay as drawn (SwAV: 313, an ImageNet epoch).

@@ -24,6 +24,14 @@ def test_a_labelled_folder_is_trained_on_and_checked_by_knn(tmp_path, capsys):
   assert "knn/k=20 top-1" in capsys.readouterr().out
 
 
+def test_few_images_come_with_a_word_about_released_weights(tmp_path, caplog):
+  config = tiny(plant(tmp_path / "photos", 40))
+  with caplog.at_level("INFO"):
+    run.begin(config, None)
+  assert "40 images are few to learn to see from" in caplog.text
+  assert "--weights seer_32" in caplog.text
+
+
 def test_a_flat_folder_needs_no_labels(tmp_path, capsys):
   photos = plant(tmp_path / "photos", 40)
   for image in photos.glob("*/*.jpg"):
