@@ -38,20 +38,23 @@ class Network(nn.Module):
     norms = {"act_layer": nn.ReLU, "norm_layer": nn.BatchNorm2d}
     layers = [ConvNormAct(3, arch.stem_width, 3, arch.stem_stride, **norms)]
     width = arch.stem_width
-    for stage, depth in enumerate(arch.depths):
-      stage = regnet.RegStage(
-        depth=depth,
-        in_chs=width,
-        out_chs=arch.widths[stage],
-        stride=arch.strides[stage],
-        dilation=1,
-        bottle_ratio=1.0,
-        group_size=arch.group_widths[stage],
-        se_ratio=arch.se_ratio,
-        **norms,
+    for depth, out_width, stride, group_width in zip(
+      arch.depths, arch.widths, arch.strides, arch.group_widths, strict=True
+    ):
+      layers.append(
+        regnet.RegStage(
+          depth=depth,
+          in_chs=width,
+          out_chs=out_width,
+          stride=stride,
+          dilation=1,
+          bottle_ratio=1.0,
+          group_size=group_width,
+          se_ratio=arch.se_ratio,
+          **norms,
+        )
       )
-      layers.append(stage)
-      width = layers[-1].b1.conv3.conv.out_channels
+      width = out_width
     self.trunk = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     for module in self.trunk.modules():
       if isinstance(module, nn.Conv2d):
