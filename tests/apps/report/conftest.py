@@ -55,6 +55,11 @@ def cifar(once):
     trained(
       *(each for each in runs.TINY if "digits" not in each),
       "--config=configs/cifar10.py",
+      # Lists would win over the tiny trunk's numbers.
+      *(
+        f"--config.model.{key}=()"
+        for key in ("depths", "widths", "group_widths")
+      ),
       f"--config.data.train.path={images}",
       f"--config.data.test.path={images}",
     ),
