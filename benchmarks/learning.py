@@ -247,7 +247,6 @@ def measure(run: Run, options: argparse.Namespace) -> dict[str, Any]:
   workdir = options.out / run.name
   path = workdir / f"result-{options.labels}.json"
   if not path.exists():
-    workdir.mkdir(parents=True, exist_ok=True)
     found = _cost(run, options)
     if not run.is_peer:
       found |= evaluate(workdir, options.data, options.labels)

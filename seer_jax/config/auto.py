@@ -114,7 +114,7 @@ def complete(
     _crops,
     _trunk,
     _batch,
-    *of_task.get(config.task, (_labelled,)),
+    *of_task.get(config.task, (_labelled, _short)),
     _remat,
     _workers,
   ):
@@ -219,9 +219,10 @@ def _length(config, here) -> Iterator[Choice]:
 
 
 def _short(config, here) -> Iterator[Choice]:
-  """What short runs learn more from; measured in docs/learning.md."""
+  """What short pre-training learns more from (docs/learning.md)."""
   del here
-  short = config.steps * config.batch_size < _SHORT
+  images = config.steps * config.batch_size
+  short = config.task == "swav" and images < _SHORT
   for key, in_short_runs, published, reason in _IN_SHORT_RUNS:
     if not short:
       yield Choice(key, published, "as published")

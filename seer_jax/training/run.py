@@ -33,9 +33,7 @@ from seer_jax.training import (
 
 _log = logging.getLogger(__name__)
 
-# Images that are no match for released weights. Minutes of training on the
-# 12,406 of a long-tailed CIFAR-10 stay below the kNN of raw pixels
-# (docs/learning.md).
+# Runs on fewer images begin with a word about released weights: a judgement.
 _FEW = 10_000
 
 # The task of a resolved config.
@@ -234,10 +232,10 @@ def resolve(
   encoder.architecture(config.model)
   if config.task == "swav" and not config.weights and here.images < _FEW:
     _log.info(
-      "%s images are few to learn to see from. Count on all %s steps, and on"
-      " features for images like these alone; the first lines of the log say"
-      " how long that takes. Weights trained on millions are worth more, at"
-      " once: seer-jax embed FOLDER --weights seer_32 --out FEATURES"
+      "%s images are few to learn to see from. All %s steps are needed, and the"
+      " features will suit images like these only; the log soon shows how long"
+      " it takes. Weights trained on millions of images are the quicker way:"
+      " seer-jax embed FOLDER --weights seer_32 --out FEATURES"
       " (docs/weights.md)",
       f"{here.images:,}",
       f"{config.steps:,}",

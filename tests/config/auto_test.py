@@ -118,6 +118,7 @@ def test_short_runs_tell_images_apart_as_well():
   few = situation(images=1000)
   assert chosen(few) == (4.0, 0.03, 0.5)
   assert chosen(few, swav__assign_crops=(0,))[0] == 0.0
+  assert chosen(few, task="probe", crops__counts=(1,)) == (0.0, 0.05, 1.0)
   many = situation(images=10**9, devices=512, platform="gpu")
   assert chosen(many) == (0.0, 0.05, 1.0)
 
