@@ -60,6 +60,20 @@ MUTATIONS = (
     "faults/divergence_test.py::test_a_resumed_run_goes_on_with_its_loss_scale",
   ),
   Mutation(
+    "clock restarted",
+    "training/loop.py",
+    'metrics.Clock(config.batch_size, self._place["seconds"])',
+    "metrics.Clock(config.batch_size)",
+    "faults/divergence_test.py::test_the_clock_of_a_resumed_run_goes_on",
+  ),
+  Mutation(
+    "config keys on a command line ignored",
+    "config/from_flags.py",
+    "flag_values=values, sys_argv=argv",
+    "flag_values=values",
+    "faults/fuzz_test.py::test_values_on_a_command_line_reach_the_config",
+  ),
+  Mutation(
     "LARC norm per shard",
     "training/optim.py",
     "norm_p, norm_g = jnp.linalg.norm(param), jnp.linalg.norm(grad)",

@@ -114,6 +114,7 @@ def complete(
     _crops,
     _trunk,
     _batch,
+    _loss_scale,
     *of_task.get(config.task, (_labelled, _short)),
     _remat,
     _workers,
@@ -200,6 +201,17 @@ def _batch(config, here) -> Iterator[Choice]:
     most, reason = quarter, f"a quarter of {here.images} images at most"
   each = 2 ** int(math.log2(max(1, most // here.devices)))
   yield Choice("batch_size", each * here.devices, reason)
+
+
+def _loss_scale(config, here) -> Iterator[Choice]:
+  """As large as where 2^16 is usual: a mean over the 32 images of one GPU.
+
+  Ours is one over all images, and its gradients are smaller by that much.
+  """
+  del here
+  if config.precision == "fp16":
+    scale = 2.0 ** round(11 + math.log2(config.batch_size))
+    yield Choice("loss_scale.first", scale, "2^16 for 32 images of a batch")
 
 
 def _length(config, here) -> Iterator[Choice]:

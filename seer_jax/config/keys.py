@@ -46,9 +46,8 @@ def base() -> ConfigDict:
   # picks what the hardware multiplies natively. The loss is always float32.
   config.precision = none(str)
   config.loss_scale = ConfigDict()  # For fp16.
-  # The loss is a mean over all images, not over those of one GPU as where 2^16
-  # is usual. Too large costs a skipped step for each halving.
-  config.loss_scale.first = 2.0**24
+  # Chosen from the batch. Too large costs a skipped step for each halving.
+  config.loss_scale.first = none(float)
   config.loss_scale.growth_steps = 2000
 
   # Devices in a mesh of data x fsdp. The batch is split over all of them.

@@ -265,6 +265,8 @@ def _why_no_knn(bank, query):
   ]
   if not all(labels):
     return "the images have no labels"
+  if len(labels[0]) == 1:
+    return "the images to learn from have one label: no answer would be wrong"
   if len(labels[0]) > len(bank.indices) // 2:
     return f"{len(labels[0])} labels for {len(bank.indices)} images say nothing"
   return ""

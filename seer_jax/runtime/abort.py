@@ -23,6 +23,7 @@ from seer_jax.runtime import errors
 # Where the first process that fails leaves word, and the others that they know.
 _WORDS, _HEARD = "seer_jax/failed", "seer_jax/heard"
 _LISTEN_EVERY = 2  # Seconds; each time is a request to process 0.
+_ANSWERED_IN = 5  # Seconds, if process 0 answers at all.
 # What CPU collectives raise when a process at the other end is gone.
 _LOSS = r"Gloo .* failed|Connection (reset|closed)"
 _joined, _over = threading.Event(), threading.Event()
@@ -131,10 +132,17 @@ def _wait_until_heard():
 
 
 def _put(key, value):
-  try:
-    jax_distributed.global_state.client.key_value_set(key, value)
-  except RuntimeError:
-    return  # Another was first, or process 0 is gone.
+  """Leaves word, unless process 0 does not answer."""
+
+  def put():
+    # Another was first, or process 0 is gone.
+    with contextlib.suppress(RuntimeError):
+      jax_distributed.global_state.client.key_value_set(key, value)
+
+  # The client waits for a process that is stuck until JAX misses its heartbeat.
+  asked = threading.Thread(target=put, daemon=True)
+  asked.start()
+  asked.join(_ANSWERED_IN)
 
 
 def _index():

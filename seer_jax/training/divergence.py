@@ -127,20 +127,25 @@ def replay(
   )
   yield f"gradients that are not finite: {len(gradients)}" + _some(gradients)
   if bad:
-    yield _verdict(rows, *largest)
+    yield _verdict(config.precision, len(rows), len(ids), *largest)
 
 
-def _verdict(rows, largest, name):
-  if len(rows):
-    return "look at these images, and at how they are read"
+def _verdict(precision, bad, count, largest, name):
+  """What to do, where `bad` of `count` images have features not finite."""
+  # First: with such parameters every image overflows.
   if largest > _EXPLODED:
     return (
       f"{name} had grown to {largest:g} before: a lower config.optim.lr, or a"
       " longer config.optim.warmup_fraction"
     )
+  narrow = precision == "fp16"
+  if bad and not (narrow and bad == count):
+    return "look at these images, and at how they are read"
+  where = "forward" if bad else "backward"
+  wider = "config.precision=fp32, or " if narrow else ""
   return (
-    "images and parameters are sound: the overflow is in the backward pass;"
-    " try config.precision=fp32, or a lower config.optim.lr"
+    f"the parameters are sound: the overflow is in the {where} pass; try"
+    f" {wider}a lower config.optim.lr"
   )
 
 

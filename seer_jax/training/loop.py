@@ -473,14 +473,17 @@ def _check_data(place, source):
 
 
 def _summary(task, window):
-  """Window sums to what the log shows."""
-  steps = max(1.0, float(window["steps"]))
-  means = {
-    name: float(window[name]) / steps for name in (*task.METRICS, "grad_norm")
+  """Window sums to what the log shows: no means where no step was applied."""
+  found = {
+    name: float(window[name]) for name in ("stand_ins", "skipped", "loss_scale")
   }
-  for name in ("stand_ins", "skipped", "loss_scale"):
-    means[name] = float(window[name])
-  return means | task.report({name: window[name] for name in task.totals})
+  steps = float(window["steps"])
+  if not steps:
+    return found
+  names = (*task.METRICS, "grad_norm")
+  means = {name: float(window[name]) / steps for name in names}
+  totals = {name: window[name] for name in task.totals}
+  return means | found | task.report(totals)
 
 
 def _line(found):

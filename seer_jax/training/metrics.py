@@ -195,7 +195,9 @@ class _Board:
 
 def _ranges(path, every, last):
   """Steps that a metrics file lacks: "20 to 60, 90"; "" if it has them all."""
-  there = {line["step"] for line in read_lines(path) if "loss" in line}
+  there = {
+    line["step"] for line in read_lines(path) if "eval_seconds" not in line
+  }
   ranges: list[list[int]] = []
   for step in range(every, last + 1, every):
     if step in there:
@@ -325,7 +327,9 @@ class Bar:
 
   def tell(self, step: int, metrics: dict[str, float]) -> None:
     """Shows the newest metrics, those of `step`."""
-    text = f"loss {metrics['loss']:.3f}"
+    text = "no step was finite"
+    if "loss" in metrics:
+      text = f"loss {metrics['loss']:.3f}"
     if "loss_over_lnk" in metrics:
       text += f" ({metrics['loss_over_lnk']:.2f} ln K)"
     text += (

@@ -1,5 +1,8 @@
 """Which evaluators run, and on which images."""
 
+import shutil
+
+import photos
 import pytest
 
 from seer_jax import config as config_lib
@@ -55,6 +58,22 @@ def test_a_run_is_evaluated_by_what_its_config_names():
   assert found["logistic/50%"] > 0.6 and found["svm/50%"] > 0.6
 
 
+def test_one_label_is_told_apart_from_nothing(tmp_path, caplog):
+  caplog.set_level("INFO")
+  photos.plant(tmp_path, 16)
+  shutil.rmtree(tmp_path / "dogs")
+  kind = {
+    "data.train.kind": "folder",
+    "data.train.path": str(tmp_path),
+    "data.train.split": "",
+    "data.test.kind": "",
+  }
+  found = measured(config_of(**kind, **{"eval.evals": ("knn", "stats")}))
+  assert not any(name.startswith("knn") for name in found)
+  assert "features/rank" in found
+  assert "no kNN check: the images to learn from have one label" in caplog.text
+
+
 def test_an_unknown_evaluation_is_refused():
   with pytest.raises(errors.UserError, match="no evaluation 'knm'.*stats, knn"):
     measured(config_of(**{"eval.evals": ("knm",)}))
@@ -92,8 +111,6 @@ def test_swav_trains_on_all_images():
 
 
 def test_a_classifier_needs_labels(tmp_path):
-  import photos
-
   photos.plant(tmp_path, 8)
   for path in (tmp_path / "cats", tmp_path / "dogs"):
     source = sources.open_source({"path": str(path)})

@@ -76,6 +76,37 @@ def test_a_full_disk_costs_nothing_once_there_is_room_again(
   runs.assert_same_run(tiny, workdir)
 
 
+# The disk takes a save only once the gate is open, and then a second more.
+SLOW_DISK = """
+def slow_disk(folder):
+  import pathlib, time
+  from seer_jax.runtime import checksums
+  from seer_jax.weights import checkpoint
+  seal, checkpoint._SLOW = checksums.seal, 0.5
+  def sealed(part):
+    while not pathlib.Path(folder, "open").exists():
+      time.sleep(0.01)
+    time.sleep(1)
+    seal(part)
+  checksums.seal = sealed
+slow_disk({folder!r})
+"""
+
+
+def test_steps_go_on_while_a_slow_disk_takes_a_save(tiny, tmp_path):
+  workdir, log = tmp_path / "run", tmp_path / "log"
+  # The save of step 10 has not ended; that of step 20 waits for it.
+  gate = runs.Gate(tmp_path / "gate", 18)
+  code = gate.code + SLOW_DISK.format(folder=str(tmp_path / "gate"))
+  with running(workdir, log, code=code) as process:
+    gate.wait(process)
+    assert steps_saved(workdir) == []
+    gate.open()
+    assert process.wait() == 0, log.read_text()
+  assert "for the checkpoint before: the disk of" in log.read_text()
+  runs.assert_same_run(tiny, workdir)
+
+
 @pytest.mark.slow
 def test_past_the_risk_the_run_ends_and_what_was_saved_is_whole(
   tiny, small_disk, tmp_path

@@ -13,7 +13,7 @@ from photos import plant, tiny
 from seer_jax.data import pipeline
 from seer_jax.runtime import errors
 from seer_jax.tasks import swav
-from seer_jax.training import loop, run
+from seer_jax.training import divergence, loop, metrics, run
 from seer_jax.training import step as step_lib
 
 POISON = np.array([255, 0, 255], np.uint8)
@@ -215,15 +215,37 @@ def fp16(photos):
 
 
 def test_an_overflowing_loss_scale_finds_its_size_without_a_rollback(
-  photos, tmp_path, caplog
+  photos, tmp_path, caplog, capsys
 ):
   run.run(fp16(photos), tmp_path / "run")
   lines = [x for x in runs.metrics_of(tmp_path / "run") if "skipped" in x]
   assert lines[0]["skipped"] == 1
   assert lines[-1]["skipped"] == 0
+  # Where no step was applied there is no loss to report.
+  assert "loss" not in lines[0] and "grad_norm" not in lines[0]
+  assert all(x["loss"] > 0 for x in lines if not x["skipped"])
+  shown = capsys.readouterr()
+  assert "step 1/16, no step was finite, " in shown.err
+  first = next(x["loss_over_lnk"] for x in lines if not x["skipped"])
+  assert f"loss / ln K: first {first:.3f}" in shown.out
+  assert "lack" not in caplog.text
   assert lines[-1]["loss_scale"] < 2.0**24
   assert "diverged" not in caplog.text
   assert finite(tmp_path / "run")
+
+
+def test_the_clock_of_a_resumed_run_goes_on(photos, tmp_path, monkeypatch):
+  """An hour before the stop is an hour after it, pauses not counted."""
+  with monkeypatch.context() as patch:
+    total = metrics.Clock.total
+    patch.setattr(metrics.Clock, "total", lambda self: total(self) + 3600)
+    stop_at(12, settings(photos), tmp_path / "run", monkeypatch)
+  run.run(settings(photos), tmp_path / "run")
+  lines = [json.loads(each) for each in runs.lines_of(tmp_path / "run")]
+  seconds = [line["seconds"] for line in lines if "seconds" in line]
+  assert len(seconds) == 16
+  assert sorted(seconds) == seconds
+  assert 3600 < seconds[-1] < 3900
 
 
 def test_a_resumed_run_goes_on_with_its_loss_scale(
@@ -233,6 +255,44 @@ def test_a_resumed_run_goes_on_with_its_loss_scale(
   stop_at(12, fp16(photos), tmp_path / "run", monkeypatch)
   run.run(fp16(photos), tmp_path / "run")
   runs.assert_same_run(tmp_path / "run", tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_weights_that_exploded_are_blamed_instead_of_the_images(
+  photos, tmp_path, monkeypatch, precision
+):
+  """Above 1e3 before the step: whatever image is shown, it overflows."""
+  init = step_lib.init
+
+  def exploded(*args):
+    now = init(*args)
+    return now.replace(params=jax.tree.map(lambda x: x * 1e27, now.params))
+
+  monkeypatch.setattr(step_lib, "init", exploded)
+  config = settings(photos, precision=precision, rollback__after=0)
+  config.loss_scale.first = 0.5
+  config.eval.evals = ()
+  config.seed = 1  # Not the program of the other tests.
+  with pytest.raises(errors.UserError, match="diverged at step 1:"):
+    run.run(config, tmp_path / "run")
+  *_, last = run.replay(config, tmp_path / "run")
+  assert "had grown to" in last and "config.optim.lr" in last
+  assert "images" not in last
+
+
+@pytest.mark.parametrize(
+  ("precision", "bad", "words"),
+  [
+    ("fp32", 0, "backward pass; try a lower config.optim.lr"),
+    ("bf16", 0, "backward pass; try a lower config.optim.lr"),
+    ("fp16", 0, "backward pass; try config.precision=fp32, or a lower"),
+    ("fp16", 8, "forward pass; try config.precision=fp32, or a lower"),
+    ("fp16", 2, "look at these images"),
+    ("fp32", 8, "look at these images"),
+  ],
+)
+def test_advice_suits_the_precision(precision, bad, words):
+  assert words in divergence._verdict(precision, bad, 8, 0.5, "params/a")
 
 
 @pytest.mark.slow

@@ -224,6 +224,20 @@ def test_command_lines(given_flags):
     assert any("help" in each for each in given_flags)
 
 
+@fuzzed(0.5)
+@given(
+  st.dictionaries(
+    st.sampled_from(("seed", "steps", "log.every", "swav.freeze_steps")),
+    st.integers(0, 10**6),
+  )
+)
+def test_values_on_a_command_line_reach_the_config(values):
+  """Or the fuzz above is one of nothing."""
+  overrides = [f"--config.{key}={value}" for key, value in values.items()]
+  config = from_flags.read("configs/digits.py", overrides)
+  assert {key: keys.get(config, key) for key in values} == values
+
+
 @pytest.fixture(scope="module")
 def pets(tmp_path_factory):
   return tfds_sets.prepare(tmp_path_factory.mktemp("tfds"))

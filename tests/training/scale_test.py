@@ -1,5 +1,7 @@
 """Meshes, precisions, accumulation: other ways to the same ten steps."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,8 +80,26 @@ def test_two_parts_equal_a_whole_normalised_in_two_groups():
     np.testing.assert_allclose(leaf, groups.last[path], rtol=0, atol=1e-5)
 
 
-# A scale at which no step of so small a network overflows.
-FP16 = {"precision": "fp16", "loss_scale.first": 2.0**10}
+# With the first scale that is chosen for such a batch, 2^14.
+FP16 = {"precision": "fp16"}
+
+
+def test_fp16_computes_in_fp16():
+  config = ten_steps.make_config(
+    "one-head", ten_steps.LOW_RATE, **ten_steps.SMALL, **FP16
+  )
+  assert config.loss_scale.first == 2.0**14
+  mesh = mesh_lib.make(1)
+  _, programs = ten_steps.build(config, mesh)
+  batch = ten_steps.to_device(ten_steps.batches()[0], mesh)
+  with jax.set_mesh(mesh):
+    text = programs.step.trace(programs.abstract, batch).lower().as_text()
+  multiplied = re.findall(
+    r"stablehlo\.(?:convolution|dot_general).*-> tensor<(.*?)>", text
+  )
+  # The rest are of prototypes and of Sinkhorn.
+  short = [each for each in multiplied if each.endswith("f16")]
+  assert len(short) > len(multiplied) / 2, multiplied
 
 
 def test_an_overflow_in_fp16_skips_one_step_and_nothing_else():
@@ -89,7 +109,7 @@ def test_an_overflow_in_fp16_skips_one_step_and_nothing_else():
   config.loss_scale.growth_steps = 3
   mesh = mesh_lib.make(1)
   _, programs = ten_steps.build(config, mesh)
-  first, scales = FP16["loss_scale.first"], []
+  first, scales = config.loss_scale.first, []
   # Not even float32 holds such a loss; then as halvings would find it again.
   forced = {4: 2.0**126, 5: first}
   with jax.set_mesh(mesh):
@@ -127,6 +147,12 @@ def test_fp16_takes_the_steps_of_fp32():
   long = ten_steps.run("one-head", 1, rate, **ten_steps.SMALL)
   short = ten_steps.run("one-head", 1, rate, **ten_steps.SMALL, **FP16)
   np.testing.assert_allclose(short.losses, long.losses, rtol=5e-3)
+  # None was skipped: together they moved everything to where fp32 did.
+  apart, moved = (
+    sum(np.sum((a[path] - b[path]) ** 2) for path in long.last)
+    for a, b in ((short.last, long.last), (long.last, long.first))
+  )
+  assert apart < 0.05**2 * moved
 
 
 @pytest.fixture(scope="module")
@@ -195,8 +221,8 @@ def test_a_checkpoint_of_another_network_is_refused_with_both_shapes(tmp_path):
 
 def test_every_array_of_a_state_has_a_rule():
   for name in ("larc", "lars", "sgd", "adamw"):
-    config = ten_steps.make_config("one-head", **ten_steps.SMALL)
-    config.optim.name, config.precision = name, "fp16"
+    config = ten_steps.make_config("one-head", **ten_steps.SMALL, **FP16)
+    config.optim.name = name
     _, programs = ten_steps.build(config, mesh_lib.make(2, 4))
     assert jax.tree.leaves(programs.abstract)
   with pytest.raises(ValueError, match="no sharding rule"):
