@@ -14,7 +14,14 @@ def _add_arguments(parser):
   add(
     "--to",
     metavar="FORMAT",
-    help="of OUT: vissl, timm, torchvision, huggingface, orbax or stablehlo",
+    help="of OUT: vissl, timm, torchvision, huggingface, orbax, stablehlo or"
+    " onnx",
+  )
+  add(
+    "--no-check",
+    dest="check",
+    action="store_false",
+    help="do not read OUT back and compare it with IN",
   )
 
 
@@ -36,7 +43,7 @@ def _convert(options: argparse.Namespace) -> None:
     lines = convert.table(opened)
   else:
     target = host.user_path(options.target)
-    lines = convert.convert(opened, target, options.to)
+    lines = convert.convert(opened, target, options.to, options.check)
   for line in lines:
     print(line)
 
@@ -45,7 +52,7 @@ CONVERT = Command(
   "Tells what is in weights, or writes them in another project's format.",
   (
     "seer-jax convert seer_32.torch",
-    "seer-jax convert runs/photos my_model --to huggingface",
+    "seer-jax convert runs/photos photos.onnx --to onnx",
   ),
   _add_arguments,
   _convert,

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from seer_jax.models import architectures, cpu_kernels, grouped_conv
 from seer_jax.models.batch_norm import BatchNorm
-from seer_jax.runtime import mesh
+from seer_jax.runtime import errors, mesh
 
 
 def he_fan_out(key, shape, dtype=jnp.float32):
@@ -94,6 +94,24 @@ class SqueezeExcite(nn.Module):
     gate = self.activation(gate)
     gate = Conv1x1(x.shape[-1], bias=True, name="expand")(gate)
     return x * nn.sigmoid(gate)
+
+
+def _check_images(x):
+  """In words, where Flax would tell of a kernel's shape."""
+  fits = x.ndim == 4 and x.shape[3] == 3
+  if fits and jnp.issubdtype(x.dtype, jnp.floating):
+    return
+  hint = "model.preprocessing(images) makes them of files, bytes or arrays"
+  if fits and x.dtype == jnp.uint8:
+    hint = "model.preprocessing.normalize(x) makes them of pixels of 0 to 255"
+  elif x.ndim == 4 and x.shape[1] == 3:
+    hint = "channels come last here: x.transpose(0, 2, 3, 1)"
+  elif x.ndim == 3:
+    hint = "one image is a batch of one, x[None]"
+  raise errors.UserError(
+    "the network takes normalised images, NxHxWx3 of floats, and was given"
+    f" {x.dtype} of shape {tuple(x.shape)}; {hint}"
+  )
 
 
 def activation_of(linear: bool) -> Callable[[jax.Array], jax.Array]:
@@ -242,7 +260,11 @@ class RegNet(nn.Module):
       keep_blocksxN: factors of what each block adds to its input, for each
         image: stochastic depth (Huang et al. 2016), as `drawn_depth` draws
         them. None keeps every block.
+
+    Raises:
+      UserError: these are no such images.
     """
+    _check_images(x_NxHxWx3)
     arch = self.architecture
     x = nn.Conv(
       arch.stem_width,

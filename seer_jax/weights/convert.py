@@ -13,21 +13,23 @@ import numpy as np
 
 from seer_jax.models import architectures
 from seer_jax.runtime import errors
-from seer_jax.weights import (
-  export_orbax,
-  export_stablehlo,
-  lazy_weights,
-  name_maps,
-)
-from seer_jax.weights.formats import safetensors_file, torch_file
+from seer_jax.weights import lazy_weights, load, name_maps
+from seer_jax.weights.exports import check, onnx, orbax, stablehlo
+from seer_jax.weights.formats import lazy_tensors, safetensors_file, torch_file
 
+# With the weights in one function: how it is written, how it is read again, and
+# whether it takes images of any size.
+_FUNCTIONS = {
+  "stablehlo": (stablehlo.serialized, check.stablehlo_of, False),
+  "onnx": (onnx.serialized, check.onnx_of, True),
+}
 FORMATS = (
   "vissl",
   "timm",
   "torchvision",
   "huggingface",
   "orbax",
-  "stablehlo",
+  *_FUNCTIONS,
 )
 _MODEL = "model.safetensors"  # In a folder of Hugging Face's.
 _FLOAT = np.dtype("<f4")
@@ -35,7 +37,10 @@ _COUNT = np.dtype("<i8")
 
 
 def convert(
-  opened: lazy_weights.Weights, out: pathlib.Path, to: str
+  opened: lazy_weights.Weights,
+  out: pathlib.Path,
+  to: str,
+  checked: bool = True,
 ) -> Iterator[str]:
   """Writes weights in another format; yields what to tell of it, in lines.
 
@@ -43,9 +48,12 @@ def convert(
     opened: of `load.open_weights`.
     out: the file to write, for "huggingface" and "orbax" a folder.
     to: one of `FORMATS`.
+    checked: whether what was written is compared with what it was written from:
+      arrays bit for bit, a function by what it says of random images.
 
   Raises:
-    UserError: the format has no place for such a trunk, or the disk refuses.
+    UserError: the format has no place for such a trunk, the disk refuses, or
+      what was written differs.
     Lost: the disk is full.
   """
   if to not in FORMATS:
@@ -57,15 +65,28 @@ def convert(
       raise errors.UserError(
         f"OUT would overwrite {path}, which IN is read from; give another name"
       )
-  if to == "orbax":
-    export_orbax.write(out, opened.model, lazy_weights.variables(opened))
-    yield from table(opened, opened.shapes)
-  elif to == "stablehlo":
-    export_stablehlo.write(out, opened.model, lazy_weights.variables(opened))
+  if to in _FUNCTIONS:
+    yield from _to_function(opened, out, to, checked)
+  elif to == "orbax":
+    orbax.write(out, opened.model, lazy_weights.variables(opened))
     yield from table(opened, opened.shapes)
   else:
     yield from _to_pytorch(opened, out, to)
+  if checked and to not in _FUNCTIONS:
+    yield check.arrays(load.open_weights(out), opened)
   yield f"wrote {out}"
+
+
+def _to_function(opened, out, to, checked):
+  serialized, read, any_size = _FUNCTIONS[to]
+  network, variables = opened.model, lazy_weights.variables(opened)
+  found = []
+  with lazy_tensors.written(out) as part:
+    part.write_bytes(serialized(network, variables))
+    if checked:
+      found.append(check.function(read(part), network, variables, any_size))
+  yield from table(opened, opened.shapes)
+  yield from found
 
 
 def _is(path, file):
@@ -234,6 +255,7 @@ def table(
     names = sorted({name.rsplit(".", 1)[-1] for name in opened.dropped})
     words = f"dropped: {', '.join(names[:4])}"
     yield f"{'else':16} {len(opened.dropped):8} {'':16}  {words}"
+  yield from opened.notes
   yield "left over: nothing"
   prepared = opened.model.preprocessing
   yield (

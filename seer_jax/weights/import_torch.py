@@ -7,6 +7,8 @@ array must be accounted for.
 import contextlib
 import pathlib
 
+import numpy as np
+
 from seer_jax.models import encoder
 from seer_jax.runtime import errors
 from seer_jax.weights import (
@@ -19,6 +21,7 @@ from seer_jax.weights import (
 from seer_jax.weights.formats import lazy_tensors, safetensors_file, torch_file
 
 _MOST_COMPLAINTS = 20
+_EPSILON = 1e-5  # Of VISSL's `channel_bn`.
 _IN_FOLDERS = (
   "model.safetensors",
   "model.safetensors.index.json",
@@ -63,13 +66,23 @@ def in_file(path: pathlib.Path) -> lazy_weights.Weights:
   pairs = {pair.ours: pair for pair in name_maps.pairs(it)}
   network = _encoder(it, prepared)
   wanted = lazy_weights.expected(network)
-  _compare(path, pairs, wanted, shapes)
+  unread = [name for name in shapes if name.startswith(it.unread)]
+  norm = {
+    name: f"{it.norm}.{name}"
+    for name in ("weight", "bias", "running_mean", "running_var")
+    if it.norm
+  }
+  rest = {name: shapes[name] for name in shapes.keys() - unread}
+  _compare(path, pairs, wanted, rest, norm.values())
 
   @contextlib.contextmanager
   def array(ours):
     pair = pairs[ours]
     with found[pair.theirs].mapped() as view:
-      yield view.transpose(pair.axes)
+      mine = view.transpose(pair.axes)
+      if norm and ours.startswith("params/classifier/"):
+        mine = _behind_norm(found, it, norm, mine)
+      yield mine
 
   return lazy_weights.Weights(
     f"{it.layout.title}, {path.name}",
@@ -78,7 +91,22 @@ def in_file(path: pathlib.Path) -> lazy_weights.Weights:
     array,
     tuple(extra + [name for name in found if name_maps.is_counter(name)]),
     tuple({tensor.storage.path for tensor in found.values()}),
+    it.notes,
   )
+
+
+def _behind_norm(found, it, norm, mine):
+  """Kernel or bias of a linear layer that has taken in the norm before it."""
+  with contextlib.ExitStack() as lent:
+
+    def read(name):
+      return np.array(lent.enter_context(found[name].mapped()), np.float32)
+
+    scale, shift, mean, var = (read(name) for name in norm.values())
+    factor = scale / np.sqrt(var + np.float32(_EPSILON))
+    if mine.ndim == 2:
+      return mine * factor[:, None]
+    return mine + read(f"{it.classifier}.weight") @ (shift - mean * factor)
 
 
 def _encoder(it, prepared):
@@ -96,13 +124,11 @@ def _encoder(it, prepared):
   )
 
 
-def _compare(path, pairs, wanted, shapes):
+def _compare(path, pairs, wanted, shapes, norm):
   """Everything must be matched; what is not is told all at once."""
-  theirs = {pair.theirs for pair in pairs.values()}
+  theirs = dict.fromkeys([pair.theirs for pair in pairs.values()] + [*norm])
   complaints = [
-    f"{errors.shown(pair.theirs)} is missing"
-    for pair in pairs.values()
-    if pair.theirs not in shapes
+    f"{errors.shown(name)} is missing" for name in theirs if name not in shapes
   ]
   complaints += [
     f"{errors.shown(name)} {shapes[name]} is left over"

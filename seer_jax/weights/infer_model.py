@@ -1,10 +1,60 @@
 """What network a file holds, from the names and shapes of its arrays."""
 
 import re
+from collections.abc import Callable
+from typing import NamedTuple
 
 from seer_jax.models import architectures
 from seer_jax.runtime import errors
 from seer_jax.weights import name_maps
+
+
+class _Unbuilt(NamedTuple):
+  """Networks that timm calls RegNets and that are not built here.
+
+  Attributes:
+    names: of the networks, a pattern.
+    is_one: whether arrays of these shapes are of one.
+    reason: what it has that `regnet.RegNet` has not.
+  """
+
+  names: str
+  is_one: Callable[[name_maps.Shapes], bool]
+  reason: str
+
+
+_UNBUILT = (
+  _Unbuilt(
+    r"regnetz_[a-e]\w+|haloregnetz_\w+|nf_regnet_\w+",
+    lambda shapes: any(name.startswith("stages.0.0.") for name in shapes),
+    "it shares its name and little else with the published RegNets",
+  ),
+  _Unbuilt(
+    r"regnetv_\w+",
+    lambda shapes: "s1.b1.norm1.weight" in shapes,
+    "its blocks normalise before each convolution",
+  ),
+  _Unbuilt(
+    r"regnetz_(005|040_h)",
+    lambda shapes: "final_conv.conv.weight" in shapes,
+    "it has a convolution behind the last stage",
+  ),
+  _Unbuilt(
+    r"regnety_040_sgn",
+    lambda shapes: (
+      "stem.bn.weight" in shapes and "stem.bn.running_mean" not in shapes
+    ),
+    "it has GroupNorm in the place of BatchNorm",
+  ),
+)
+
+
+def refusal(name: str) -> str:
+  """Why a network of timm's is not built here; "" where it is, or is none."""
+  for each in _UNBUILT:
+    if re.fullmatch(each.names, name):
+      return each.reason
+  return ""
 
 
 def contents(shapes: name_maps.Shapes) -> name_maps.Contents:
@@ -16,6 +66,11 @@ def contents(shapes: name_maps.Shapes) -> name_maps.Contents:
   Raises:
     UserError: of no RegNet that is known here.
   """
+  for each in _UNBUILT:
+    if each.is_one(shapes):
+      raise errors.UserError(
+        f"holds a network of timm's that is not built here: {each.reason}"
+      )
   for layout in name_maps.ALL:
     found = _prefix(shapes, layout)
     if found is None:
@@ -94,21 +149,50 @@ def _architecture(shapes, layout, prefix):
 
 def _heads(shapes, it):
   """The same with what projection, prototypes and classifier there are."""
+  heads = [
+    found[1]
+    for name in shapes
+    if (found := re.fullmatch(r"((?:.*\.)?)projection_head\.0\.weight", name))
+  ]
+  if it.layout.swav and not heads:
+    return _probe(shapes, it)
   for name in it.layout.classifiers:
     # VISSL's stand under another prefix than the trunk.
     weight = shapes.get(f"{name}.weight", ())
     if len(weight) == 2:
       it = it._replace(classes=weight[0], classifier=name)
       break
-  if not it.layout.swav:
-    return it
-  heads = [
-    found[1]
-    for name in shapes
-    if (found := re.fullmatch(r"((?:.*\.)?)projection_head\.0\.weight", name))
-  ]
-  if heads:
+  if it.layout.swav:
     it = _projection_of(shapes, it, min(heads, key=len))
+  return it
+
+
+def _probe(shapes, it):
+  """The first of VISSL's linear heads that stands on the pooled features.
+
+  It trains several at once (`mlp`, or `eval_mlp` with a BatchNorm), on means
+  over grids of several maps. Of a grid of more than one cell the file does not
+  say the shape: two cells of RG-10B are 2 x 1 in one head, 1 x 2 in another.
+  """
+  found = (
+    re.fullmatch(r"(\d{1,3})\.(?:clf\.)?clf\.0\.weight", name)
+    for name in shapes
+  )
+  features = it.architecture.features
+  for number, name in sorted((int(one[1]), one[0]) for one in found if one):
+    name = name.removesuffix(".weight")
+    norm = f"{number}.channel_bn" if ".clf.clf." in name else ""
+    classes, width = (*shapes[f"{name}.weight"], 0, 0)[:2]
+    if width == features and not it.classes:
+      it = it._replace(classes=classes, classifier=name, norm=norm)
+      continue
+    why = f"it reads {width} numbers, not the {features} pooled features"
+    if width == features:
+      why = f"{it.classifier} comes first"
+    it = it._replace(
+      notes=(*it.notes, f"linear head {number} is left out: {why}"),
+      unread=(*it.unread, f"{number}."),
+    )
   return it
 
 

@@ -28,6 +28,7 @@ class Weights(NamedTuple):
     array: lends an array, read-only, in our order of axes.
     dropped: names in the file that a network has no use for.
     files: that arrays are read from.
+    notes: what is in the file and is not read, in words.
   """
 
   origin: str
@@ -36,6 +37,7 @@ class Weights(NamedTuple):
   array: Callable[[str], contextlib.AbstractContextManager[np.ndarray]]
   dropped: tuple[str, ...] = ()
   files: tuple[pathlib.Path, ...] = ()
+  notes: tuple[str, ...] = ()
 
 
 def in_memory(

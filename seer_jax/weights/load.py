@@ -11,11 +11,11 @@ from seer_jax.runtime import errors, host
 from seer_jax.tasks import finetune
 from seer_jax.weights import (
   checkpoint,
-  export_orbax,
   import_torch,
   lazy_weights,
   model_zoo,
 )
+from seer_jax.weights.exports import orbax
 
 
 def load(
@@ -90,10 +90,8 @@ def _checked(opened, it):
 def _opened(path):
   if path.is_file():
     return import_torch.in_file(path)
-  if (path / export_orbax.DESCRIPTION).exists():
-    return lazy_weights.in_memory(
-      f"an export, {path}", *export_orbax.read(path)
-    )
+  if (path / orbax.DESCRIPTION).exists():
+    return lazy_weights.in_memory(f"an export, {path}", *orbax.read(path))
   if (path / "config.json").exists() and (path / "checkpoints").is_dir():
     return _of_run(path)
   if _is_checkpoint(path):
@@ -104,7 +102,7 @@ def _opened(path):
   raise errors.UserError(
     f"{path} holds neither weights (model.safetensors, pytorch_model.bin), nor"
     " a run (config.json, checkpoints/), nor an export"
-    f" ({export_orbax.DESCRIPTION})"
+    f" ({orbax.DESCRIPTION})"
   )
 
 

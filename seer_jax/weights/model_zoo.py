@@ -14,10 +14,27 @@ from collections.abc import Mapping
 from seer_jax.data.preprocessing import Preprocessing
 from seer_jax.models import architectures
 from seer_jax.runtime import errors, host
+from seer_jax.weights import infer_model
 
 SEER_FEATURES = Preprocessing(256, 224, "bilinear")
 FINE_TUNED = Preprocessing(384, 384, "bicubic")
 _FILES = "https://dl.fbaipublicfiles.com/vissl/model_zoo/"
+# What timm 1.0.31 means by the name of a network alone.
+_TIMM_TAGS: Mapping[str, str] = {
+  "pycls_in1k": "x_002 x_004 x_006 x_040 x_064 x_120 y_002 y_006 y_008",
+  "tv2_in1k": "x_004_tv x_008 x_016 x_032 x_080 x_160 x_320 y_004 y_008_tv"
+  " y_016 y_080_tv y_320",
+  "ra_in1k": "y_032",
+  "ra3_in1k": "y_040 y_064 y_080 z_040",
+  "sw_in12k_ft_in1k": "y_120 y_160",
+  "seer_ft_in1k": "y_640 y_2560",
+  "swag_ft_in1k": "y_1280",
+}
+_TIMM_BARE: Mapping[str, str] = {
+  f"regnet{name}": f"regnet{name}.{tag}"
+  for tag, names in _TIMM_TAGS.items()
+  for name in names.split()
+}
 _PATIENCE = 20  # Seconds to wait for the hub's first answer.
 _WEIGHTS = ("model", "pytorch_model")
 
@@ -99,8 +116,17 @@ def find(name: str) -> Published | None:
   """What is published under a name; None where it is no such name.
 
   Names of SEER's weights (`seer_32`, `seer_256_in1k`), of timm's
-  (`regnety_320.seer`) and of repositories on the hub (`facebook/regnet-y-040`).
+  (`regnety_320.seer`; `regnety_320` for those that timm prefers) and of
+  repositories on the hub (`facebook/regnet-y-040`, also after `hf-hub:`).
+
+  Raises:
+    UserError: timm's network of that name is not built here.
   """
+  name = re.sub(r"^hf[-_]hub:", "", name)
+  bare = name.removeprefix("timm/").split(".")[0]
+  if reason := infer_model.refusal(bare):
+    raise errors.UserError(f"timm's {bare} is not built here: {reason}")
+  name = _TIMM_BARE.get(name, name)
   if name in SEER:
     return SEER[name]
   for each in SEER.values():

@@ -145,6 +145,9 @@ class Contents(NamedTuple):
     prototype_counts: of each prototype head.
     classes: of the classifier; 0 for none.
     classifier: its name.
+    norm: name of a BatchNorm before it, VISSL's `channel_bn`; "" for none.
+    notes: probes that are in the file and are not read, in words.
+    unread: what precedes the names of their arrays.
   """
 
   layout: Layout
@@ -157,6 +160,9 @@ class Contents(NamedTuple):
   prototype_counts: tuple[int, ...] = ()
   classes: int = 0
   classifier: str = ""
+  norm: str = ""
+  notes: tuple[str, ...] = ()
+  unread: tuple[str, ...] = ()
 
 
 class Pair(NamedTuple):

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seer_jax.models import architectures, regnet
+from seer_jax.models import architectures, encoder, regnet
 from seer_jax.models.batch_norm import BatchNorm
+from seer_jax.runtime import errors
 
 
 def test_seer_256gf_rounds_to_whole_groups_and_no_further():
@@ -123,3 +124,19 @@ def gradients(execution):
     return jnp.sum(jnp.square(taps["avgpool"])), changed
 
   return jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
+
+
+@pytest.mark.parametrize(
+  ("shape", "dtype", "hint"),
+  [
+    ((2, 3, 64, 64), "float32", "channels come last here: x.transpose"),
+    ((2, 64, 64, 3), "uint8", "model.preprocessing.normalize"),
+    ((64, 64, 3), "float32", r"x\[None\]"),
+    ((2, 64, 64, 1), "float32", "model.preprocessing"),
+    ((2, 64, 64, 3), "int32", "model.preprocessing"),
+  ],
+)
+def test_what_are_no_images_of_the_network_is_said_in_words(shape, dtype, hint):
+  network = encoder.Encoder(architectures.MODELS["regnety_200mf"])
+  with pytest.raises(errors.UserError, match=f"NxHxWx3 of floats.*{hint}"):
+    jax.eval_shape(lambda: network.apply({}, jnp.zeros(shape, dtype)))

@@ -12,7 +12,8 @@ from weights_test import network_of, opened_of, same, vissl_file
 import seer_jax
 from seer_jax import commands
 from seer_jax.runtime import checksums
-from seer_jax.weights import convert, export_orbax
+from seer_jax.weights import convert
+from seer_jax.weights.exports import orbax
 from seer_jax.weights.formats import safetensors_file, torch_file
 
 ESCAPE = "\x1b[2J"  # Clears a terminal.
@@ -112,10 +113,10 @@ def test_a_head_whose_number_has_many_digits(tmp_path):
 )
 def test_an_export_whose_description_is_none(tmp_path, refused, text):
   list(convert.convert(opened_of(), tmp_path / "a", "orbax"))
-  (tmp_path / "a" / export_orbax.DESCRIPTION).write_text(text)
+  (tmp_path / "a" / orbax.DESCRIPTION).write_text(text)
   (tmp_path / "a" / "SHA256SUMS").unlink()
   checksums.seal(tmp_path / "a")
-  assert export_orbax.DESCRIPTION in refused(tmp_path / "a")
+  assert orbax.DESCRIPTION in refused(tmp_path / "a")
 
 
 @pytest.mark.parametrize(
@@ -147,7 +148,7 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path, monkeypatch):
   def fails(*_):
     raise ValueError("no such disk")
 
-  monkeypatch.setattr(export_orbax.ocp, "save_checkpointables", fails)
+  monkeypatch.setattr(orbax.ocp, "save_checkpointables", fails)
   with pytest.raises(ValueError, match="no such disk"):
     list(convert.convert(opened_of(), tmp_path / "a", "orbax"))
   assert not list(tmp_path.iterdir())

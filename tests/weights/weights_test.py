@@ -22,11 +22,11 @@ from seer_jax.runtime import errors
 from seer_jax.runtime import mesh as mesh_lib
 from seer_jax.weights import (
   convert,
-  export_orbax,
   lazy_weights,
   model_zoo,
   name_maps,
 )
+from seer_jax.weights.exports import orbax
 from seer_jax.weights.formats import safetensors_file, torch_file
 
 _SMALL = architectures.Architecture(
@@ -371,10 +371,66 @@ def test_what_was_placed_is_found_and_comes_with_its_preprocessing(
 
 
 @pytest.mark.parametrize(
-  "name", ["seer_32", "regnety_320.seer", "timm/regnety_320.seer"]
+  "name",
+  [
+    "seer_32",
+    "regnety_320.seer",
+    "timm/regnety_320.seer",
+    "hf-hub:timm/regnety_320.seer",
+    "hf_hub:timm/regnety_320.seer",
+  ],
 )
 def test_names_of_timm_and_ours_are_one(name):
   assert model_zoo.find(name) is model_zoo.SEER["seer_32"]
+
+
+@pytest.mark.parametrize(
+  ("bare", "repository"),
+  [
+    ("regnety_320", "timm/regnety_320.tv2_in1k"),
+    ("regnetx_002", "timm/regnetx_002.pycls_in1k"),
+    ("regnety_008_tv", "timm/regnety_008_tv.tv2_in1k"),
+    ("regnetz_040", "timm/regnetz_040.ra3_in1k"),
+    ("regnety_640", "timm/regnety_640.seer_ft_in1k"),
+  ],
+)
+def test_a_name_alone_means_what_timm_prefers(bare, repository):
+  found = model_zoo.find(bare)
+  assert found.repository == repository
+  assert found.trunk == architectures.canonical(bare)
+
+
+@pytest.mark.parametrize(
+  ("name", "reason"),
+  [
+    ("regnetv_040", "normalise before each convolution"),
+    ("regnetv_064.ra3_in1k", "normalise before each convolution"),
+    ("hf-hub:timm/regnetz_040_h.ra3_in1k", "convolution behind the last"),
+    ("regnetz_005", "convolution behind the last"),
+    ("regnety_040_sgn", "GroupNorm"),
+    ("timm/regnetz_d8.ra3_in1k", "shares its name"),
+  ],
+)
+def test_what_is_not_built_is_refused_before_it_is_fetched(name, reason):
+  with pytest.raises(errors.UserError, match=reason):
+    seer_jax.load(name)
+
+
+@pytest.mark.parametrize(
+  ("names", "reason"),
+  [
+    (("stem.weight", "s1.b1.norm1.weight"), "normalise before each"),
+    (("stem.conv.weight", "final_conv.conv.weight"), "behind the last stage"),
+    (("stem.conv.weight", "stem.bn.weight"), "GroupNorm"),
+    (("stages.0.0.conv1_1x1.conv.weight", "final_conv.conv.weight"), "shares"),
+  ],
+)
+def test_what_is_not_built_is_known_by_its_arrays(tmp_path, names, reason):
+  path = tmp_path / "model.safetensors"
+  entries = [torch_file.Entry(name, (2,), np.dtype("<f4")) for name in names]
+  safetensors_file.write(path, entries, lambda _: np.zeros(2, "<f4"), {})
+  with pytest.raises(errors.UserError, match=reason):
+    seer_jax.load(path)
 
 
 def test_other_repositories_are_taken_by_name():
@@ -483,25 +539,6 @@ def test_preprocessing_beside_the_weights_comes_along(tmp_path):
   )
 
 
-def test_one_function_for_any_batch(tmp_path):
-  network, variables = network_of(classes=7)
-  network = network.clone(preprocessing=Preprocessing(64, 48))
-  opened = lazy_weights.in_memory("a test", network, variables)
-  path = tmp_path / "a.stablehlo"
-  list(convert.convert(opened, path, "stablehlo"))
-  exported = jax.export.deserialize(bytearray(path.read_bytes()))
-  assert set(exported.platforms) == {"cpu", "cuda", "tpu"}
-  for count in (1, 3):
-    shape = (count, 48, 48, 3)
-    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    found = exported.call(pixels)
-    wanted = network.apply(
-      variables, network.preprocessing.normalize(np.float32(pixels))
-    )
-    for name in ("avgpool", "logits"):
-      np.testing.assert_allclose(found[name], wanted[name], atol=1e-5)
-
-
 @pytest.mark.parametrize("fsdp", [1, 4])
 def test_weights_are_born_as_a_run_stores_them(tmp_path, monkeypatch, fsdp):
   monkeypatch.setattr(mesh_lib, "SPLIT_FROM", 1)
@@ -522,7 +559,7 @@ def test_weights_are_born_as_a_run_stores_them(tmp_path, monkeypatch, fsdp):
 
 def test_an_export_that_was_touched_is_refused(tmp_path):
   list(convert.convert(opened_of(), tmp_path / "a", "orbax"))
-  with (tmp_path / "a" / export_orbax.DESCRIPTION).open("a") as file:
+  with (tmp_path / "a" / orbax.DESCRIPTION).open("a") as file:
     file.write(" ")
   with pytest.raises(errors.UserError, match="damaged"):
     seer_jax.load(tmp_path / "a")

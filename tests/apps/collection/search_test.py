@@ -145,11 +145,11 @@ def test_queries_that_cannot_be(seer, made, tmp_path):
 def test_other_weights_than_the_folders(seer, made, tmp_path):
   import jax
 
-  from seer_jax.weights import export_orbax
+  from seer_jax.weights.exports import orbax
 
   network, variables = seer_jax.load(made.parent / "tiny")
   others = jax.tree.map(lambda x: x * 1.5, variables)
-  export_orbax.write(tmp_path / "w", network, others)
+  orbax.write(tmp_path / "w", network, others)
   path = tmp_path / "a.png"
   cv2.imwrite(str(path), photos.scene())
   status, _, err = seer(

@@ -7,7 +7,6 @@ Pixels are uint8, N is any. The weights are in it, and so is the normalisation;
 CPU, CUDA and TPU can run it.
 """
 
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,23 +16,19 @@ import jax.numpy as jnp
 
 from seer_jax.models import cpu_kernels, encoder
 from seer_jax.runtime import errors
-from seer_jax.weights.formats import lazy_tensors
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 # The container's offsets have 32 bits.
 _LARGEST = 2**31 - 2**24
 
 
-def write(
-  path: pathlib.Path, network: encoder.Encoder, variables: Mapping[str, Any]
-) -> None:
-  """Writes the function of `pixels_NxSxSx3` (uint8) to a dict of arrays.
+def serialized(network: encoder.Encoder, variables: Mapping[str, Any]) -> bytes:
+  """A file with the function of `pixels_NxSxSx3` (uint8) to a dict of arrays.
 
   Of the taps it gives the pooled ones: `avgpool`, `projection`, `logits`.
 
   Raises:
-    UserError: the weights are too large for one file, or the disk refuses.
-    Lost: the disk is full.
+    UserError: the weights are too large for one file.
   """
   size = sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
   if size > _LARGEST:
@@ -56,5 +51,4 @@ def write(
   pixels = jax.ShapeDtypeStruct((count, side, side, 3), jnp.uint8)
   with cpu_kernels.portable():
     exported = jax.export.export(jax.jit(see), platforms=PLATFORMS)(pixels)
-  with lazy_tensors.written(path) as part:
-    part.write_bytes(exported.serialize())
+  return exported.serialize()
