@@ -28,7 +28,7 @@ _SHARDS = "array_record", "tar"
 def kind_of(path: str) -> str:
   """The kind of source that a path looks like."""
   name = path.rstrip("/").rpartition("/")[2]
-  if name.endswith((".txt", ".tsv", ".npy", ".parquet")):
+  if name.endswith((".txt", ".tsv", ".csv", ".npy", ".parquet")):
     return "list"
   for kind in _SHARDS:
     if files.is_shard(name, f".{kind}"):

@@ -51,6 +51,9 @@ DEFAULTS = {
   # Of a list: an `.npy` file with a label for each entry. Of ArrayRecords of
   # others: a text file with the name of each number.
   "labels": "",
+  # Of a list in Parquet or CSV: the column with the paths; "" for the one named
+  # path, image, file or url, or else the first of strings.
+  "column": "",
   # A file that names the images to use, a line each, and no others.
   "only": "",
   # A part of one permutation of the images: so many, up to 1 as a share, after
@@ -119,6 +122,11 @@ def _opened(options, exclusions, prefix=""):
 
 def _open(options):
   kind, path, split = (options[key] for key in ("kind", "path", "split"))
+  if options["column"] and kind != "list":
+    raise errors.UserError(
+      f"column is {options['column']!r}, but only lists have columns, and kind"
+      f" is {kind}"
+    )
   match kind:
     case "folder":
       if not path:
@@ -127,7 +135,7 @@ def _open(options):
         )
       return Folder(f"{path}/{split}" if split else path)
     case "list":
-      return Listing(path, options["labels"])
+      return Listing(path, options["labels"], options["column"])
     case "array_record":
       return ArrayRecords(path, options["labels"])
     case "tar":

@@ -1,16 +1,19 @@
 """The images that a file lists, up to billions of them."""
 
 import hashlib
+import logging
 import os
 import shutil
 from typing import Any
 
 import numpy as np
 
-from seer_jax.data.sources import array_record, parquet
+from seer_jax.data.sources import array_record, tables
 from seer_jax.data.storage import files, index_cache, label_index, line_index
 from seer_jax.data.storage.example import UNLABELLED, Example, check_index
 from seer_jax.runtime import errors
+
+_log = logging.getLogger(__name__)
 
 # Changes when a copy of before is of no use any more.
 _VERSION = 2
@@ -22,10 +25,12 @@ class Listing:
   The list, and an index of it, stay on the disk: memory does not grow with the
   number of entries. It is one of
 
-  * text: a path a line, or a path, a tab and a label;
+  * text: a path a line, or a path, a tab and a label; blank lines, comments
+    (#), a byte-order mark and a line of column names are skipped, and counted
+    in the log;
   * `.npy`: an array of strings, as VISSL's `disk_filelist` takes;
-  * `.parquet`: a column named path, image, file or url, or else the first of
-    strings; and one named label or class, if there is one.
+  * `.parquet` or `.csv`: a column named path, image, file or url, in any case,
+    or else the first of strings; and one named label or class, if there is one.
 
   Paths are absolute, URLs, or relative to the folder of the list. Labels that
   are not whole numbers are names, numbered in sorted order. The id of an image
@@ -38,13 +43,14 @@ class Listing:
   names_are_known = True
   entries_are_paths = True  # They may lie outside of the root.
 
-  def __init__(self, path: str, label_file: str = ""):
+  def __init__(self, path: str, label_file: str = "", column: str = ""):
     """Opens a list.
 
     Args:
       path: of the list; may be a URL.
       label_file: an `.npy` file of one label an entry, numbers or strings; ''
         for those in the list itself.
+      column: with the paths, of a table; '' to go by the names.
     """
     if not path:
       raise errors.UserError("no list given: path is ''; set it to a file")
@@ -52,15 +58,21 @@ class Listing:
     self.root = os.path.dirname(self._name)
     local = _local(self._name)
     self.fingerprint = files.fingerprint(local)
+    is_table = local.endswith((".parquet", ".csv"))
+    if column and not is_table:
+      raise errors.UserError(
+        f"column is {column!r}, but {path} has none; only Parquet and CSV have"
+      )
     if local.endswith(".npy"):
       self._entries, self._labels = _Strings(local), None
-    elif local.endswith(".parquet"):
-      self._entries, self._labels = _of_parquet(local)
+    elif is_table:
+      self._entries, self._labels = _of_table(local, column)
     else:
-      text = self._entries = _BeforeTabs(local)
+      text = self._entries = _BeforeTabs(local, forgiving=True)
       self._labels = label_index.Labels(
         local, lambda: label_index.after_tabs(text)
       )
+      _tell(text)
     if label_file:
       path = _local(files.absolute(label_file))
       array = _memory_mapped(path)
@@ -141,6 +153,17 @@ class _Escaped(line_index.Lines):
     return os.fsencode(array_record.unescaped(super().__getitem__(i)))
 
 
+def _tell(text):
+  if text.skipped:
+    words = (f"{n:,} {what}" for what, n in text.skipped.items())
+    _log.info(
+      "%s: %s entries; skipped %s (an entry that begins with # is ./#...)",
+      text.path,
+      f"{len(text):,}",
+      ", ".join(words),
+    )
+
+
 def _memory_mapped(path) -> np.ndarray[Any, Any]:
   try:
     array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -154,6 +177,7 @@ def _memory_mapped(path) -> np.ndarray[Any, Any]:
     raise errors.UserError(
       f"{path} has the shape {array.shape}; give one entry an image"
     )
+  files.read_at_random(array)
   return array
 
 
@@ -185,10 +209,12 @@ def _copy(path, out):
     shutil.copyfileobj(source, file, 2**24)
 
 
-def _of_parquet(path: str) -> tuple[_Escaped, label_index.Labels | None]:
+def _of_table(
+  path: str, column: str
+) -> tuple[_Escaped, label_index.Labels | None]:
   """Entries and labels; the entries as text in the user's cache."""
-  table = parquet.Parquet(path)
-  kept = files.kept("lists", _VERSION, files.stamp(path))
+  table = tables.Table(path, column)
+  kept = files.kept("lists", _VERSION, files.stamp(path), column)
   entries = index_cache.open_index(
     kept,
     lambda folder: table.write_paths(folder / "list.txt"),

@@ -10,21 +10,26 @@ import os
 import numpy as np
 
 from seer_jax.data.sources import array_record
-from seer_jax.data.storage import files, index_cache, line_index, tar_index
+from seer_jax.data.storage import (
+  files,
+  index_cache,
+  label_index,
+  line_index,
+  tar_index,
+)
 from seer_jax.data.storage.example import (
   EXTENSIONS,
-  UNLABELLED,
   Example,
   check_index,
-  numbered_classes,
 )
 from seer_jax.runtime import errors
 
 _log = logging.getLogger(__name__)
 
 _THREADS = 8
+_AT_ONCE = 2**20
 # Changes when an index of before is of no use any more.
-_VERSION = 2
+_VERSION = 3
 
 
 class Tars:
@@ -32,7 +37,9 @@ class Tars:
 
   Members that share their path up to the first dot of the name are a sample:
   its image has one of `EXTENSIONS` (the first of them, if there are several),
-  its label is in `.cls`, as a whole number. The id is the path up to that dot.
+  its label is in `.cls`, else in `.json` (`label`, `class` or `cls`): a whole
+  number; or, where not all are numbers, a name. The id is the path up to that
+  dot.
   (https://github.com/webdataset/webdataset.) Where there is no image under
   such a name, dots are part of names: of `shot 2021.01.png` the id is
   `shot 2021.01`. A sample that is there twice stays there twice.
@@ -61,10 +68,11 @@ class Tars:
     )
     about = json.loads((self._kept / "about.json").read_text())
     self.fingerprint = about["fingerprint"]
-    self.label_names = tuple(map(str, range(about["classes"])))
+    self.label_names = tuple(about["label_names"])
 
   def _open(self):
     self._places = np.load(self._kept / "places.npy", mmap_mode="r")
+    files.read_at_random(self._places)
     self._paths_inside = line_index.Lines(os.fspath(self._kept / "paths"))
 
   def __len__(self) -> int:
@@ -103,7 +111,8 @@ class Tars:
 
 def _index(paths, folder):
   """Places (shard, start, size, label, length of the id) and paths."""
-  digest, labels, total = hashlib.sha256(), set(), 0
+  digest, total = hashlib.sha256(), 0
+  labels = {}  # In the order in which they are met.
   passed_over = collections.Counter()
   with (
     (folder / "places").open("wb") as places,
@@ -112,12 +121,12 @@ def _index(paths, folder):
   ):
     for shard, found in enumerate(threads.imap(tar_index.read, paths)):
       for image in found.images:
-        place = image.start, image.size, image.label, image.id_length
+        label = labels.setdefault(image.label, len(labels))
+        place = image.start, image.size, label, image.id_length
         name = array_record.escaped(image.path) + b"\n"
         np.array([shard, *place], np.int64).tofile(places)
         names.write(name)
         digest.update(repr((shard, *place)).encode() + name)
-        labels.add(image.label)
       total += len(found.images)
       passed_over.update(found.passed_over)
   if not total:
@@ -126,10 +135,15 @@ def _index(paths, folder):
       f" recognised extensions are {' '.join(EXTENSIONS)}"
     )
   _tell(paths, total, passed_over)
-  classes = numbered_classes(labels - {UNLABELLED}, paths[0])
-  about = {"fingerprint": digest.hexdigest(), "classes": classes}
+  label_names, number_of = label_index.numbering(labels, paths[0])
+  digest.update(repr(list(labels)).encode())
+  about = {"fingerprint": digest.hexdigest(), "label_names": label_names}
   (folder / "about.json").write_text(json.dumps(about))
-  raw = np.memmap(folder / "places", np.int64, "r").reshape(-1, 5)
+  raw = np.memmap(folder / "places", np.int64, "r+").reshape(-1, 5)
+  numbers = np.array([number_of[label] for label in labels])
+  for first in range(0, len(raw), _AT_ONCE):
+    part = raw[first : first + _AT_ONCE, 3]
+    part[:] = numbers[part]
   np.save(folder / "places.npy", raw)
   (folder / "places").unlink()
 

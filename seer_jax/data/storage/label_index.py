@@ -4,7 +4,7 @@ import itertools
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from seer_jax.runtime import errors
 Part = list[bytes | int]
 _AT_ONCE = 2**20
 # Changes when an index of before is of no use any more.
-_VERSION = 2
+_VERSION = 3
 
 
 class Labels:
@@ -45,6 +45,7 @@ class Labels:
     self.names = tuple(json.loads((self._kept / "names.json").read_text()))
     if self.names:  # An empty file cannot be mapped.
       self._numbers = np.memmap(self._kept / "numbers", np.int32, "r")
+      files.read_at_random(self._numbers)
 
   def __getitem__(self, i: int) -> int:
     return int(self._numbers[i]) if self.names else UNLABELLED
@@ -76,30 +77,44 @@ def after_tabs(text: line_index.Lines) -> Iterator[Part]:
   """Of a text; an entry without a tab has none."""
   if not text.has_tabs:
     return
-  with open(text.path, "rb") as file:
-    rest = itertools.islice(file, len(text))
-    for part in iter(lambda: list(itertools.islice(rest, _AT_ONCE)), []):
-      yield [line.partition(b"\t")[2].strip() for line in part]
+  lines = text.in_order()
+  for part in iter(lambda: list(itertools.islice(lines, _AT_ONCE)), []):
+    yield [line.partition(b"\t")[2].strip() for line in part]
+
+
+def numbering(
+  labels: Collection[bytes | int], where: str
+) -> tuple[list[str], dict[bytes | int, int]]:
+  """Names of the classes, and which of them each label is.
+
+  Args:
+    labels: all that there are, each once.
+    where: they stand.
+
+  Raises:
+    UserError: they are no numbers of classes; see `numbered_classes`.
+  """
+  labels = set(labels) - {b""}
+  if all(isinstance(label, int) or _is_number(label) for label in labels):
+    number_of = {label: max(int(label), UNLABELLED) for label in labels}
+    used = set(number_of.values()) - {UNLABELLED}
+    names = list(map(str, range(numbered_classes(used, where))))
+  else:
+    ordered = sorted(labels)
+    number_of = {label: number for number, label in enumerate(ordered)}
+    names = list(map(os.fsdecode, ordered))
+  return names, number_of | {b"": UNLABELLED}
 
 
 def _number(parts, path, folder: pathlib.Path):
   seen = set()
   for part in parts():
     seen.update(part)
-  seen -= {b""}
-  if all(isinstance(label, int) or _is_number(label) for label in seen):
-    number_of = {label: max(int(label), UNLABELLED) for label in seen}
-    used = set(number_of.values()) - {UNLABELLED}
-    names = [b"%d" % label for label in range(numbered_classes(used, path))]
-  else:
-    names = sorted(seen)
-    number_of = {label: number for number, label in enumerate(names)}
-  number_of[b""] = UNLABELLED
+  names, number_of = numbering(seen, path)
   with (folder / "numbers").open("wb") as file:
     for part in parts():
       np.array([number_of[label] for label in part], np.int32).tofile(file)
-  text = json.dumps(list(map(os.fsdecode, names)))
-  (folder / "names.json").write_text(text)
+  (folder / "names.json").write_text(json.dumps(names))
 
 
 def _is_number(word: bytes) -> bool:

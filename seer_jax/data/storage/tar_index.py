@@ -2,20 +2,25 @@
 
 import collections
 import dataclasses
+import json
 import posixpath
 import tarfile
 from collections.abc import Iterator
 
 from seer_jax.data.storage import files
-from seer_jax.data.storage.example import EXTENSIONS, UNLABELLED
+from seer_jax.data.storage.example import EXTENSIONS
 from seer_jax.runtime import errors
 
 _BLOCK = 512
 # A tar ends in zeros, as a rule up to the next 10,240 bytes. So many more are
 # no end but the rest of a file that was never filled.
 _LONGEST_END = 2**16
-# More of a label than any number of a class.
-_LABEL_BYTES = 32
+# A longer name of a class is something else, and longer JSON is not read.
+_LONGEST_LABEL, _LONGEST_JSON = 256, 2**20
+# Files with a label, the first wins.
+_LABELS = ("cls", "json")
+# What a sample's JSON calls its label, the first of them that is there.
+_LABEL_KEYS = ("label", "class", "cls")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,14 +31,14 @@ class Image:
     path: of the member, without `./`.
     id_length: how much of the path is the id.
     start, size: of its bytes in the file.
-    label: of its sample.
+    label: of its sample, a number or a word; "" for none.
   """
 
   path: str
   id_length: int
   start: int
   size: int
-  label: int = UNLABELLED
+  label: bytes = b""
 
 
 @dataclasses.dataclass
@@ -77,7 +82,7 @@ class _File:
   extension: str  # What follows; in lower case.
   start: int
   size: int
-  label: int | None  # Of a file that holds one.
+  label: bytes  # Of a file that holds one.
 
 
 def _files(path, file, found) -> Iterator[_File]:
@@ -106,9 +111,13 @@ def _file(path, tar, member, found):
     return None
   stem, _, extension = last.partition(".")
   extension = extension.lower()
-  label = None
-  if extension.rpartition(".")[2] == "cls":
-    label = _label(tar.extractfile(member).read(_LABEL_BYTES), name, path)
+  label = b""
+  last = extension.rpartition(".")[2]
+  if last == "cls":
+    label = _class(tar.extractfile(member).read(_LONGEST_LABEL + 1), found)
+  elif last == "json" and member.size <= _LONGEST_JSON:
+    label = _in_json(tar.extractfile(member).read(), found)
+  _refuse_number(label, name, path)
   return _File(
     name,
     posixpath.join(folder, stem),
@@ -169,30 +178,38 @@ def _images(sample, found) -> Iterator[Image]:
     found.passed_over["other images of a sample"] += (
       len(simple) + len(dotted) - 1
     )
-    labels = [each.label for each in sample if each.extension == "cls"]
+    labels = [
+      each.label
+      for kind in _LABELS
+      for each in sample
+      if each.extension == kind
+    ]
     yield _image(best, len(best.extension), labels)
   else:
     for image in dotted:
       # Of its own name, or of the whole sample.
       stem = image.path[: -len(_last(image))]
+      own = [f"{stem}{kind}".lower() for kind in _LABELS]
       labels = [
         each.label
+        for kind in reversed(_LABELS)
         for each in sample
-        if each.extension == "cls" or each.path.lower() == f"{stem}cls".lower()
+        if each.extension == kind
+        or (each.path.lower() in own and _last(each) == kind)
       ]
       yield _image(image, len(_last(image)), labels[::-1])
-  if not simple and not dotted and sample[0].label is None:
+  if not simple and not dotted and not sample[0].label:
     found.passed_over["without an image"] += len(sample)
 
 
 def _image(file, extension_length, labels):
-  labels = [label for label in labels if label is not None]
+  labels = [label for label in labels if label]
   return Image(
     file.path,
     len(file.path) - extension_length - 1,
     file.start,
     file.size,
-    labels[0] if labels else UNLABELLED,
+    labels[0] if labels else b"",
   )
 
 
@@ -200,17 +217,37 @@ def _last(file):
   return file.extension.rpartition(".")[2]
 
 
-def _label(text, name, path):
+def _class(text, found):
+  """What a `.cls` says: a number of a class, or its name, on the first line."""
+  if len(text) > _LONGEST_LABEL:
+    found.passed_over["labels of more than 256 bytes"] += 1
+    return b""
+  return next(iter(text.strip().splitlines()), b"").strip()
+
+
+def _in_json(text, found):
+  """The label that a sample's JSON names: a whole number or a word."""
   try:
-    label = int(text)
-  except ValueError:
-    return UNLABELLED
-  if label >= 2**31:
+    said = json.loads(text)
+  except (ValueError, RecursionError):
+    found.passed_over["broken JSON"] += 1
+    return b""
+  if not isinstance(said, dict):
+    return b""
+  label = next((said[key] for key in _LABEL_KEYS if key in said), None)
+  if isinstance(label, int) and not isinstance(label, bool):
+    return b"%d" % label
+  if isinstance(label, str):
+    return _class(label.encode(errors="surrogatepass"), found)
+  return b""
+
+
+def _refuse_number(label, name, path):
+  if label.isdigit() and int(label) >= 2**31:
     raise errors.UserError(
-      f"{path} holds {name} with the label {label}; labels are numbers of"
+      f"{path} holds {name} with the label {int(label)}; labels are numbers of"
       " classes, from 0 on"
     )
-  return max(label, UNLABELLED)
 
 
 def _refuse_outside(name, path):

@@ -1,3 +1,6 @@
+import ctypes
+import mmap
+import os
 import pickle
 
 import numpy as np
@@ -262,8 +265,83 @@ def test_arrays_of_another_shape_or_length(tmp_path):
 
 
 def test_an_entry_without_a_file_is_an_unusable_image(images):
-  source = sources.Listing(write(images / "list.txt", "0.jpg\n\nno.jpg\n1.jpg"))
-  assert len(source) == 4
-  for i in (1, 2):
-    with pytest.raises(OSError):
-      source[i]
+  source = sources.Listing(write(images / "list.txt", "0.jpg\nno.jpg\n1.jpg"))
+  assert len(source) == 3
+  with pytest.raises(OSError):
+    source[1]
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("chunk", [7, 2**20])
+def test_what_people_put_into_lists_is_skipped_and_counted(
+  images, mark, end, chunk, monkeypatch, caplog
+):
+  caplog.set_level("INFO")
+  monkeypatch.setattr(line_index, "_CHUNK", chunk)
+  lines = ["Path\tlabel", "", "# those of June", "1.jpg\tdog"]
+  lines += ["", "#0.jpg\tcat", "0.jpg\tcat", "", "", "./#2.jpg\tdog", "", ""]
+  text = mark + end.join(lines)
+  (images / "#2.jpg").write_bytes(b"image 2")
+  source = sources.Listing(write(images / "list.txt", text))
+  found = everything(source)
+  assert [each["image"] for each in found] == [
+    b"image 1",
+    b"image 0",
+    b"image 2",
+  ]
+  assert [source.label_names[each["label"]] for each in found] == (
+    ["dog", "cat", "dog"]
+  )
+  assert "skipped 4 blank lines, 2 comments, 1 header" in caplog.text
+  assert everything(pickle.loads(pickle.dumps(source))) == found
+
+
+def test_skipped_lines_do_not_move_the_others(tmp_path, monkeypatch):
+  monkeypatch.setattr(line_index, "_CHUNK", 100)
+  rng = np.random.default_rng(0)
+  kinds = rng.choice(["", "#", "entry"], 1000, p=[0.3, 0.3, 0.4])
+  lines = [f"{kind}{i if kind else ''}" for i, kind in enumerate(kinds)]
+  wanted = [line for line in lines if line.startswith("entry")]
+  found = line_index.Lines(write(tmp_path / "text", "\n".join(lines)), True)
+  assert [found[i].decode() for i in range(len(found))] == wanted
+  assert [line.decode().strip() for line in found.in_order()] == wanted
+  # Ids that were packed may begin with anything.
+  packed = line_index.Lines(
+    write(tmp_path / "ids", "\n".join(["#1", "", "#2"]))
+  )
+  assert [packed[i] for i in range(3)] == [b"#1", b"", b"#2"]
+  with pytest.raises(errors.UserError, match="is empty"):
+    line_index.Lines(write(tmp_path / "none", "# a\n\n#b\n"), True)
+
+
+def resident(path):
+  """Bytes of a file that are in the system's page cache."""
+  libc = ctypes.CDLL(None)
+  with open(path, "rb") as file:
+    text = mmap.mmap(file.fileno(), 0, mmap.MAP_SHARED, mmap.PROT_READ)
+  pages = -(-len(text) // mmap.PAGESIZE)
+  marks = (ctypes.c_ubyte * pages)()
+  array = np.frombuffer(text, np.uint8)
+  if libc.mincore(
+    ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(len(text)), marks
+  ):
+    pytest.skip("no mincore here")
+  return sum(mark & 1 for mark in marks) * mmap.PAGESIZE
+
+
+def test_random_lines_of_a_cold_list_read_their_own_pages(tmp_path):
+  path = tmp_path / "list.txt"
+  line = b"a/path/of/some/length/%08d.jpg\n"
+  path.write_bytes(b"".join(line % i for i in range(400_000)))
+  found = line_index.Lines(str(path), forgiving=True)
+  with path.open("rb") as file:
+    os.fsync(file.fileno())
+    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+  if resident(path) > path.stat().st_size / 10:
+    pytest.skip("this file system keeps its files in memory")
+  before = resident(path)
+  for i in np.random.default_rng(0).integers(0, len(found), 50).tolist():
+    assert found[i] == (line % i).strip()
+  # Up to two pages a line; 50 windows of read-ahead would be the whole file.
+  assert resident(path) - before < 150 * mmap.PAGESIZE

@@ -99,14 +99,86 @@ def test_tar_members_are_samples_as_webdataset_has_them(tmp_path):
   write_tar(tmp_path / "x-1.tar", [("z.jpg", b"four"), ("z.cls", b"0")])
   source = sources.Tars(str(tmp_path / "x-*.tar"))
   assert [source[i] for i in range(len(source))] == [
-    {"image": JPEG, "label": 2, "id": "a/1"},
+    {"image": JPEG, "label": 1, "id": "a/1"},
     {"image": b"two", "label": -1, "id": "a/2"},
-    {"image": b"three", "label": -1, "id": "b/2"},
+    {"image": b"three", "label": 2, "id": "b/2"},
     {"image": b"four", "label": 0, "id": "z"},
   ]
-  assert source.label_names == ("0", "1", "2")
+  assert source.label_names == ("0", "2", "no number")
   again = pickle.loads(pickle.dumps(source))
-  assert again[2] == source[2] and again.label_of(0) == 2
+  assert again[2] == source[2] and again.label_of(0) == 1
+
+
+def labels_of(source):
+  return [
+    source.label_names[label] if label >= 0 else None
+    for label in map(source.label_of, range(len(source)))
+  ]
+
+
+def test_labels_of_tars_are_numbers_or_names_in_cls_or_json(tmp_path, caplog):
+  members = [("1.jpg", b"1"), ("1.json", b'{"label": "cat"}')]
+  members += [
+    ("2.jpg", b"2"),
+    ("2.cls", b" dog \n"),
+    ("2.json", b'{"label": 1}'),
+  ]
+  members += [("3.jpg", b"3"), ("3.json", b'{"caption": "a cat"}')]
+  members += [("4.jpg", b"4"), ("4.json", b'{"class": "dog", "cls": 7}')]
+  members += [("5.jpg", b"5"), ("5.json", b'{"label": ["a"]}')]
+  members += [("6.jpg", b"6"), ("6.json", b'{"label": ')]
+  members += [("7.jpg", b"7"), ("7.cls", b"x" * 300)]
+  members += [("8.jpg", b"8"), ("8.json", b"[" * 100_000)]
+  write_tar(tmp_path / "x.tar", members)
+  source = sources.Tars(str(tmp_path))
+  assert source.label_names == ("cat", "dog")
+  assert labels_of(source) == ["cat", "dog", None, "dog", *[None] * 4]
+  assert "2 broken JSON" in caplog.text
+  assert "1 labels of more than 256 bytes" in caplog.text
+
+
+def test_whole_numbers_in_json_are_numbers_of_classes(tmp_path):
+  members = [("1.jpg", b"1"), ("1.json", b'{"label": 2}')]
+  members += [("2.jpg", b"2"), ("2.json", b'{"label": true}')]
+  members += [("3.jpg", b"3"), ("3.cls", b"0"), ("4.jpg", b"4")]
+  members += [("4.json", b'{"label": -1}')]
+  write_tar(tmp_path / "x.tar", members)
+  source = sources.Tars(str(tmp_path))
+  assert source.label_names == ("0", "1", "2")
+  assert labels_of(source) == ["2", None, "0", None]
+
+
+def test_braces_stand_for_shards_that_must_all_be_there(tmp_path):
+  for number in range(12):
+    for part in ("train", "val"):
+      write_tar(
+        tmp_path / f"{part}-{number:03d}.tar", [(f"{part}{number}.jpg", b"0")]
+      )
+  folder = str(tmp_path)
+  found = ids(sources.Tars(f"{folder}/train-{{002..010}}.tar"))
+  assert found == [f"train{number}" for number in range(2, 11)]
+  found = ids(sources.Tars(f"{folder}/{{train,val}}-{{000..001}}.tar"))
+  assert found == ["train0", "train1", "val0", "val1"]
+  with pytest.raises(errors.UserError, match=r"no such file.*train-012\.tar"):
+    sources.Tars(f"{folder}/train-{{000..012}}.tar")
+  with pytest.raises(errors.UserError, match="more than 1,000,000 files"):
+    sources.Tars(f"{folder}/{{0..9999999}}.tar")
+  # A folder may be called so.
+  (tmp_path / "{000..009}").mkdir()
+  write_tar(tmp_path / "{000..009}" / "a.tar", [("z.jpg", b"0")])
+  assert ids(sources.Tars(f"{folder}/{{000..009}}")) == ["z"]
+
+
+def test_braces_in_a_url_need_no_listing(tmp_path):
+  fsspec = pytest.importorskip("fsspec")
+  memory = fsspec.filesystem("memory")
+  for number in range(3):
+    write_tar(tmp_path / "x.tar", [(f"{number}.jpg", b"0")])
+    data = (tmp_path / "x.tar").read_bytes()
+    memory.pipe_file(f"/braces/{number:02d}.tar", data)
+  assert ids(sources.Tars("memory://braces/{00..02}.tar")) == ["0", "1", "2"]
+  with pytest.raises(errors.UserError, match=r"no such file.*braces/03\.tar"):
+    sources.Tars("memory://braces/{00..03}.tar")
 
 
 def ids(source):
