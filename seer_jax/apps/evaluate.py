@@ -237,6 +237,7 @@ class Evaluation:
       self._mesh,
       batch_size=self._config.eval.batch_size,
       max_pixels=self._config.data.max_pixels,
+      reads=self._config.data.reads,
       dtype=mesh_lib.DTYPES[precision],
       store=self._store,
       strict=True,

@@ -65,8 +65,7 @@ def _add_pack(parser):
     "--shard",
     metavar="N",
     type=int,
-    default=4096,
-    help="images a shard (%(default)s)",
+    help="images a shard (4096; of small collections fewer)",
   )
 
 
@@ -84,7 +83,8 @@ def keys_of(options: argparse.Namespace) -> dict[str, Any]:
   if kind == "mix":
     raise errors.UserError("--kind=mix is for training: give one source a time")
   for key in ("shard", "workers", "max_pixels"):
-    if getattr(options, key, 1) < 1:
+    value = getattr(options, key, None)
+    if value is not None and value < 1:
       raise errors.UserError(f"--{key} must be positive")
   keys = {key: getattr(options, key) for key in _KEYS}
   return keys | {"kind": kind, "path": options.source}

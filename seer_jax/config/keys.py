@@ -66,6 +66,9 @@ def base() -> ConfigDict:
   # Processes that decode; 0 decodes in threads of the main process, None
   # picks by the cores there are.
   config.data.workers = none(int)
+  # Images that each of them reads at once, ahead of decoding: more where a read
+  # takes long, as on network file systems.
+  config.data.reads = 8
   # Larger pictures are refused unread (a bomb's header is honest).
   config.data.max_pixels = 200_000_000
   # Share of the files that may be unusable before the run stops.

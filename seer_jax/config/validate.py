@@ -48,6 +48,7 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
   ("mesh.data", lambda v: v == -1 or v > 0, "be a count, or -1 for all"),
   ("mesh.fsdp", lambda v: v > 0, "be positive"),
   ("data.workers", lambda v: v >= 0, "be 0 or more"),
+  ("data.reads", lambda v: 0 < v <= 1024, "be from 1 to 1024"),
   ("data.max_pixels", lambda v: v > 0, "be positive"),
   ("data.max_bad", lambda v: 0 <= v <= 1, "be a share from 0 to 1"),
   ("crops.counts", _counts, "be a tuple of counts"),

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from seer_jax.data import image_header
+from seer_jax.data import image_header, quiet_codecs
 from seer_jax.data import resize as resize_lib
 from seer_jax.runtime import errors
 
@@ -20,6 +20,7 @@ from seer_jax.runtime import errors
 cv2.setNumThreads(0)
 # A broken image is reported once, by name, through BadImage.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+quiet_codecs.silence(cv2.__file__)
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND\xaeB`\x82"  # The last chunk is empty: its CRC is constant.

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import tqdm
 
-from seer_jax.data import crops, retry, sources
+from seer_jax.data import crops, sources
+from seer_jax.data.storage import retry
 from seer_jax.runtime import errors, process_pool
 
 # SwAV's crops, for the time they take, of so many images.
@@ -55,6 +56,7 @@ class _Scan:
     shorter, longer, labels = (collections.Counter() for _ in range(3))
     for number in range(first, last):
       process_pool.stop_if_asked()
+      process_pool.tick()
       try:
         example = retry.read(self._source, number)
         size += len(example["image"])
@@ -97,7 +99,8 @@ def report(
   ):
     file.truncate(8 * len(source))
     hashes = np.memmap(file, np.uint64, "r+", shape=(len(source),))
-    for part in process_pool.each(scan, range(len(scan)), workers):
+    parts = process_pool.each(scan, range(len(scan)), workers, bar.update)
+    for part in parts:
       hashes[part.first : part.first + len(part.hashes)] = part.hashes
       shorter, longer = shorter + part.shorter, longer + part.longer
       labels.update(part.labels)
@@ -106,7 +109,6 @@ def report(
         excluded + part.excluded,
       )
       size += part.bytes
-      bar.update(len(part.hashes))
     bar.close()
     usable = shorter.total()
     unusable = len(source) - usable - excluded

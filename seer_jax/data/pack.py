@@ -15,14 +15,16 @@ import pathlib
 import numpy as np
 import tqdm
 
-from seer_jax.data import retry, sources, strip_metadata
+from seer_jax.data import sources, strip_metadata
 from seer_jax.data.sources import array_record
-from seer_jax.data.storage import files, tf_example
+from seer_jax.data.storage import files, retry, tf_example
 from seer_jax.runtime import errors, process_pool
 
 _PARTS, _PLAN = "parts", "plan.json"
 _BAD = "bad_images.txt"
 _SHARDS = "array_record", "tar"
+# Images a shard; of small collections fewer, for so many shards.
+_SHARD, _SMALLEST, _FEWEST = 4096, 64, 64
 
 
 def kind_of(path: str) -> str:
@@ -72,21 +74,21 @@ class Packer:
     name = f"images-{shard:06d}-of-{len(self):06d}{array_record.ENDING}"
     return self._target / name
 
-  def __call__(self, shard: int) -> int:
-    """Writes a shard; returns how many images were looked at."""
+  def __call__(self, shard: int) -> None:
+    """Writes a shard, and its report."""
     from array_record.python import array_record_module
 
     report = {"ids": [], "labels": [], "bad": [], "excluded": 0, "bytes": 0}
     report |= {"originals": [], "shard_bytes": 0}
     last = min(len(self._source), (shard + 1) * self._size)
-    numbers = range(shard * self._size, last)
     path = self.shard_of(shard)
     part = path.with_name(path.name + ".part")
     part.unlink(missing_ok=True)
     writer = None
     try:
-      for number in numbers:
+      for number in range(shard * self._size, last):
         process_pool.stop_if_asked()
+        process_pool.tick()
         example = self._example(number, report)
         if example is not None:
           if writer is None:
@@ -104,7 +106,6 @@ class Packer:
       part.rename(path)
       report["shard_bytes"] = path.stat().st_size
     _write(self.report_of(shard), json.dumps(report))
-    return len(numbers)
 
   def _example(self, number, report):
     try:
@@ -135,7 +136,7 @@ def pack(
   source: sources.Source,
   target: pathlib.Path,
   *,
-  shard: int,
+  shard: int | None,
   side: int,
   max_pixels: int,
   workers: int,
@@ -145,7 +146,7 @@ def pack(
   Args:
     source: the images.
     target: folder for the shards.
-    shard: images in each.
+    shard: images in each; None for what was begun, or else `shard_of`.
     side: shorter sides are shrunk to so many pixels; 0 leaves them.
     max_pixels: as for `crops.decode`.
     workers: processes.
@@ -155,6 +156,8 @@ def pack(
     Lost: the disk is full.
     Stopped: `process_pool.stop` was called.
   """
+  if shard is None:
+    shard = _begun(target) or shard_of(len(source))
   packer = Packer(source, target, shard, side, max_pixels)
   plan = {
     "source": source.fingerprint,
@@ -165,6 +168,17 @@ def pack(
   }
   with _alone(target), _full_disk(target):
     return _pack(packer, plan, source, target, workers)
+
+
+def shard_of(images: int) -> int:
+  """Images a shard: so few of a small collection that all cores have work."""
+  return min(_SHARD, max(_SMALLEST, -(-images // _FEWEST)))
+
+
+def _begun(target):
+  """Images a shard of a pack that is under way; None where none is."""
+  with contextlib.suppress(OSError, ValueError, AttributeError):
+    return json.loads((target / _PARTS / _PLAN).read_text()).get("shard")
 
 
 def _pack(packer, plan, source, target, workers):
@@ -178,8 +192,8 @@ def _pack(packer, plan, source, target, workers):
   with tqdm.tqdm(
     total=len(source), initial=min(there, len(source)), unit=" images"
   ) as bar:
-    for looked_at in process_pool.each(packer, missing, workers):
-      bar.update(looked_at)
+    for _ in process_pool.each(packer, missing, workers, bar.update):
+      pass
   return _finish(target, packer, source)
 
 
@@ -266,11 +280,15 @@ def _begin(target, plan):
 
 
 def _finish(target, packer, source):
-  """The files beside the shards, from what each shard tells."""
-  shards, labels, sums = {}, [], collections.Counter()
-  originals = []
+  """The files beside the shards, from what each shard tells, one at a time."""
+  shards, sums = {}, collections.Counter()
   ids, bad = target / "ids.part", target / "bad.part"
-  with ids.open("wb") as id_file, bad.open("wb") as bad_file:
+  labels, originals = target / "labels.part", target / "originals.part"
+  with contextlib.ExitStack() as opened:
+    id_file, bad_file, label_file, original_file = (
+      opened.enter_context(path.open("wb"))
+      for path in (ids, bad, labels, originals)
+    )
     for shard in range(len(packer)):
       report = json.loads(packer.report_of(shard).read_text())
       if report["ids"]:
@@ -283,8 +301,8 @@ def _finish(target, packer, source):
       for name, words in report["bad"]:
         bad_file.write(array_record.escaped(name) + b"\t")
         bad_file.write(words.encode(errors="replace") + b"\n")
-      labels.append(np.array(report["labels"], np.int32))
-      originals.append(bytes.fromhex("".join(report["originals"])))
+      np.array(report["labels"], np.int32).tofile(label_file)
+      original_file.write(bytes.fromhex("".join(report["originals"])))
       sums.update(
         images=len(report["ids"]),
         bad=len(report["bad"]),
@@ -295,9 +313,9 @@ def _finish(target, packer, source):
     raise errors.UserError(f"not one image could be packed; see {bad}")
   ids.rename(target / array_record.IDS)
   bad.rename(target / _BAD)
-  np.save(target / array_record.LABELS, np.concatenate(labels))
-  digests = np.frombuffer(b"".join(originals), np.uint8).reshape(-1, 32)
-  np.save(target / array_record.ORIGINALS, digests)
+  count = sums["images"]
+  _save(labels, target / array_record.LABELS, np.int32, (count,))
+  _save(originals, target / array_record.ORIGINALS, np.uint8, (count, 32))
   about = {
     "images": sums["images"],
     "label_names": list(source.label_names),
@@ -316,6 +334,13 @@ def _finish(target, packer, source):
     f"{sums['images']} images in {len(shards)} shards,"
     f" {sums['bytes'] / 2**20:,.1f} MiB; {left_out}{excluded}"
   )
+
+
+def _save(raw, path, dtype, shape):
+  """A file of numbers as NumPy's: mapped, so that none is held."""
+  if shape[0]:
+    np.save(path, np.memmap(raw, dtype, "r", shape=shape))
+  raw.unlink()
 
 
 def _write(path, text):

@@ -7,16 +7,13 @@ any number of processes, workers or devices, and a resumed run sees exactly what
 it would have seen.
 """
 
+import contextlib
 import dataclasses
-import faulthandler
 import functools
 import logging
-import multiprocessing
 import os
 import pathlib
-import re
-import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grain
@@ -25,9 +22,10 @@ import ml_collections
 import numpy as np
 from absl import flags
 
-from seer_jax.data import crops, retry, shared_memory, shuffle, sources
+from seer_jax.data import crops, shuffle, sources, workers
 from seer_jax.data.preprocessing import Preprocessing
-from seer_jax.runtime import errors, preemption
+from seer_jax.data.storage import read_ahead, retry
+from seer_jax.runtime import errors
 from seer_jax.runtime import mesh as mesh_lib
 
 _log = logging.getLogger(__name__)
@@ -37,6 +35,7 @@ _log = logging.getLogger(__name__)
 _ATTEMPTS = 64
 # Fewer than cores that decode leave the others idle; OpenCV frees the lock.
 _THREADS = 2
+_STEPS = 2**40  # Without end.
 
 
 class BadImages:
@@ -126,12 +125,8 @@ class _Numbers:
   batch: int
   rows: np.ndarray
 
-  def __len__(self) -> int:
-    return 2**48  # Without end.
-
-  def __getitem__(self, i: int) -> int:
-    step, row = divmod(i, len(self.rows))
-    return self.first + step * self.batch + int(self.rows[row])
+  def __call__(self, step: int) -> list[int]:
+    return (self.first + step * self.batch + self.rows).tolist()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,14 +141,20 @@ class _MultiCrop:
   max_pixels: int
   with_label: bool
 
-  def __call__(self, number: int) -> dict[str, Any]:
+  def read(self, number: int) -> sources.Example:
+    """The image that is drawn first."""
+    return retry.read(self.source, self.order[number])
+
+  def __call__(
+    self, number: int, read: Callable[[], sources.Example]
+  ) -> dict[str, Any]:
     index = self.order[number]
     rng = np.random.default_rng((self.seed, number))
     bad = np.full(_ATTEMPTS, -1, np.int64)
     for attempt in range(_ATTEMPTS):
       try:
         views = crops.multi_crop_bytes(
-          retry.read(self.source, index)["image"],
+          read()["image"],
           rng,
           self.groups,
           self.ratio,
@@ -166,6 +167,7 @@ class _MultiCrop:
         # in every run, wherever the bad file is met. Of the same part of a
         # mixture, whose weights would not hold otherwise.
         index = self.order.another(index, rng)
+        read = functools.partial(retry.read, self.source, index)
       else:
         stand_in = np.float32(attempt > 0)
         labels = {}
@@ -182,51 +184,6 @@ class _MultiCrop:
       f"{_ATTEMPTS} images drawn one after the other are unusable, among them"
       f" {name!r} ({reason}). Is this a folder of images?"
     )
-
-
-def _begin_worker(owner, worker, workers):
-  del worker, workers
-  shared_memory.name_segments_after(owner)
-  preemption.leave_to_the_parent()
-  preemption.end_with_the_parent()
-  faulthandler.register(signal.SIGUSR2)  # Asked for by the watchdog.
-
-
-class _Batches:
-  """grain's iterator, with its failures in plain words."""
-
-  def __init__(self, batches: Iterator[dict[str, Any]]):
-    self._batches = batches
-    self._workers: list[multiprocessing.Process] = []
-
-  def __iter__(self) -> Iterator[dict[str, Any]]:
-    return self
-
-  def __next__(self) -> dict[str, Any]:
-    try:
-      batch = next(self._batches)
-      # All have begun; the dead are no longer among them when they are missed.
-      self._workers = self._workers or multiprocessing.active_children()
-      return batch
-    except RuntimeError as error:
-      died = re.search(r"exit code (-?\d+)", str(error))
-      if died is None:
-        raise
-      code = int(died[1])
-      how = f"by {signal.Signals(-code).name}" if code < 0 else f"with {code}"
-      why = " (the system does that when memory is short)" * (code == -9)
-      raise errors.Lost(
-        f"a data worker{self._gone(code)} was ended {how}{why}. The same"
-        " command resumes; --config.data.workers=N sets how many there are"
-      ) from error
-
-  def _gone(self, code):
-    gone = [each for each in self._workers if each.exitcode == code]
-    return "".join(f" ({each.name}, process {each.pid})" for each in gone[:1])
-
-  def close(self) -> None:
-    """Ends the workers."""
-    self._batches.close()
 
 
 def crop_groups(
@@ -247,7 +204,7 @@ def train_batches(
   mesh: jax.sharding.Mesh,
   first: int,
   bad_images: BadImages,
-) -> Iterator[dict[str, Any]]:
+) -> workers.Batches:
   """Endless batches of multi-crops, on the devices.
 
   Each is {"crops": uint8 BxVxHxWx3 for each resolution, "stand_ins": B, 1
@@ -261,7 +218,6 @@ def train_batches(
     bad_images: told of every unusable image met.
   """
   rows = mesh_lib.local_rows(mesh, config.batch_size)
-  numbers = _Numbers(first, config.batch_size, rows)
   to_crops = _MultiCrop(
     source,
     _order(source, config),
@@ -271,29 +227,47 @@ def train_batches(
     config.data.max_pixels,
     has_labels(config),
   )
-  batches = grain.MapDataset.source(numbers).map(to_crops).batch(len(rows))
-  threads = config.data.workers == 0
-  loader = batches.to_iter_dataset(
-    grain.ReadOptions(
-      num_threads=_THREADS if threads else 1, prefetch_buffer_size=4
-    )
+  batches = read_ahead.Batches(
+    to_crops,
+    _Numbers(first, config.batch_size, rows),
+    _STEPS,
+    reads=config.data.reads,
+    makers=1 if config.data.workers else _THREADS,
+    stride=max(1, config.data.workers),
   )
-  if not threads:
+  loader = _loader(batches, _STEPS)
+  if config.data.workers:
     # grain's workers read absl's flags, which a notebook never parses.
     if not flags.FLAGS.is_parsed():
       flags.FLAGS.mark_as_parsed()
     options = grain.MultiprocessingOptions(num_workers=config.data.workers)
-    begin = functools.partial(_begin_worker, shared_memory.owner())
+    begin = functools.partial(workers.begin, workers.owner())
     loader = loader.mp_prefetch(options, worker_init_fn=begin)
 
   def to_devices(batch):
     bad_images.record(batch.pop("bad"))
     return mesh_lib.to_global(mesh, batch)
 
-  ahead = grain.experimental.ThreadPrefetchIterDataset(
-    loader.map(to_devices), prefetch_buffer_size=2
+  ahead = iter(
+    grain.experimental.ThreadPrefetchIterDataset(
+      loader.map(to_devices), prefetch_buffer_size=2
+    )
   )
-  return _Batches(iter(ahead))
+
+  def close():
+    ahead.close()
+    batches.close()
+
+  return workers.Batches(ahead, config.data.workers, close)
+
+
+def _loader(batches, steps):
+  """The steps in order; one thread asks for them, a few ahead."""
+  return (
+    grain.MapDataset.range(steps)
+    .map(batches)
+    .to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4))
+  )
 
 
 def has_labels(config: ml_collections.ConfigDict) -> bool:
@@ -339,7 +313,14 @@ class _CleanView:
   preprocessing: Preprocessing
   max_pixels: int
 
-  def __call__(self, index: int) -> dict[str, Any]:
+  def read(self, index: int) -> sources.Example:
+    if index < 0:
+      return sources.Example(image=b"", label=sources.UNLABELLED, id="")
+    return retry.read(self.source, index)
+
+  def __call__(
+    self, index: int, read: Callable[[], sources.Example]
+  ) -> dict[str, Any]:
     side = self.preprocessing.size
     nothing = {
       "image": np.zeros((side, side, 3), np.uint8),
@@ -350,8 +331,7 @@ class _CleanView:
     if index < 0:
       return nothing
     try:
-      data = retry.read(self.source, index)["image"]
-      image = crops.decode(data, self.max_pixels)
+      image = crops.decode(read()["image"], self.max_pixels)
     except (OSError, errors.BadImage):
       return nothing
     return {
@@ -369,6 +349,7 @@ def clean_batches(
   mesh: jax.sharding.Mesh,
   batch_size: int,
   max_pixels: int,
+  reads: int = read_ahead.READS,
 ) -> Iterator[dict[str, jax.Array]]:
   """Batches of clean views: {"image": uint8 BxSxSx3, "index", "label", "mask"}.
 
@@ -382,19 +363,21 @@ def clean_batches(
     mesh: where the batches go.
     batch_size: of all devices together; raised to a multiple of their number.
     max_pixels: as for `crops.decode`.
+    reads: images that are read at once.
   """
   batch = -(-batch_size // mesh.size) * mesh.size
   padded = np.full(-(-len(indices) // batch) * batch, -1, np.int64)
   padded[: len(indices)] = indices
   view = _CleanView(source, preprocessing, max_pixels)
   rows = mesh_lib.local_rows(mesh, batch)
-  loader = (
-    grain.MapDataset.source(padded.reshape(-1, batch)[:, rows].ravel())
-    .map(view)
-    .batch(len(rows))
-    .to_iter_dataset(
-      grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=4)
-    )
+  indices_SxB = padded.reshape(-1, batch)[:, rows]
+  batches = read_ahead.Batches(
+    view,
+    lambda step: indices_SxB[step].tolist(),
+    len(indices_SxB),
+    reads=reads,
+    makers=_THREADS,
   )
-  for local in loader:
-    yield mesh_lib.to_global(mesh, local)
+  with contextlib.closing(batches):
+    for local in _loader(batches, len(indices_SxB)):
+      yield mesh_lib.to_global(mesh, local)

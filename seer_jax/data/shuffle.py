@@ -21,6 +21,9 @@ _STEP = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio.
 # many draws of the source with the least weight.
 _BLOCK, _FEWEST = 1000, 10
 _LONGEST_BLOCK = 10**9
+# Draws of a block that are counted through. In a longer one, which a weight
+# below a hundred-thousandth makes, a source's draws are in any order.
+_COUNTED = 10**6
 # Draws whose indices are computed at once.
 _AT_ONCE = 1024
 
@@ -88,7 +91,7 @@ class Order:
     seed: of everything.
 
   Of one source every image is drawn once an epoch, that is each `sizes[0]`
-  draws. Of several each has epochs of its own.
+  draws. Of several each has epochs of its own, one after the other in time.
   """
 
   sizes: tuple[int, ...]
@@ -108,15 +111,22 @@ class Order:
     ends = np.cumsum(counts)
     block = int(ends[-1])
     block_N, place_N = np.divmod(numbers_N, block)
-    place_N = permuted(place_N, block, f"mix {self.seed}", block_N)
-    part_N = np.searchsorted(ends, place_N, side="right")
+    if block <= _COUNTED:
+      part_N, inner_N = np.empty((2, len(numbers_N)), np.int64)
+      for each in np.unique(block_N).tolist():
+        mine_N = block_N == each
+        parts, inner = _counted(self.weights, self.seed, each)
+        part_N[mine_N] = parts[place_N[mine_N]]
+        inner_N[mine_N] = inner[place_N[mine_N]]
+    else:
+      place_N = permuted(place_N, block, f"mix {self.seed}", block_N)
+      part_N = np.searchsorted(ends, place_N, side="right")
+      inner_N = place_N - (ends - counts)[part_N]
     indices_N = np.empty_like(numbers_N)
     first = np.cumsum([0, *self.sizes])
     for part in np.unique(part_N).tolist():
-      count = counts[part]
       mine_N = part_N == part
-      inner_N = place_N[mine_N] - (ends[part] - count)
-      drawn_N = block_N[mine_N] * count + inner_N
+      drawn_N = block_N[mine_N] * counts[part] + inner_N[mine_N]
       indices_N[mine_N] = first[part] + self._within(part, drawn_N)
     return indices_N
 
@@ -135,6 +145,24 @@ class Order:
 @functools.lru_cache(maxsize=8)
 def _block(order: Order, block: int) -> np.ndarray:
   return order.at(np.arange(block * _AT_ONCE, (block + 1) * _AT_ONCE))
+
+
+@functools.lru_cache(maxsize=4)
+def _counted(
+  weights: tuple[float, ...], seed: int, block: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Of each draw of a block: its source, and how many of that came before it.
+
+  So a source's draws are counted in the order of time, and its epochs end
+  where they should also within a block.
+  """
+  counts = draws_of_each(weights)
+  places = permuted(np.arange(sum(counts)), sum(counts), f"mix {seed}", block)
+  part_N = np.searchsorted(np.cumsum(counts), places, side="right")
+  by_part_N = np.argsort(part_N, kind="stable")
+  inner_N = np.empty_like(part_N)
+  inner_N[by_part_N] = np.concatenate([np.arange(n) for n in counts])
+  return part_N, inner_N
 
 
 @functools.lru_cache(maxsize=8)

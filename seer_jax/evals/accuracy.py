@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seer_jax.data import pipeline
+from seer_jax.data.storage import read_ahead
 from seer_jax.evals import features
 from seer_jax.runtime import errors
 from seer_jax.runtime import mesh as mesh_lib
@@ -29,6 +30,7 @@ class Accuracy:
     *,
     batch_size: int,
     max_pixels: int,
+    reads: int = read_ahead.READS,
     dtype: Any = np.float32,
     between: Callable[[], None] = lambda: None,
   ):
@@ -36,6 +38,7 @@ class Accuracy:
     self._encoder, self._mesh = encoder, mesh
     self._query, self._choice = query, choice
     self._batch_size, self._max_pixels = batch_size, max_pixels
+    self._reads = reads
     self._between = between
     self._names: Sequence[str] = getattr(encoder, "names", ("",))
 
@@ -81,6 +84,7 @@ class Accuracy:
       self._mesh,
       self._batch_size,
       self._max_pixels,
+      self._reads,
     )
     for batch in batches:
       self._between()

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from seer_jax.data import pipeline, preprocessing, sources
+from seer_jax.data.storage import read_ahead
 from seer_jax.models import heads
 from seer_jax.runtime import errors
 from seer_jax.runtime import mesh as mesh_lib
@@ -114,6 +115,7 @@ class Extractor:
     taps: Sequence[str] = ("avgpool",),
     batch_size: int = 64,
     max_pixels: int = preprocessing.MAX_PIXELS,
+    reads: int = read_ahead.READS,
     dtype: Any = np.float32,
     between: Callable[[], None] = lambda: None,
     store: Store | None = None,
@@ -128,6 +130,7 @@ class Extractor:
         meant where no tap is named.
       batch_size: images at once, over all devices.
       max_pixels: as for `crops.decode`.
+      reads: images that are read at once.
       dtype: what the network computes in.
       between: called before each batch; what it raises ends the pass.
       store: keeps features between processes; see `feature_store.py`.
@@ -135,6 +138,7 @@ class Extractor:
     """
     self._preprocessing, self.mesh = encoder.preprocessing, mesh
     self._batch_size, self._max_pixels = batch_size, max_pixels
+    self._reads = reads
     self.between, self._store, self._strict = between, store, strict
     self.taps = tuple(taps)
     self._about = (
@@ -211,6 +215,7 @@ class Extractor:
       self.mesh,
       self._batch_size,
       self._max_pixels,
+      self._reads,
     )
     seen = 0
     for batch in batches:

@@ -182,6 +182,7 @@ class Evaluation:
     self._options = {
       "batch_size": config.eval.batch_size,
       "max_pixels": config.data.max_pixels,
+      "reads": config.data.reads,
       "dtype": dtype,
       "between": between,
     }

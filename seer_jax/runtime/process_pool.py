@@ -9,6 +9,8 @@ from typing import Any
 from seer_jax.runtime import errors, preemption
 
 _asked: Any = threading.Event()  # In the processes of a pool, their parent's.
+# What `tick` calls: here the progress itself, in other processes a counter.
+_ticked: Callable[[], None] | None = None
 
 
 def stop() -> None:
@@ -31,8 +33,17 @@ def stop_if_asked() -> None:
     raise errors.Stopped("stopped; the same command goes on")
 
 
+def tick() -> None:
+  """For the work to call at each piece that is done, such as an image."""
+  if _ticked is not None:
+    _ticked()
+
+
 def each(
-  work: Callable[[int], Any], numbers: Iterable[int], workers: int
+  work: Callable[[int], Any],
+  numbers: Iterable[int],
+  workers: int,
+  progress: Callable[[int], Any] = lambda pieces: None,
 ) -> Iterator[Any]:
   """The results for all numbers, in the order in which they are ready.
 
@@ -40,20 +51,21 @@ def each(
     work: can be pickled; told again and again to every process.
     numbers: what to call it with.
     workers: how many processes; 1 is this one.
+    progress: told, some times a second, for how many more pieces `tick` was
+      called.
 
   Raises:
     Stopped: see `stop`.
     Lost: a process was killed.
   """
   if workers == 1:
-    for number in numbers:
-      yield work(number)
+    yield from _here(work, numbers, progress)
     return
   context = multiprocessing.get_context("spawn")
-  event = context.Event()
+  event, pieces, told = context.Event(), context.Value("q", 0), 0
   waiting = iter(numbers)
   with concurrent.futures.ProcessPoolExecutor(
-    workers, context, initializer=_begin, initargs=(event, work)
+    workers, context, initializer=_begin, initargs=(event, pieces, work)
   ) as pool:
     under_way = set()
     try:
@@ -70,6 +82,9 @@ def each(
           under_way, 0.2, concurrent.futures.FIRST_COMPLETED
         )
         stop_if_asked()
+        now = pieces.value
+        progress(now - told)
+        told = now
         for future in ended:
           yield future.result()
     except concurrent.futures.process.BrokenProcessPool as error:
@@ -82,11 +97,27 @@ def each(
       pool.shutdown(cancel_futures=True)
 
 
-def _begin(event, work):
-  global _asked, _its_work
+def _here(work, numbers, progress):
+  """Without any process besides this one."""
+  global _ticked
+  before, _ticked = _ticked, lambda: progress(1)
+  try:
+    for number in numbers:
+      yield work(number)
+  finally:
+    _ticked = before
+
+
+def _begin(event, pieces, work):
+  global _asked, _its_work, _ticked
   preemption.leave_to_the_parent()
   preemption.end_with_the_parent()
-  _asked, _its_work = event, work
+
+  def ticked():
+    with pieces.get_lock():
+      pieces.value += 1
+
+  _asked, _its_work, _ticked = event, work, ticked
 
 
 def _work(number):

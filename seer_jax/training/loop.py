@@ -254,7 +254,10 @@ class Loop:
   def _advance(self, batches):
     """One step; then the metrics of one before, if they are to be logged."""
     first_ever = self._window is None
-    self._dog.at(f"waiting for the images of step {self._step}", first_ever)
+    self._dog.at(
+      f"waiting for the images of step {self._step}{batches.awaited}",
+      first_ever,
+    )
     began = time.perf_counter()
     batch = next(batches)
     waited = time.perf_counter() - began

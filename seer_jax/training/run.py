@@ -15,7 +15,7 @@ import ml_collections
 import seer_jax
 from seer_jax import tasks
 from seer_jax.config import auto, keys, resolved, validate
-from seer_jax.data import pipeline, shared_memory, sources
+from seer_jax.data import pipeline, sources, workers
 from seer_jax.evals import suite
 from seer_jax.models import encoder
 from seer_jax.runtime import distributed, errors, host, preemption, run_lock
@@ -87,7 +87,7 @@ def run(
       resolved.claim(workdir, config, write=distributed.is_lead())
       if distributed.is_lead():
         record.add_start(workdir, source, images, choices)
-    shared_memory.remove_orphans()
+    workers.remove_orphans()
     closing.enter_context(jax.set_mesh(mesh))
     task = create_task(config)
     loop.Loop(

@@ -119,8 +119,8 @@ def test_processes_draw_disjoint_images_that_are_all(processes):
     numbers = [pipeline._Numbers(first, batch, mine) for mine in rows]
     steps = images // batch
     drawn = [
-      {draws[each[i]] for i in range(steps * len(mine))}
-      for each, mine in zip(numbers, rows, strict=True)
+      {draws[number] for step in range(steps) for number in each(step)}
+      for each in numbers
     ]
     assert sum(map(len, drawn)) == images
     assert set.union(*drawn) == set(range(images))

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -98,6 +99,66 @@ def test_stopped_at_any_shard_it_goes_on_to_the_same(
         assert ours.read_bytes() == whole.read_bytes()
 
 
+@pytest.mark.parametrize(
+  ("images", "shard"),
+  [
+    (20, 64),
+    (334, 64),
+    (4096, 64),
+    (50_000, 782),
+    (10**6, 4096),
+    (10**9, 4096),
+  ],
+)
+def test_small_collections_have_shards_for_all_cores(images, shard):
+  assert pack.shard_of(images) == shard
+
+
+def test_a_pack_that_was_begun_keeps_its_shards(photos, tmp_path, capsys):
+  out = tmp_path / "out"
+  assert run(photos, out, "--shard=7") == 0
+  (out / "images.json").unlink()
+  for shard in range(3):
+    (out / f"parts/{shard:06d}.json").write_text("")
+  assert pack._begun(out) == 7
+  assert pack._begun(tmp_path / "nowhere") is None
+
+
+def test_the_end_of_a_pack_holds_one_shard_in_memory(tmp_path):
+  """A billion images have 36 bytes each beside the shards."""
+  each, shards = 2048, 24
+  source = sources.Synthetic()
+  packer = pack.Packer(source, tmp_path, each, 0, 1 << 20)
+  packer.__class__ = type("Many", (pack.Packer,), {"__len__": lambda _: shards})
+  (tmp_path / "parts").mkdir()
+  for shard in range(shards):
+    report = {
+      "ids": [f"{shard}/{i}" for i in range(each)],
+      "labels": [shard] * each,
+      "originals": [f"{shard:02x}" * 32] * each,
+      "bad": [],
+      "excluded": 0,
+      "bytes": 1,
+      "shard_bytes": 1,
+    }
+    packer.report_of(shard).write_text(json.dumps(report))
+  tracemalloc.start()
+  try:
+    assert f"{each * shards} images" in pack._finish(tmp_path, packer, source)
+    _, most = tracemalloc.get_traced_memory()
+  finally:
+    tracemalloc.stop()
+  originals = np.load(tmp_path / "originals.npy")
+  assert originals.shape == (each * shards, 32)
+  assert originals[:, 0].tolist() == [
+    n for n in range(shards) for _ in range(each)
+  ]
+  assert np.load(tmp_path / "labels.npy").dtype == np.int32
+  assert not list(tmp_path.glob("*.part"))
+  # A report and its text; all 24 together would be 1.8 MB and more.
+  assert most < 1.5e6
+
+
 def test_a_signal_stops_it_to_go_on(photos, tmp_path):
   for number in range(400):
     (photos / f"{number}.jpg").write_bytes(encode(".jpg", scene(400, 600)))
@@ -181,7 +242,7 @@ def test_mistakes_are_told_in_one_line(photos, tmp_path, capsys):
   (tmp_path / "file").write_text("")
   assert "cannot write" in told(capsys, photos, tmp_path / "file")
   run(photos, out)
-  assert "shard was 4096, is 5" in told(capsys, photos, out, "--shard=5")
+  assert "shard was 64, is 5" in told(capsys, photos, out, "--shard=5")
   (photos / "new.jpg").write_bytes(encode(".jpg", scene(30, 40)))
   assert "its images" in told(capsys, photos, out)
 

@@ -5,8 +5,8 @@ import errno
 import pytest
 from photos import plant, tiny
 
-from seer_jax.data import retry
 from seer_jax.data.sources import folder
+from seer_jax.data.storage import retry
 from seer_jax.runtime import errors
 from seer_jax.training import run
 

@@ -66,6 +66,35 @@ def test_a_mixture_keeps_to_its_weights_and_to_epochs_of_each():
   assert counts.tolist() == [10] * 600
 
 
+@pytest.mark.parametrize(
+  ("sizes", "weights"),
+  [
+    ((20, 1000), (1000.0, 1.0)),
+    ((7, 600), (1.0, 5000.0)),
+    ((5, 3, 11), (1.0, 2.0, 3.0)),
+    ((300, 40), (2.0, 1.0)),
+  ],
+)
+def test_each_source_of_a_mixture_has_epochs_in_the_order_of_time(
+  sizes, weights
+):
+  order = shuffle.Order(sizes, weights, 0)
+  drawn = order.at(np.arange(123, 40_123))
+  # A start in the middle changes nothing.
+  np.testing.assert_array_equal(drawn[5000:], order.at(np.arange(5123, 40_123)))
+  first = np.cumsum([0, *sizes])
+  whole = order.at(np.arange(40_123))
+  for part, size in enumerate(sizes):
+    mine = whole[(whole >= first[part]) & (whole < first[part + 1])]
+    epochs = mine[: len(mine) // size * size].reshape(-1, size)
+    assert all(len(set(epoch.tolist())) == size for epoch in epochs)
+  # Two epochs of the smallest are not in one order.
+  small = int(np.argmin(sizes))
+  mine = whole[(whole >= first[small]) & (whole < first[small + 1])]
+  epochs = mine[: 2 * sizes[small]].reshape(2, -1)
+  assert epochs[0].tolist() != epochs[1].tolist()
+
+
 def test_weights_that_do_not_divide_are_kept_to_a_draw():
   mixed = shuffle.Order((10, 10, 10), (1.0, 1.0, 1.0), 0)
   parts = mixed.at(np.arange(1000)) // 10

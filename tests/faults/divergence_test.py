@@ -51,8 +51,8 @@ def poisoned(monkeypatch):
   numbers = set()
   crop = pipeline._MultiCrop.__call__
 
-  def poison(self, number):
-    found = crop(self, number)
+  def poison(self, number, read):
+    found = crop(self, number, read)
     if number in numbers:
       views = tuple(np.broadcast_to(POISON, x.shape) for x in found["crops"])
       found = found | {"crops": views}

@@ -1,6 +1,7 @@
 """Runs in which nothing moves, or that lose what they stand on."""
 
 import os
+import pathlib
 import re
 import signal
 import sys
@@ -14,8 +15,8 @@ import campaign
 # Stops in the middle of training: a batch that never comes.
 STUCK = """
 import time
-from seer_jax.data import pipeline
-batches = pipeline._Batches.__next__
+from seer_jax.data import workers
+batches = workers.Batches.__next__
 count = 0
 def stuck(self):
   global count
@@ -23,7 +24,7 @@ def stuck(self):
   if count > 5:
     time.sleep(1000)
   return batches(self)
-pipeline._Batches.__next__ = stuck
+workers.Batches.__next__ = stuck
 """
 
 
@@ -37,7 +38,11 @@ def test_a_run_that_is_stuck_leaves_its_stacks_and_ends(tmp_path):
   )
   code, _, err = runs.finish(process)
   assert code == 70, err
-  assert "stuck for 8 s (waiting for the images of step 5)" in err
+  assert re.search(
+    r"stuck for 8 s \(waiting for the images of step 5 from data worker 0,"
+    r" process \d+\)",
+    err,
+  )
   assert f"the stacks of all threads are in {tmp_path / 'stuck.txt'}" in err
   stacks = (tmp_path / "stuck.txt").read_text()
   assert "in stuck" in stacks
@@ -46,7 +51,10 @@ def test_a_run_that_is_stuck_leaves_its_stacks_and_ends(tmp_path):
   assert "most recent call first" in err
 
 
-def test_a_killed_worker_is_named_and_the_run_goes_on_exactly(tiny, tmp_path):
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_killed_workers_are_named_and_the_run_goes_on_exactly(
+  tiny, tmp_path, count
+):
   options = (*runs.TINY, "--config.data.workers=2")
   workdir, gate = tmp_path / "run", runs.Gate(tmp_path / "gate", 20)
   process = runs.start(*options, f"--workdir={workdir}", code=gate.code)
@@ -55,18 +63,60 @@ def test_a_killed_worker_is_named_and_the_run_goes_on_exactly(tiny, tmp_path):
     child for child in campaign.children(process.pid) if is_worker(child)
   ]
   assert len(workers) == 2
-  os.kill(int(workers[0]), signal.SIGKILL)
+  for worker in workers[:count]:
+    os.kill(int(worker), signal.SIGKILL)
   gate.open()
   code, _, err = runs.finish(process)
   assert code == 70, err
-  named = rf"data worker \(.*process {workers[0]}\) was ended by SIGKILL"
-  assert re.search(named, err), err
+  for worker in workers[:count]:
+    named = rf"data worker \d \(process {worker}\) was ended by SIGKILL"
+    assert re.search(named, err), err
   assert "Traceback" not in err
   code, _, err = runs.run(*options, f"--workdir={workdir}")
   assert code == 0, err
   assert "resumed at step" in err
   # Workers change nothing of what is learned.
   runs.assert_same_run(tiny, workdir)
+
+
+def test_a_worker_that_is_stuck_is_named(tmp_path):
+  """Among others that are not: it is the one whose batch is waited for."""
+  gate = runs.Gate(tmp_path / "gate", 20)
+  process = runs.start(
+    *runs.TINY,
+    f"--workdir={tmp_path / 'run'}",
+    "--config.watchdog=8",
+    "--config.data.workers=2",
+    code=gate.code,
+  )
+  gate.wait(process)
+  workers = {
+    pathlib.Path(f"/proc/{child}/comm").read_text().strip(): child
+    for child in campaign.children(process.pid)
+    if is_worker(child)
+  }
+  assert sorted(workers) == ["data worker 0", "data worker 1"]
+  stuck = int(workers["data worker 1"])
+  os.kill(stuck, signal.SIGSTOP)
+  gate.open()
+  code, _, err = runs.finish(process)
+  assert code == 70, err
+  assert f"from data worker 1, process {stuck})" in err
+
+
+def test_a_run_with_workers_ends_without_a_word_of_shared_memory(tmp_path):
+  """As users start it: Python's resource tracker speaks last."""
+  process = runs.start(
+    *runs.TINY,
+    f"--workdir={tmp_path}",
+    "--config.steps=20",
+    "--config.data.workers=2",
+    fresh=True,
+  )
+  code, _, err = runs.finish(process)
+  assert code == 0, err
+  assert "leaked" not in err
+  assert "resource_tracker" not in err
 
 
 # Evaluations after the first that do not end by themselves.

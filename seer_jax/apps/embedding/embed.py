@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from seer_jax.apps.embedding import perceptual_hash
-from seer_jax.data import crops, preprocessing, retry, sources
+from seer_jax.data import crops, preprocessing, sources
 from seer_jax.data.sources import base
+from seer_jax.data.storage import retry
 from seer_jax.evals import feature_store, features
 from seer_jax.models import heads
 from seer_jax.runtime import errors, host

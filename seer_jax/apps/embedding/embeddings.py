@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from seer_jax.apps.embedding import embed_folder, shards
-from seer_jax.data import retry, sources
+from seer_jax.data import sources
+from seer_jax.data.storage import retry
 from seer_jax.runtime import errors, host
 
 # Larger ones are mapped from a file.

@@ -146,6 +146,7 @@ def _look(network, variables, images, mesh, config):
     mesh,
     min(config.eval.batch_size, _BATCH),
     config.data.max_pixels,
+    config.data.reads,
   )
   parts, until = [], time.monotonic() + _PATIENCE
   for batch in batches:

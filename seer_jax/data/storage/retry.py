@@ -7,9 +7,9 @@ wrong with any image, and the run waits.
 import errno
 import logging
 import time
-from typing import Any
+from typing import Protocol
 
-from seer_jax.data import sources
+from seer_jax.data.storage.example import Example
 from seer_jax.runtime import errors
 
 _log = logging.getLogger(__name__)
@@ -41,7 +41,17 @@ _PAUSE = 0.1, 10.0  # Between attempts, doubled from the first to the second.
 _OTHERS = 3
 
 
-def read(source: sources.Source, i: int) -> dict[str, Any]:
+class Readable(Protocol):
+  """A source, as far as it is read from."""
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, i: int) -> Example: ...
+
+  def id_of(self, i: int) -> str: ...
+
+
+def read(source: Readable, i: int) -> Example:
   """What a source holds of an image, waiting while its file system is away.
 
   It is away if what fails could come of that, and other images fail as well.

@@ -13,7 +13,7 @@ from multiprocessing import shared_memory as segments
 import pytest
 import runs
 
-from seer_jax.data import shared_memory
+from seer_jax.data import workers
 
 pytestmark = pytest.mark.skipif(
   not pathlib.Path("/dev/shm").is_dir(), reason="/dev/shm is Linux's"
@@ -26,7 +26,7 @@ GROUP = "import os\nos.setpgid(0, 0)\n"
 @pytest.fixture
 def segment(tmp_path, monkeypatch):
   """Makes a file like that of a segment, where runs beside it see none."""
-  monkeypatch.setattr(shared_memory, "_FOLDER", tmp_path)
+  monkeypatch.setattr(workers, "_FOLDER", tmp_path)
 
   def make(owner):
     path = tmp_path / f"seer_jax-{owner}-{secrets.token_hex(8)}"
@@ -38,14 +38,14 @@ def segment(tmp_path, monkeypatch):
 
 def ended_process():
   """What was the owner of a process that has ended."""
-  code = "from seer_jax.data import shared_memory as s; print(s.owner())"
+  code = "from seer_jax.data import workers as s; print(s.owner())"
   run = subprocess.run([sys.executable, "-c", code], capture_output=True)
   return run.stdout.decode().strip()
 
 
 def test_those_of_processes_that_are_gone_are_removed(segment, caplog):
   caplog.set_level("INFO")
-  mine = shared_memory.owner()
+  mine = workers.owner()
   machine, process, start = mine.split("-")
   kept = [
     segment(mine),
@@ -56,7 +56,7 @@ def test_those_of_processes_that_are_gone_are_removed(segment, caplog):
     segment(ended_process()),
     segment(f"{machine}-{process}-{int(start) + 1}"),  # A number used again.
   ]
-  assert shared_memory.remove_orphans() == len(gone)
+  assert workers.remove_orphans() == len(gone)
   assert [path.exists() for path in kept] == [True] * 3
   assert [path.exists() for path in gone] == [False] * 2
   assert "shared memory" in caplog.text
@@ -64,7 +64,7 @@ def test_those_of_processes_that_are_gone_are_removed(segment, caplog):
 
 def test_segments_of_a_worker_bear_the_name_of_its_run(monkeypatch):
   monkeypatch.setattr(segments, "SharedMemory", segments.SharedMemory)
-  shared_memory.name_segments_after("1-2-3")
+  workers.name_segments_after("1-2-3")
   made = segments.SharedMemory(create=True, size=10)
   try:
     assert made.name.startswith("seer_jax-1-2-3-")

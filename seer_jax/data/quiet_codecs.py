@@ -1,0 +1,129 @@
+"""Keeps OpenCV's codecs from writing to standard error.
+
+libjpeg and libpng print what they find wrong with an image, without its name,
+past every setting of OpenCV. What cannot be decoded is told by name as a bad
+image, so their lines are noise: thousands an hour on uncurated images, in the
+middle of the progress bar.
+"""
+
+import contextlib
+import ctypes
+import glob
+import mmap
+import os
+import struct
+import sys
+
+_RELOCATIONS = b".rela.dyn"
+# `*slot = address of a symbol`, by the machine's number in ELF.
+_GLOBAL = {62: 6, 183: 1025}  # x86-64: R_X86_64_GLOB_DAT; AArch64's.
+_kept = []  # The stream, and what points at it, for as long as the process.
+
+
+def silence(module: str) -> bool:
+  """Lets a module's C code write its standard error to /dev/null.
+
+  That of its own libraries alone, whose references to `stderr` are bent.
+  Everything else of the process (Python, JAX, a crash) writes where it did.
+
+  Args:
+    module: its `__file__`; libraries of its wheel lie in a folder beside.
+
+  Returns:
+    Whether it could be done: on Linux, x86-64 or AArch64, with glibc.
+  """
+  folder = os.path.dirname(module)
+  wheel = glob.glob(
+    f"{glob.escape(os.path.dirname(folder))}/opencv_python*.libs"
+  )
+  done = False
+  with contextlib.suppress(OSError, ValueError, KeyError, AttributeError):
+    pages = list(_pages())
+    bases = {}
+    for begin, *_, path in pages:
+      if os.path.dirname(path) in (folder, *wheel) and ".so" in path:
+        bases.setdefault(path, begin)  # The first page is the file's first.
+    for path, base in bases.items():
+      for offset in _slots(path):
+        _write(base + offset, ctypes.addressof(_null_stream()), pages)
+        done = True
+  return done
+
+
+def _pages():
+  """(begin, end, whether it may be written to, file) of the mapped memory."""
+  with open("/proc/self/maps") as maps:
+    for line in maps:
+      span, allowed, _, _, _, *path = line.split(maxsplit=5)
+      begin, end = (int(each, 16) for each in span.split("-"))
+      yield begin, end, "w" in allowed, path[0].strip() if path else ""
+
+
+def _null_stream():
+  """A C variable, as `stderr` is one, of a stream to /dev/null."""
+  if _kept:
+    return _kept[0]
+  fopen = ctypes.CDLL(None).fopen
+  fopen.restype = ctypes.c_void_p
+  stream = ctypes.c_void_p(fopen(b"/dev/null", b"w"))
+  if not stream.value:
+    raise OSError("no /dev/null")
+  _kept.append(stream)
+  return stream
+
+
+def _slots(library):
+  """Offsets of the pointers to `stderr` that the loader fills in."""
+  with (
+    open(library, "rb") as file,
+    mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as elf,
+  ):
+    if elf[:6] != b"\x7fELF\x02\x01" or sys.byteorder != "little":
+      return []
+    kind = _GLOBAL[struct.unpack_from("<H", elf, 18)[0]]
+    sections = _sections(elf)
+    symbols, names = sections[b".dynsym"], sections[b".dynstr"]
+    found = []
+    start, size = sections[_RELOCATIONS]
+    for place in range(start, start + size, 24):
+      offset, info, _ = struct.unpack_from("<QQq", elf, place)
+      if info & 0xFFFFFFFF != kind:
+        continue
+      (name,) = struct.unpack_from("<I", elf, symbols[0] + (info >> 32) * 24)
+      name += names[0]
+      if elf[name : elf.find(b"\0", name)] == b"stderr":
+        found.append(offset)
+    return found
+
+
+def _sections(elf):
+  """(start, size) of each section by its name."""
+  (table,) = struct.unpack_from("<Q", elf, 40)
+  size, count, of_names = struct.unpack_from("<HHH", elf, 58)
+
+  def header(number):
+    return struct.unpack_from("<IIQQQQ", elf, table + number * size)
+
+  names = header(of_names)[4]
+  found = {}
+  for number in range(count):
+    name, _, _, _, start, length = header(number)
+    name += names
+    found[elf[name : elf.find(b"\0", name)]] = start, length
+  return found
+
+
+def _write(slot, value, pages):
+  """As a rule into a page that the loader has made read-only."""
+  page = mmap.PAGESIZE
+  begin = slot // page * page
+  free = any(
+    start <= slot < end and writable for start, end, writable, _ in pages
+  )
+  protect = ctypes.CDLL(None, use_errno=True).mprotect
+  protect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+  if not free and protect(begin, page, mmap.PROT_READ | mmap.PROT_WRITE):
+    raise OSError(ctypes.get_errno(), "mprotect")
+  ctypes.c_void_p.from_address(slot).value = value
+  if not free:
+    protect(begin, page, mmap.PROT_READ)
