@@ -44,6 +44,7 @@ def get_config(chip=""):
   config.optim.name = "larc"
   config.optim.lr = 0.3  # Of 256 images: a peak of 9.6.
   config.optim.warmup_fraction = 8_000 / 122_070
+  # VISSL starts at the rate of one node's images: of 8 GPUs with 16 each.
   config.optim.warmup_start = 0.15 / 9.6
   config.optim.end = 0.001
   config.optim.weight_decay = 1e-5

@@ -18,6 +18,6 @@ def get_config(chip=""):
   config.model.head.hidden = (4096, 4096)
   config.model.head.batch_norm = True
   config.optim.warmup_fraction = 8_000 / 244_000
-  config.optim.warmup_start = 0.15 / 4.8
+  config.optim.warmup_start = 0.3 / 4.8  # Of 8 GPUs with 32 images each.
   hardware.apply(config, chip, parameters=178.5e6)
   return config

@@ -41,6 +41,7 @@ def get_config(chip=""):
   config.swav.freeze_steps = 313
   config.swav.queue_length = 0
   config.optim.lr = 0.3  # Of 256 images: a peak of 4.8.
+  config.optim.warmup_start = 0.6 / 4.8  # That of the 512 images of a node.
   config.eval.every = 12_500
   hardware.apply(config, chip, parameters=24e6)
   return config

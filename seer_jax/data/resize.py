@@ -13,6 +13,9 @@ from PIL import Image
 # PIL rounds weights to so many bits before it sums bytes: a 32-bit integer less
 # the byte's eight and two for overshoot.
 _WEIGHT_BITS = 32 - 8 - 2
+# Axes that shrink by as much are averaged in blocks first, and by half as much
+# in images of so many pixels; at least a quarter is left to the triangle.
+_POOLED_FROM, _LARGE = 8, 2**21
 # An image so many times longer than wide is cut before it is resized.
 _LONG = 4
 
@@ -43,8 +46,9 @@ def shrink(
   Where an axis shrinks by s, PIL's filter is a triangle s pixels to each side.
   Here a small blur is followed by bilinear sampling: exactly that triangle for
   whole s, for others a mixture of the two next with the variance it has.
-  OpenCV's INTER_AREA, a box, takes two to three times as long. Enlarging is
-  plain bilinear, as in PIL.
+  OpenCV's INTER_AREA, a box, takes two to three times as long. Where much is
+  shrunk, blocks of pixels are averaged first: the blur costs more the wider it
+  is. Enlarging is plain bilinear, as in PIL.
 
   Args:
     image_HxWx3: uint8.
@@ -55,20 +59,29 @@ def shrink(
   first_y, first_x = math.floor(top), math.floor(left)
   last_y, last_x = math.ceil(top + height), math.ceil(left + width)
   part = image_HxWx3[first_y:last_y, first_x:last_x]
+  top, left = top - first_y, left - first_x
+  if (pooled := _pooled(part.shape, min(height / out_h, width / out_w))) > 1:
+    rows, columns = (size // pooled for size in part.shape[:2])
+    part = cv2.resize(
+      part[: rows * pooled, : columns * pooled],
+      (columns, rows),
+      interpolation=cv2.INTER_AREA,
+    )
+    top, left, height, width = (x / pooled for x in (top, left, height, width))
   scale_x, scale_y = width / out_w, height / out_h
   taps_x, taps_y = _taps(scale_x), _taps(scale_y)
   if len(taps_x) > 1 or len(taps_y) > 1:
     part = cv2.sepFilter2D(
       part, -1, taps_x, taps_y, borderType=cv2.BORDER_REPLICATE
     )
-  if part.shape[:2] == (height, width):
+  if part.shape[:2] == (height, width):  # Then it begins at its first pixel.
     cv2.resize(
       part, (out_w, out_h), dst=out_SxTx3, interpolation=cv2.INTER_LINEAR
     )
     return
   # Centres of pixels lie at halves.
-  offset_x = (scale_x - 1) / 2 + left - first_x
-  offset_y = (scale_y - 1) / 2 + top - first_y
+  offset_x = (scale_x - 1) / 2 + left
+  offset_y = (scale_y - 1) / 2 + top
   cv2.warpAffine(
     part,
     np.array([[scale_x, 0, offset_x], [0, scale_y, offset_y]]),
@@ -77,6 +90,12 @@ def shrink(
     flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
     borderMode=cv2.BORDER_REPLICATE,
   )
+
+
+def _pooled(shape, shrinks):
+  """The side of the blocks to average, a power of two; 1 for none."""
+  least = _POOLED_FROM / (2 if shape[0] * shape[1] >= _LARGE else 1)
+  return 2 ** max(0, math.floor(math.log2(max(shrinks, 1) * 2 / least)))
 
 
 def _taps(shrinks: float) -> np.ndarray:

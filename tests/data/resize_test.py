@@ -107,6 +107,27 @@ def test_stripes_that_cannot_be_shown_become_grey():
   assert np.abs(shrunk(image, 40)[:, 2:-2].astype(int) - 128).max() <= 2
 
 
+@pytest.mark.parametrize("shrinks", [7.9, 8, 9.3, 13, 20, 33.4])
+def test_shrinking_by_much_is_near_that_of_pil(shrinks):
+  """Averaged in blocks first, of 2 or 4 pixels a side."""
+  image = scene(round(40 * shrinks), round(30 * shrinks))
+  height, width = image.shape[:2]
+  out = np.empty((40, 30, 3), np.uint8)
+  for box in ((0, 0, height, width), (3.25, 1.5, height - 5, width - 4)):
+    resize_lib.shrink(image, box, out)
+    top, left, tall, wide = box
+    wanted = Image.fromarray(image).resize(
+      (30, 40),
+      Image.Resampling.BILINEAR,
+      box=(left, top, left + wide, top + tall),
+    )
+    apart = np.abs(out.astype(float) - np.asarray(wanted))
+    assert apart.mean() < 1
+    assert apart.max() < 12
+    # No brighter or darker.
+    assert abs(out.mean() - np.asarray(wanted).mean()) < 0.4
+
+
 def test_one_axis_may_shrink_while_the_other_grows():
   image = scene(30, 200)
   pil = Image.fromarray(image).resize((60, 60), Image.Resampling.BILINEAR)
