@@ -41,6 +41,11 @@ class ArrayRecords:
   """
 
   def __init__(self, path: str, labels: str = ""):
+    if files.is_url(path):
+      raise errors.UserError(
+        f"{path}: ArrayRecord shards are read from this machine's file systems"
+        " only; copy them, or mount the bucket. Tar shards are read from URLs"
+      )
     self._paths = files.matching(path, ENDING)
     folder = os.path.dirname(self._paths[0])
     about = _about(folder)
@@ -168,11 +173,6 @@ def _names(path):
 
 def _count(path):
   """Records of a shard; a damaged one is told by its name."""
-  if files.is_url(path):
-    raise errors.UserError(
-      f"{path}: ArrayRecord shards are read from this machine's file systems"
-      " only; copy them, or mount the bucket"
-    )
   try:
     reader = _reader(path)
     if reader.ok():
