@@ -209,9 +209,9 @@ def _loss_scale(config, here) -> Iterator[Choice]:
   Ours is one over all images, and its gradients are smaller by that much.
   """
   del here
-  if config.precision == "fp16":
-    scale = 2.0 ** round(11 + math.log2(config.batch_size))
-    yield Choice("loss_scale.first", scale, "2^16 for 32 images of a batch")
+  scale = 2.0 ** round(11 + math.log2(config.batch_size))
+  reason = "2^16 for 32 images of a batch; of use in fp16"
+  yield Choice("loss_scale.first", scale, reason)
 
 
 def _length(config, here) -> Iterator[Choice]:

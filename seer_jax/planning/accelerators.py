@@ -1,8 +1,9 @@
 """Accelerators that need not be there: published figures, and their devices.
 
 A topology is written as `v100:64x8` (hosts x GPUs a host) or, for TPUs, as
-libtpu names slices: `v5p:8x8x8` chips. Of `devices` the compiler makes programs
-for that hardware on any machine with a CPU.
+libtpu names slices: `v5p:8x8x8` chips; `2xv5p:8x8x8` are two slices, which
+reach each other over the data centre's network. Of `devices` the compiler makes
+programs for that hardware on any machine with a CPU.
 
 Figures are the vendors': of dense arithmetic, of decimal bytes a second, and of
 one direction of a link. They are ceilings, which no program reaches.
@@ -78,6 +79,15 @@ class Chip:
   gpu: Nvidia | None = None
   most: int = 0
 
+  @property
+  def cache(self) -> int:
+    """Bytes that it can keep beside its arithmetic, at most.
+
+    Of GPUs the second-level cache, of TPUs v4's, which has most: 128 MiB of
+    CMEM and 32 of VMEM.
+    """
+    return self.gpu.cache if self.gpu else 160 << 20
+
 
 def _v100(memory, name):
   # NVIDIA V100 data sheet (SXM2): 15.7 and 125 TFLOP/s, 900 GB/s, NVLink 300
@@ -127,6 +137,22 @@ def _hopper(memory, bandwidth, name):
   )
 
 
+def _blackwell(memory, bandwidth, name):
+  # An eighth of NVIDIA's DGX B200 data sheet, halved where it counts sparsity:
+  # bf16 and fp16 2.25, TF32 1.125 PFLOP/s; NVLink 1800 GB/s both ways. Network:
+  # its eight 400 Gb/s ports for 8 GPUs, which is an assumption.
+  return Chip(
+    memory=memory,
+    bandwidth=bandwidth,
+    peak={"fp32": 1125e12, "bf16": 2250e12, "fp16": 2250e12},
+    precision="bf16",
+    link=900e9,
+    network=50e9,
+    per_host=8,
+    gpu=Nvidia(name, (10, 0), 148, 1.965, 128, 233472, 232448, 132644864),
+  )
+
+
 def _tpu(gib, bandwidth, rate, link, network, most):
   # Four chips a host: multi-host slices of every generation below have that.
   peak = dict.fromkeys(("fp32", "bf16", "fp16"), rate)
@@ -147,6 +173,7 @@ CHIPS: Mapping[str, Chip] = {
   "a100-80": _a100(85100068864, 2039e9, "NVIDIA A100-SXM4-80GB"),
   "h100": _hopper(84942979072, 3350e9, "NVIDIA H100 80GB HBM3"),
   "h200": _hopper(151397597184, 4800e9, "NVIDIA H200 141GB HBM3e"),
+  "b200": _blackwell(191514411008, 8000e9, "NVIDIA B200"),
   "v4": _tpu(30.75, 1200e9, 275e12, 300e9, 6.25e9, 4096),
   "v5e": _tpu(15.75, 819e9, 197e12, 200e9, 3.125e9, 256),
   "v5p": _tpu(95.73, 2765e9, 459e12, 600e9, 6.25e9, 6144),
@@ -159,6 +186,7 @@ _ALIASES = {
   "a100-40": "a100",
   "h100-80": "h100",
   "h200-141": "h200",
+  "b200-180": "b200",
   "v5litepod": "v5e",
   "trillium": "v6e",
 }
@@ -200,11 +228,13 @@ class Topology:
     kind: a name of `CHIPS`.
     shape: hosts and GPUs a host, or a TPU slice's sides.
     note: how a name was read that could be read otherwise; else empty.
+    slices: of a TPU, each of that shape.
   """
 
   kind: str
   shape: tuple[int, ...]
   note: str = ""
+  slices: int = 1
 
   @property
   def chip(self) -> Chip:
@@ -212,12 +242,13 @@ class Topology:
 
   @property
   def name(self) -> str:
-    return f"{self.kind}:{'x'.join(map(str, self.shape))}"
+    one = f"{self.kind}:{'x'.join(map(str, self.shape))}"
+    return one if self.slices == 1 else f"{self.slices}x{one}"
 
   @property
   def size(self) -> int:
     """Devices in all."""
-    return math.prod(self.shape)
+    return self.slices * math.prod(self.shape)
 
   @property
   def is_tpu(self) -> bool:
@@ -229,12 +260,21 @@ def parse(name: str) -> Topology:
 
   Args:
     name: such as "v100:64x8", "a100-80:4x8", "v5p:8x8x8", "v5e:16x16"; or one
-      of Cloud's accelerator types, such as "v5p-1024".
+      of Cloud's accelerator types, such as "v5p-1024"; of several slices their
+      number before it, "2xv5p:8x8x8".
 
   Raises:
     UserError: nothing known has this name.
   """
   name = name.strip().lower()
+  if match := re.fullmatch(r"(\d+)x([a-z].*)", name):
+    one, slices = parse(match[2]), int(match[1])
+    if not one.is_tpu or slices < 1:
+      raise errors.UserError(
+        f"--topology={name}: TPUs have slices, such as 2xv5p:8x8x8; hosts of"
+        " GPUs are told in front of the GPUs of one, such as h100:16x8"
+      )
+    return dataclasses.replace(one, slices=slices)
   if match := re.fullmatch(r"([a-z0-9-]+):(\d+(?:x\d+)*)", name):
     kind = _ALIASES.get(match[1], match[1])
     if kind in CHIPS:
@@ -312,11 +352,17 @@ def _tpu_devices(topology):
   os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
   # One device a chip: of two TensorCores, these work as one.
   cores = "megacore" if topology.kind in _TWO_CORES else "default"
+  more = {}
+  if topology.size == 1:
+    more["chips_per_host_bounds"] = (1, 1, 1)
+  if topology.slices > 1:
+    more["num_slices"] = topology.slices
+  one = dataclasses.replace(topology, slices=1)
   return topologies.get_topology_desc(
     platform="tpu",
-    topology_name=topology.name,
+    topology_name=one.name,
     chip_config_name=cores,
-    **({"chips_per_host_bounds": (1, 1, 1)} if topology.size == 1 else {}),
+    **more,
   ).devices
 
 

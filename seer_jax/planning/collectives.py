@@ -1,7 +1,7 @@
-"""What a program costs, read off it: operations and messages.
+"""What a program costs, read off it: operations, memory traffic and messages.
 
-Operations are counted from the shapes in its jaxpr, before any compiler; what
-devices say to each other, from the text of the compiled program.
+The first two are counted from the shapes in its jaxpr, before any compiler;
+what devices say to each other, from the text of the compiled program.
 """
 
 import dataclasses
@@ -25,11 +25,45 @@ def flops(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> int:
   cheapest counts: of `platform_dependent` paths the one for CPUs does redundant
   work, or is a call of `cpu_kernels`, whose work does not show.
   """
-  return _flops(jaxpr, None)
+  return _total(jaxpr, None, _flops_of)
 
 
-def _flops(jaxpr, wanted):
-  """Of what the `wanted` results depend on, one truth for each; None: all."""
+def traffic(
+  jaxpr: core.Jaxpr | core.ClosedJaxpr, devices: int, cache: int
+) -> int:
+  """Bytes that a device moves between memory and arithmetic, at least.
+
+  Of the arrays that matrix products and convolutions read and leave, each once
+  for each of them, those whose part on a device is larger than what it can keep
+  beside its arithmetic. Element-wise work costs nothing here, as if it all were
+  done on the way. Counted as often as `flops` counts.
+
+  Args:
+    jaxpr: of all devices.
+    devices: that share every array but those in a `shard_map`.
+    cache: bytes that a device can keep.
+  """
+
+  def moved(eqn, shared):
+    arrays = (var.aval for var in (*eqn.invars, *eqn.outvars))
+    sizes = (math.prod(x.shape) * x.dtype.itemsize for x in arrays)
+    return sum(
+      size for size in sizes if size > cache * (1 if shared else devices)
+    )
+
+  return _total(jaxpr, None, moved) // devices
+
+
+def _total(jaxpr, wanted, of, shared=False):
+  """What `of` counts for each matrix product and convolution.
+
+  Args:
+    jaxpr: of a program.
+    wanted: of which results something is wanted, one truth each; None: all.
+    of: an equation, and whether its arrays are those of one device, to a
+      number.
+    shared: whether this is what each device runs on its own part.
+  """
   jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
   results = jaxpr.outvars
   if wanted is not None:
@@ -39,38 +73,45 @@ def _flops(jaxpr, wanted):
     wanted = [id(v) in needed for v in eqn.outvars]
     if any(wanted) or eqn.effects:
       needed.update(map(id, eqn.invars))
-      total += _flops_of(eqn, wanted)
+      total += _of_equation(eqn, wanted, of, shared)
   return total
 
 
-def _flops_of(eqn, wanted):
+def _of_equation(eqn, wanted, of, shared):
   params = eqn.params
   match eqn.primitive.name:
-    case "dot_general":
-      (contracted, _), _ = params["dimension_numbers"]
-      shape = eqn.invars[0].aval.shape
-      return 2 * _size(eqn) * math.prod(shape[d] for d in contracted)
-    case "conv_general_dilated":
-      kernel = eqn.invars[1].aval.shape
-      _, inputs, *window = params["dimension_numbers"].rhs_spec
-      each = kernel[inputs] * math.prod(kernel[d] for d in window)
-      # A dilated input is mostly zeros, which nobody multiplies: the gradient
-      # of a strided convolution costs what the convolution does.
-      return 2 * _size(eqn) * each // math.prod(params["lhs_dilation"])
+    case "dot_general" | "conv_general_dilated":
+      return of(eqn, shared)
     case "scan":
       # What one turn does not want, the next may.
-      return params["length"] * flops(params["jaxpr"])
+      return params["length"] * _total(params["jaxpr"], None, of, shared)
     case "cond":
       paths = [each for each in params["branches"] if not _is_foreign(each)]
-      return min(_flops(each, wanted) for each in paths or params["branches"])
+      paths = paths or params["branches"]
+      return min(_total(each, wanted, of, shared) for each in paths)
     case "shard_map":
-      return _shards(params) * _flops(params["jaxpr"], wanted)
+      return _shards(params) * _total(params["jaxpr"], wanted, of, True)
     case _:
       total = 0
       for each in _jaxprs(params.values()):
         same = len(each.outvars) == len(wanted)  # As of a call's results.
-        total += _flops(each, wanted if same else None)
+        total += _total(each, wanted if same else None, of, shared)
       return total
+
+
+def _flops_of(eqn, shared):
+  del shared
+  params = eqn.params
+  if eqn.primitive.name == "dot_general":
+    (contracted, _), _ = params["dimension_numbers"]
+    shape = eqn.invars[0].aval.shape
+    return 2 * _size(eqn) * math.prod(shape[d] for d in contracted)
+  kernel = eqn.invars[1].aval.shape
+  _, inputs, *window = params["dimension_numbers"].rhs_spec
+  each = kernel[inputs] * math.prod(kernel[d] for d in window)
+  # A dilated input is mostly zeros, which nobody multiplies: the gradient of a
+  # strided convolution costs what the convolution does.
+  return 2 * _size(eqn) * each // math.prod(params["lhs_dilation"])
 
 
 def _is_foreign(jaxpr):

@@ -74,7 +74,8 @@ def plan(
   where = [d.process_index for d in mesh.devices.flat]
   hosts = len(set(where))
   if topology.is_tpu:
-    where = [0] * mesh.size  # The links of a slice know no hosts.
+    # The links of a slice know no hosts; slices know each other as hosts do.
+    where = [getattr(d, "slice_index", 0) or 0 for d in mesh.devices.flat]
   sent = None
   if program.hlo is not None:
     sent = collectives.collectives(program.hlo, where)
@@ -118,6 +119,8 @@ def plan(
     messages=None if sent is None else tuple(_by_kind(sent)),
     biggest=biggest,
     compute_seconds=executed / mesh.size / chip.peak[config.precision],
+    memory_seconds=collectives.traffic(program.jaxpr, mesh.size, chip.cache)
+    / chip.bandwidth,
     link_seconds=link,
     network_seconds=network,
     compile_seconds=program.seconds,

@@ -39,6 +39,7 @@ class Report:
     messages: collectives by kind; None where the compiler gave up.
     biggest: the largest collective.
     compute_seconds: at least, for a step.
+    memory_seconds: at least, for what passes between memory and arithmetic.
     link_seconds: at least, within hosts or a TPU slice.
     network_seconds: at least, between hosts.
     compile_seconds: what compiling took here.
@@ -60,6 +61,7 @@ class Report:
   messages: tuple[Messages, ...] | None
   biggest: collectives.Collective | None
   compute_seconds: float
+  memory_seconds: float
   link_seconds: float
   network_seconds: float
   compile_seconds: float
@@ -71,8 +73,13 @@ class Report:
 
   @property
   def step_seconds(self) -> float:
-    """No step takes less, were all messages hidden behind arithmetic."""
-    return max(self.compute_seconds, self.link_seconds, self.network_seconds)
+    """No step takes less, were each hidden behind the slowest of them."""
+    return max(
+      self.compute_seconds,
+      self.memory_seconds,
+      self.link_seconds,
+      self.network_seconds,
+    )
 
   @property
   def images_a_second(self) -> float:
@@ -130,6 +137,7 @@ def lines(report: Report) -> Iterator[str]:
   yield ""
   yield f"{'a step takes at least':38}{'seconds':>10}"
   yield f"  {'arithmetic, at peak rate':36}{report.compute_seconds:10.3f}"
+  yield f"  {'memory, at its peak rate':36}{report.memory_seconds:10.3f}"
   if report.messages is not None:
     yield f"  {'messages over links':36}{report.link_seconds:10.3f}"
     yield f"  {'messages between hosts':36}{report.network_seconds:10.3f}"

@@ -16,6 +16,7 @@ PUBLISHED = {
   "a100-80": (80, 312, 2039),
   "h100": (80, 989.4, 3350),
   "h200": (141, 989.4, 4800),
+  "b200": (180, 2250, 8000),
   "v4": (32, 275, 1200),
   "v5e": (16, 197, 819),
   "v5p": (95, 459, 2765),
@@ -55,6 +56,8 @@ def test_hardware_is_made_for_the_precision_that_recipes_choose(kind):
     ("v6e-8", "v6e:2x4", "8 chips"),
     ("v5p-1024", "v5p:8x8x8", "1024 TensorCores, 512 chips"),
     ("v4-8", "v4:2x2x1", "8 TensorCores, 4 chips"),
+    ("2xv5p:8x8x8", "2xv5p:8x8x8", ""),
+    ("4xv5e-256", "4xv5e:16x16", "256 chips"),
   ],
 )
 def test_other_names_are_understood_and_it_is_said_how(name, same, note):
@@ -77,6 +80,8 @@ def test_other_names_are_understood_and_it_is_said_how(name, same, note):
     ("v5p:8x8", "3 sides and at most 6144 chips"),
     ("v5p-7", "counts TensorCores, two a chip"),
     ("v5e-6", "such as v5e:4x4"),
+    ("2xv100:4x8", "TPUs have slices, such as 2xv5p:8x8x8"),
+    ("0xv5e:4x4", "TPUs have slices"),
   ],
 )
 def test_names_of_nothing_are_answered_with_those_of_something(name, says):
@@ -117,10 +122,12 @@ def test_gpus_that_are_not_there_have_devices(kind):
   reason="needs the compiler for TPUs: pip install -e '.[plan-tpu]'",
 )
 @pytest.mark.parametrize(
-  "name", ["v4:4x4x4", "v5e:1x1", "v5p:2x2x2", "v6e:4x4"]
+  "name", ["v4:4x4x4", "v5e:1x1", "v5p:2x2x2", "v6e:4x4", "2xv5e:4x4"]
 )
 def test_a_tpu_chip_is_one_device(name):
   topology = accelerators.parse(name)
   devices = accelerators.devices(topology)
   assert len(devices) == topology.size
   assert {each.platform for each in devices} == {"tpu"}
+  slices = {getattr(each, "slice_index", 0) or 0 for each in devices}
+  assert slices == set(range(topology.slices))
