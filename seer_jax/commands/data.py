@@ -12,7 +12,8 @@ from seer_jax.runtime import errors
 
 # Options that are keys of a source too.
 _KEYS = (
-  *("split", "name", "labels", "exclude", "only", "take", "skip", "balanced"),
+  *("split", "name", "labels", "column", "exclude", "only"),
+  *("take", "skip", "balanced"),
 )
 
 
@@ -24,6 +25,12 @@ def add_source(parser: argparse.ArgumentParser) -> None:
   add("--split", default="", help="as config.data.train.split")
   add("--name", default="", help="of the TFDS data set")
   add("--labels", metavar="FILE", default="", help="of a list: .npy of labels")
+  add(
+    "--column",
+    metavar="NAME",
+    default="",
+    help="of a list in Parquet or CSV: with the paths",
+  )
   add(
     "--exclude",
     metavar="FILE",

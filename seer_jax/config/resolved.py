@@ -12,6 +12,7 @@ from seer_jax.runtime import checksums, errors
 FREE_KEYS = frozenset(
   {
     "data.workers",
+    "data.reads",
     "data.max_bad",
     "checkpoint.every",
     "checkpoint.wait",

@@ -255,8 +255,8 @@ def train_batches(
   )
 
   def close():
+    batches.close()  # First: grain waits for what is under way.
     ahead.close()
-    batches.close()
 
   return workers.Batches(ahead, config.data.workers, close)
 

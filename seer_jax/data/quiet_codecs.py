@@ -45,8 +45,7 @@ def silence(module: str) -> bool:
         bases.setdefault(path, begin)  # The first page is the file's first.
     for path, base in bases.items():
       for offset in _slots(path):
-        _write(base + offset, ctypes.addressof(_null_stream()), pages)
-        done = True
+        done |= _bend(base + offset, pages)
   return done
 
 
@@ -113,13 +112,23 @@ def _sections(elf):
   return found
 
 
-def _write(slot, value, pages):
+def _bend(slot, pages):
+  """Lets a pointer to `stderr` point at the null stream; whether it does."""
+  writable = [free for start, end, free, _ in pages if start <= slot < end]
+  if not writable:
+    return False
+  pointer = ctypes.c_void_p.from_address(slot)
+  null = ctypes.addressof(_null_stream())
+  theirs = ctypes.c_void_p.in_dll(ctypes.CDLL(None), "stderr")
+  if pointer.value == ctypes.addressof(theirs):
+    _write(slot, null, writable[0])
+  return pointer.value == null
+
+
+def _write(slot, value, free):
   """As a rule into a page that the loader has made read-only."""
   page = mmap.PAGESIZE
   begin = slot // page * page
-  free = any(
-    start <= slot < end and writable for start, end, writable, _ in pages
-  )
   protect = ctypes.CDLL(None, use_errno=True).mprotect
   protect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
   if not free and protect(begin, page, mmap.PROT_READ | mmap.PROT_WRITE):

@@ -8,14 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from seer_jax.data.sources import array_record
-from seer_jax.data.storage import label_index
+from seer_jax.data.storage import label_index, line_index
 from seer_jax.runtime import errors
 
-_PATHS = (
-  *("path", "image", "file", "url"),
-  *("filename", "file_name", "image_path"),
-)
-_LABELS = ("label", "class")
+_PATHS, _LABELS = line_index.PATH_COLUMNS, ("label", "class")
 
 
 class Table:

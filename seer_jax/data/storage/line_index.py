@@ -21,9 +21,10 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # What a line begins with that is no entry of a list; and such lines by name.
 _NO_ENTRY = b"\r\n#"
 _REASONS = ("blank lines", "comments", "header")
-# First words of a first line that names columns.
-_HEADERS = frozenset(
-  (b"path", b"image", b"file", b"url", b"filename", b"file_name", b"image_path")
+# What a column of paths is called, in any case, and the first line of a text.
+PATH_COLUMNS = (
+  *("path", "image", "file", "url"),
+  *("filename", "file_name", "image_path"),
 )
 
 
@@ -163,7 +164,8 @@ def _first(path):
       start = len(_BYTE_ORDER_MARK)
     file.seek(start)
     line = file.readline(1024)
-  is_header = line.split(b"\t")[0].strip().lower() in _HEADERS
+  first = line.split(b"\t")[0].strip().lower()
+  is_header = first.decode("latin-1") in PATH_COLUMNS
   return (start + len(line), 1) if is_header else (start, 0)
 
 

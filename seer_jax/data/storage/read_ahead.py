@@ -63,13 +63,13 @@ class Batches:
     """
     self._sample, self._numbers_of, self._steps = sample, numbers_of, steps
     self._reads, self._makers, self._stride = reads, makers, stride
-    self._open()
-
-  def _open(self):
     self._readers = self._threads = None
     self._under_way: dict[int, list[concurrent.futures.Future]] = {}
+    self._closed = False
 
   def __call__(self, step: int) -> dict[str, Any]:
+    if self._closed:
+      raise concurrent.futures.CancelledError
     if self._readers is None:
       self._readers = _Threads(self._reads)
       self._threads = _Threads(self._makers) if self._makers > 1 else None
@@ -96,11 +96,11 @@ class Batches:
         ]
 
   def close(self) -> None:
-    """Ends the threads without waiting for any."""
+    """Ends the threads without waiting for any, and who waits for them."""
+    self._closed = True
     for threads in (self._threads, self._readers):
       if threads is not None:
         threads.close()
-    self._open()
 
   def __getstate__(self):
     return self.__dict__ | {
