@@ -126,7 +126,7 @@ def train(row: str, config: Any, workdir: pathlib.Path) -> dict[str, float]:
   from seer_jax.commands import process
   from seer_jax.data import pipeline
   from seer_jax.models import cpu_kernels
-  from seer_jax.planning import collectives
+  from seer_jax.planning import operations
   from seer_jax.runtime import mesh as mesh_lib
   from seer_jax.training import optim, run, step
 
@@ -148,7 +148,7 @@ def train(row: str, config: Any, workdir: pathlib.Path) -> dict[str, float]:
     tx, _ = optim.make(config.optim, config.steps, config.batch_size, task)
     programs = step.build(task, tx, config, mesh)
     batch = pipeline.abstract_batch(config, mesh)
-    flops = collectives.flops(
+    flops = operations.flops(
       programs.step.trace(programs.abstract, batch).jaxpr
     )
   return {

@@ -132,7 +132,7 @@ class Ours:
     import jax
 
     from seer_jax import tasks
-    from seer_jax.planning import collectives
+    from seer_jax.planning import operations
     from seer_jax.runtime import mesh
     from seer_jax.training import optim
     from seer_jax.training import step as step_lib
@@ -151,7 +151,7 @@ class Ours:
       self._step = traced.lower().compile()
       self.compile_seconds = time.perf_counter() - began
     self.parameters = sum(p.size for p in jax.tree.leaves(self._state.params))
-    self.flops = collectives.flops(traced.jaxpr)
+    self.flops = operations.flops(traced.jaxpr)
 
   def put(self, crops_BxVxHxWx3):
     """Crops of NumPy as a batch of the pipeline."""

@@ -108,7 +108,8 @@ def begin(run: str, worker: int, workers: int) -> None:
     workers: how many there are.
   """
   del workers
-  host.name_process(f"{_NAME} {worker}")
+  with contextlib.suppress(OSError):  # Linux alone has it.
+    pathlib.Path("/proc/self/comm").write_text(f"{_NAME} {worker}")
   name_segments_after(run)
   preemption.leave_to_the_parent()
   preemption.end_with_the_parent()
@@ -118,9 +119,17 @@ def begin(run: str, worker: int, workers: int) -> None:
 def _named(processes):
   """Those that have given themselves a name, or, where none is kept, all."""
   named = {
-    host.name_of(each.pid) or f"{_NAME} {each.pid}": each for each in processes
+    _name_of(each.pid) or f"{_NAME} {each.pid}": each for each in processes
   }
   return {name: each for name, each in named.items() if name.startswith(_NAME)}
+
+
+def _name_of(process):
+  """What a process calls itself; "" where no names are kept."""
+  try:
+    return pathlib.Path(f"/proc/{process}/comm").read_text().strip()
+  except OSError:
+    return ""
 
 
 def _how(code):

@@ -27,7 +27,14 @@ from seer_jax import tasks
 from seer_jax.config import auto, batch, remat, validate
 from seer_jax.data import pipeline, sources
 from seer_jax.models import cpu_kernels, encoder
-from seer_jax.planning import accelerators, advice, collectives, plan_report
+from seer_jax.planning import (
+  accelerators,
+  advice,
+  chips,
+  collectives,
+  operations,
+  plan_report,
+)
 from seer_jax.runtime import errors, host
 from seer_jax.runtime import mesh as mesh_lib
 from seer_jax.training import optim
@@ -87,7 +94,7 @@ def plan(
   fits, verdict = _verdict(
     config, topology, program, lambda c: _needs(_program(c, mesh_of(c)))
   )
-  executed = collectives.flops(program.jaxpr)
+  executed = operations.flops(program.jaxpr)
   return plan_report.Report(
     topology=topology.name,
     notes=tuple(notes),
@@ -119,7 +126,7 @@ def plan(
     messages=None if sent is None else tuple(_by_kind(sent)),
     biggest=biggest,
     compute_seconds=executed / mesh.size / chip.peak[config.precision],
-    memory_seconds=collectives.traffic(program.jaxpr, mesh.size, chip.cache)
+    memory_seconds=operations.traffic(program.jaxpr, mesh.size, chip.cache)
     / chip.bandwidth,
     link_seconds=link,
     network_seconds=network,
@@ -227,7 +234,7 @@ def _least_remat(config, mesh, room, program):
   dearer = remat.dearer(config)
   if dearer:
     more = scale(program) * remat.estimate(config, mesh.size, dearer)
-    words += f"; {dearer} would take about {more / accelerators.GIB:.1f} GiB"
+    words += f"; {dearer} would take about {more / chips.GIB:.1f} GiB"
   return program, words
 
 
@@ -277,7 +284,7 @@ def _model_flops(config, mesh, executed):
   with jax.set_mesh(mesh), cpu_kernels.portable():
     programs = _build(once, mesh)
     inputs = pipeline.abstract_batch(once, mesh)
-    return collectives.flops(
+    return operations.flops(
       programs.step.trace(programs.abstract, inputs).jaxpr
     )
 
@@ -330,7 +337,7 @@ def _odd(sent, state) -> Iterator[str]:
     yield (
       f"{len(odd)} collectives are larger than any parameter: are activations"
       f" gathered? The largest: {worst.kind} of"
-      f" {worst.largest / accelerators.GIB:.2f} GiB ({worst.where})"
+      f" {worst.largest / chips.GIB:.2f} GiB ({worst.where})"
     )
 
 
@@ -401,7 +408,7 @@ def _verdict(config, topology, program, measure):
 def _advised(topology, found):
   words = (
     f"{batch.flags(found.changes)} (compiled:"
-    f" {found.total / accelerators.GIB:.1f} GiB,"
+    f" {found.total / chips.GIB:.1f} GiB,"
     f" fits{_told(topology, found.total)})"
   )
   if found.effects:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from seer_jax.planning import accelerators, collectives
+from seer_jax.planning import chips, collectives
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Report:
 
 def lines(report: Report) -> Iterator[str]:
   """A table for people, and one line of JSON for programs."""
-  gib = accelerators.GIB
+  gib = chips.GIB
   chosen = report.settings
   yield (
     f"{report.trunk} ({report.parameters / 1e6:,.1f} M parameters with head"
@@ -160,7 +160,7 @@ def to_json(report: Report) -> str:
 
 def row(report: Report) -> str:
   """The report as a row of docs/scale.md."""
-  gib, chosen = accelerators.GIB, report.settings
+  gib, chosen = chips.GIB, report.settings
   each = chosen["batch_size"] / report.devices
   messages = "unknown"
   if report.messages is not None:

@@ -281,20 +281,6 @@ def this_machine() -> str:
     return socket.gethostname()  # No Linux.
 
 
-def name_process(name: str) -> None:
-  """Gives this process a name of up to 15 bytes, for `ps` and `name_of`."""
-  with contextlib.suppress(OSError):  # Linux alone has it.
-    pathlib.Path("/proc/self/comm").write_text(name)
-
-
-def name_of(process: int) -> str:
-  """The name that a process has given itself; "" where none is kept."""
-  try:
-    return pathlib.Path(f"/proc/{process}/comm").read_text().strip()
-  except OSError:
-    return ""
-
-
 def start_of(process: int | str | None) -> str | None:
   """When a process of this machine started; None if it does not run.
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from seer_jax.models import architectures, regnet
-from seer_jax.planning import collectives
+from seer_jax.planning import operations
 from seer_jax.runtime import mesh
 from seer_jax.weights import infer_model, name_maps
 
@@ -85,7 +85,7 @@ def flops(trunk, variables):
   jaxpr = jax.make_jaxpr(lambda v, x: trunk.apply(v, x, train=False))(
     variables, IMAGE
   )
-  return collectives.flops(jaxpr)
+  return operations.flops(jaxpr)
 
 
 def counted(arch, side=224):

@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 
-from seer_jax.planning import accelerators
+from seer_jax.planning import accelerators, chips
 from seer_jax.runtime import errors
 from seer_jax.runtime import mesh as mesh_lib
 
@@ -24,20 +24,20 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize("kind", accelerators.CHIPS)
+@pytest.mark.parametrize("kind", chips.CHIPS)
 def test_figures_are_the_published_ones(kind):
-  chip = accelerators.CHIPS[kind]
+  chip = chips.CHIPS[kind]
   memory, rate, bandwidth = PUBLISHED[kind]
   # Drivers keep some for themselves, and vendors count in powers of ten.
-  assert 0.92 * memory < chip.memory / accelerators.GIB <= 1.01 * memory
+  assert 0.92 * memory < chip.memory / chips.GIB <= 1.01 * memory
   assert chip.peak[chip.precision] == rate * 1e12 == max(chip.peak.values())
   assert chip.bandwidth == bandwidth * 1e9
   assert chip.network < chip.link < chip.bandwidth
 
 
-@pytest.mark.parametrize("kind", accelerators.CHIPS)
+@pytest.mark.parametrize("kind", chips.CHIPS)
 def test_hardware_is_made_for_the_precision_that_recipes_choose(kind):
-  chip = accelerators.CHIPS[kind]
+  chip = chips.CHIPS[kind]
   platform, capability = "tpu", ""
   if chip.gpu:
     platform, capability = "gpu", ".".join(map(str, chip.gpu.capability))
@@ -105,12 +105,10 @@ def test_without_a_compiler_it_says_what_to_install(monkeypatch, name, extra):
   importlib.util.find_spec("jax_cuda12_plugin") is None,
   reason="needs the compiler for GPUs: pip install -e '.[plan-gpu]'",
 )
-@pytest.mark.parametrize(
-  "kind", [k for k, c in accelerators.CHIPS.items() if c.gpu]
-)
+@pytest.mark.parametrize("kind", [k for k, c in chips.CHIPS.items() if c.gpu])
 def test_gpus_that_are_not_there_have_devices(kind):
   devices = accelerators.devices(accelerators.parse(f"{kind}:3x4"))
-  chip = accelerators.CHIPS[kind]
+  chip = chips.CHIPS[kind]
   major, minor = chip.gpu.capability
   assert [each.process_index for each in devices] == [0] * 4 + [1] * 4 + [2] * 4
   assert {each.compute_capability for each in devices} == {f"{major}.{minor}"}

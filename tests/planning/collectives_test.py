@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seer_jax.planning import collectives
+from seer_jax.planning import collectives, operations
 from seer_jax.runtime import mesh as mesh_lib
 
 # What differs between compilers, cut down to it. 16 devices on 2 hosts.
@@ -207,10 +207,10 @@ def test_what_nothing_depends_on_costs_nothing():
     return x @ x, jnp.linalg.norm(x)
 
   x = np.ones((4, 4), np.float32)
-  assert collectives.flops(jax.make_jaxpr(of_two)(x)) == 2 * 4**3
-  assert collectives.flops(jax.make_jaxpr(lambda x: of_two(x)[1])(x)) == 0
+  assert operations.flops(jax.make_jaxpr(of_two)(x)) == 2 * 4**3
+  assert operations.flops(jax.make_jaxpr(lambda x: of_two(x)[1])(x)) == 0
   nested = jax.jit(of_two)
-  assert collectives.flops(jax.make_jaxpr(lambda x: nested(x)[1])(x)) == 0
+  assert operations.flops(jax.make_jaxpr(lambda x: nested(x)[1])(x)) == 0
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -228,10 +228,10 @@ def test_a_gradient_costs_what_the_convolution_does(stride):
       feature_group_count=2,
     )
 
-  once = collectives.flops(jax.make_jaxpr(conv)(x, kernel))
+  once = operations.flops(jax.make_jaxpr(conv)(x, kernel))
   assert once == 2 * 2 * (16 // stride) ** 2 * 6 * 3 * 3 * 4
   pull = jax.make_jaxpr(lambda *a: jax.vjp(conv, *a)[1](conv(*a)))(x, kernel)
-  assert collectives.flops(pull) in (
+  assert operations.flops(pull) in (
     3 * once,
     4 * once,
   )  # Forward once, or twice.

@@ -16,7 +16,14 @@ from configs import digits
 from seer_jax.config import keys
 from seer_jax.data import pipeline
 from seer_jax.models import grouped_conv
-from seer_jax.planning import accelerators, collectives, plan, plan_report
+from seer_jax.planning import (
+  accelerators,
+  chips,
+  collectives,
+  operations,
+  plan,
+  plan_report,
+)
 from seer_jax.runtime import errors
 from seer_jax.runtime import mesh as mesh_lib
 
@@ -52,12 +59,12 @@ def test_operations_of_loops_branches_and_shards_are_counted_as_they_run():
     )(a)
 
   for fn, times in ((loop, 5), (branch, 1), (shards, 1)):
-    assert collectives.flops(jax.make_jaxpr(fn)(a)) == times * once
+    assert operations.flops(jax.make_jaxpr(fn)(a)) == times * once
   recomputed = jax.grad(lambda x: jnp.sum(jnp.sin(jax.checkpoint(loop)(x))))
   plain = jax.grad(lambda x: jnp.sum(jnp.sin(loop(x))))
   # Forward and backward; and forward again where it is not kept.
-  assert collectives.flops(jax.make_jaxpr(plain)(a)) == 10 * once
-  assert collectives.flops(jax.make_jaxpr(recomputed)(a)) >= 10 * once
+  assert operations.flops(jax.make_jaxpr(plain)(a)) == 10 * once
+  assert operations.flops(jax.make_jaxpr(recomputed)(a)) >= 10 * once
 
 
 def test_traffic_counts_what_a_device_cannot_keep():
@@ -68,12 +75,12 @@ def test_traffic_counts_what_a_device_cannot_keep():
 
   jaxpr = jax.make_jaxpr(product)(a)
   sizes = {"a": 64 * 32 * 4, "b": 32 * 16 * 4, "ab": 64 * 16 * 4}
-  assert collectives.traffic(jaxpr, 1, 0) == sum(sizes.values())
+  assert operations.traffic(jaxpr, 1, 0) == sum(sizes.values())
   # What just fits is kept; element-wise work passes on the way.
-  assert collectives.traffic(jaxpr, 1, sizes["ab"]) == sizes["a"]
-  assert collectives.traffic(jaxpr, 1, sizes["a"]) == 0
+  assert operations.traffic(jaxpr, 1, sizes["ab"]) == sizes["a"]
+  assert operations.traffic(jaxpr, 1, sizes["a"]) == 0
   # Of a part of it on each of eight devices.
-  assert collectives.traffic(jaxpr, 8, sizes["a"] // 8 - 1) == sizes["a"] // 8
+  assert operations.traffic(jaxpr, 8, sizes["a"] // 8 - 1) == sizes["a"] // 8
   mesh = mesh_lib.make(8)
   whole = sizes["a"] / 8 + sizes["b"] + sizes["ab"] / 8
   with jax.set_mesh(mesh):
@@ -84,12 +91,12 @@ def test_traffic_counts_what_a_device_cannot_keep():
         out_specs=jax.P(mesh_lib.AXES),
       )(a)
     )(a)
-  assert collectives.traffic(found, 8, 0) == whole
+  assert operations.traffic(found, 8, 0) == whole
 
   def loop(a):
     return jax.lax.scan(lambda x, _: (x, product(x)), a, None, length=5)[1]
 
-  assert collectives.traffic(jax.make_jaxpr(loop)(a), 1, 0) == (
+  assert operations.traffic(jax.make_jaxpr(loop)(a), 1, 0) == (
     5 * sum(sizes.values())
   )
 
@@ -266,7 +273,7 @@ def test_topologies_that_are_not_are_user_errors(name):
   ],
 )
 def test_a_compiler_that_refuses_says_how_much_it_would_take(message, gib):
-  assert plan._used(message) == gib * accelerators.GIB
+  assert plan._used(message) == gib * chips.GIB
 
 
 def test_a_compiler_that_gives_up_otherwise_is_quoted_on_one_line():
@@ -276,8 +283,8 @@ def test_a_compiler_that_gives_up_otherwise_is_quoted_on_one_line():
 
 def test_messages_take_as_long_as_two_rings_do():
   """Of 16 GiB on 2 hosts of 8 V100: 7/8 over links, 1/2 of 1/8 over ports."""
-  chip = accelerators.CHIPS["v100"]
-  size, link, port = 16 * accelerators.GIB, 150e9, 6.25e9
+  chip = chips.CHIPS["v100"]
+  size, link, port = 16 * chips.GIB, 150e9, 6.25e9
   for kind, rounds in (("all-gather", 1), ("all-reduce", 2)):
     sent = [collectives.Collective(kind, size, size, 3, group=16, hosts=2)]
     assert plan._seconds(sent, chip) == pytest.approx(
