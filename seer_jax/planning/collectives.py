@@ -67,6 +67,8 @@ class _Instruction:
   rest: str  # Operands and attributes.
 
 
+# How a program for several slices of TPUs marks what it sends to another.
+_MEGASCALE = "xla_megascale_runtime"
 _HEADER = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _CALLED = re.compile(
   r"(calls|to_apply|body|condition|true_computation|false_computation)"
@@ -94,7 +96,8 @@ def _instruction(line):
   # A shape is a word, or a tuple of shapes.
   end = _closing(right) + 1 if right[0] == "(" else right.index(" ")
   opcode, _, rest = right[end:].lstrip().partition("(")
-  if opcode.removesuffix("-start") in KINDS or _CALLED.search(rest):
+  sent = opcode == "send" and _MEGASCALE in rest
+  if sent or opcode.removesuffix("-start") in KINDS or _CALLED.search(rest):
     return _Instruction(right[:end], opcode, rest)
   return None
 
@@ -158,6 +161,11 @@ def _trips(rest, limits):
 
 def _collective(each, times, hosts):
   kind = each.opcode.removesuffix("-start")
+  if kind == "send" and _MEGASCALE in each.rest:
+    # The part of a collective that leaves a slice goes through the host.
+    size = _bytes(each.shape)[0]
+    where = "between slices"
+    return Collective("collective-permute", size, size, times, 2, 2, where)
   if kind not in KINDS:
     return None
   shape = each.shape

@@ -56,6 +56,20 @@ ENTRY %main (p: f32[64,256]) -> f32[64,256] {
     source_target_pairs={{0,4},{4,8},{8,12},{12,0}}
 }
 """
+SLICES = """
+HloModule jit_sum, num_partitions=32
+
+ENTRY %main (p: f32[2,1024]) -> f32[1,8,128] {
+  %after-all = token[] after-all()
+  %all-reduce.1 = f32[1,8,128]{2,1,0:T(8,128)} all-reduce(%b), channel_id=1, \
+    replica_groups={{0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15}}, to_apply=%add
+  %send = (f32[1,8,128]{2,1,0:T(8,128)}, u32[]{:S(2)}, token[]) \
+    send(%all-reduce.1, %after-all), channel_id=2, is_host_transfer=true, \
+    frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime"}
+  %send-done = token[] send-done(%send), channel_id=2, is_host_transfer=true, \
+    frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime"}
+}
+"""
 TPU = """
 HloModule jit_step, num_partitions=16
 
@@ -235,3 +249,11 @@ def test_a_gradient_costs_what_the_convolution_does(stride):
     3 * once,
     4 * once,
   )  # Forward once, or twice.
+
+
+def test_what_leaves_a_slice_of_tpus_is_a_message_between_hosts():
+  """As libtpu 0.0.52 writes a sum over two slices of v5e:4x4."""
+  within, between = collectives.collectives(SLICES, [0] * 16 + [1] * 16)
+  assert (within.kind, within.hosts) == ("all-reduce", 1)
+  assert (between.kind, between.hosts) == ("collective-permute", 2)
+  assert between.bytes == between.largest == 8 * 128 * 4
