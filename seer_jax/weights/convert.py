@@ -85,7 +85,9 @@ def _to_function(opened, out, to, checked):
     part.write_bytes(serialized(network, variables))
     if checked:
       found.append(check.function(read(part), network, variables, any_size))
-  yield from table(opened, opened.shapes)
+  # What a function gives needs no prototypes.
+  used = [path for path in opened.shapes if "/prototypes_" not in path]
+  yield from table(opened, used)
   yield from found
 
 

@@ -156,7 +156,7 @@ class _Escaped(line_index.Lines):
 def _tell(text):
   if text.skipped:
     words = (f"{n:,} {what}" for what, n in text.skipped.items())
-    _log.info(
+    _log.warning(
       "%s: %s entries; skipped %s (an entry that begins with # is ./#...)",
       text.path,
       f"{len(text):,}",
