@@ -14,6 +14,7 @@ import ml_collections
 from ml_collections import config_dict
 
 from seer_jax.data import sources
+from seer_jax.data.storage import read_ahead
 
 ConfigDict = ml_collections.ConfigDict
 
@@ -68,7 +69,7 @@ def base() -> ConfigDict:
   config.data.workers = none(int)
   # Images that each of them reads at once, ahead of decoding: more where a read
   # takes long, as on network file systems.
-  config.data.reads = 8
+  config.data.reads = read_ahead.READS
   # Larger pictures are refused unread (a bomb's header is honest).
   config.data.max_pixels = 200_000_000
   # Share of the files that may be unusable before the run stops.

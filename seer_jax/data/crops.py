@@ -20,7 +20,6 @@ from seer_jax.runtime import errors
 cv2.setNumThreads(0)
 # A broken image is reported once, by name, through BadImage.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-quiet_codecs.silence(cv2.__file__)
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND\xaeB`\x82"  # The last chunk is empty: its CRC is constant.
@@ -220,11 +219,11 @@ def _decode_bgr(data: bytes, max_pixels: int, reduction: int = 1) -> np.ndarray:
   if size is None:  # Whatever it is, decoding it may take any memory.
     raise errors.BadImage("not an image")
   _check_pixels(*size, max_pixels)
-  # OpenCV refuses this too, but not before libpng has complained on stderr,
-  # which nothing in OpenCV can silence.
+  # OpenCV refuses this too, without saying why.
   if data.startswith(_PNG) and _PNG_END not in data:
     raise errors.BadImage("cut short")
   try:
+    quiet_codecs.silence(cv2.__file__)
     image_HxWx3 = cv2.imdecode(
       np.frombuffer(data, np.uint8), _REDUCED[reduction]
     )

@@ -227,7 +227,7 @@ def train_batches(
     config.data.max_pixels,
     has_labels(config),
   )
-  batches = read_ahead.Batches(
+  batches = read_ahead.BatchReader(
     to_crops,
     _Numbers(first, config.batch_size, rows),
     _STEPS,
@@ -371,7 +371,7 @@ def clean_batches(
   view = _CleanView(source, preprocessing, max_pixels)
   rows = mesh_lib.local_rows(mesh, batch)
   indices_SxB = padded.reshape(-1, batch)[:, rows]
-  batches = read_ahead.Batches(
+  batches = read_ahead.BatchReader(
     view,
     lambda step: indices_SxB[step].tolist(),
     len(indices_SxB),

@@ -8,16 +8,20 @@ middle of the progress bar.
 
 import contextlib
 import ctypes
+import functools
 import glob
 import mmap
 import os
 import struct
 import sys
+import threading
 
 _RELOCATIONS = b".rela.dyn"
 # `*slot = address of a symbol`, by the machine's number in ELF.
 _GLOBAL = {62: 6, 183: 1025}  # x86-64: R_X86_64_GLOB_DAT; AArch64's.
 _kept = []  # The stream, and what points at it, for as long as the process.
+# Decoding threads may all be the first to ask.
+_lock = threading.Lock()
 
 
 def silence(module: str) -> bool:
@@ -32,6 +36,12 @@ def silence(module: str) -> bool:
   Returns:
     Whether it could be done: on Linux, x86-64 or AArch64, with glibc.
   """
+  with _lock:
+    return _silence(module)
+
+
+@functools.cache
+def _silence(module):
   folder = os.path.dirname(module)
   wheel = glob.glob(
     f"{glob.escape(os.path.dirname(folder))}/opencv_python*.libs"

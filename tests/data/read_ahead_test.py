@@ -37,7 +37,7 @@ class Slow:
 
 def batches_for(sample, **options):
   usual = {"reads": 8, "makers": 2, "stride": 1}
-  return read_ahead.Batches(
+  return read_ahead.BatchReader(
     sample, lambda step: range(4 * step, 4 * step + 4), 10, **usual | options
   )
 

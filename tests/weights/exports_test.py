@@ -126,6 +126,18 @@ def test_an_export_that_differs_is_refused(tmp_path, monkeypatch, to):
   assert (tmp_path / "a").exists()
 
 
+def test_an_answer_that_is_not_a_number_is_no_agreement():
+  small = Preprocessing(40, 32)
+  network, variables = weights_test.network_of(_LETTERS["x"])
+  network = network.clone(preprocessing=small)
+
+  def call(pixels):
+    return {"avgpool": np.full((len(pixels), 80), np.nan, np.float32)}
+
+  with pytest.raises(errors.UserError, match="by nan of the largest value"):
+    check.function(call, network, variables, False)
+
+
 def test_arrays_that_were_not_written_as_they_are_are_told(tmp_path):
   opened = weights_test.opened_of()
   path = tmp_path / "a.safetensors"

@@ -16,7 +16,7 @@ import numpy as np
 
 from seer_jax.data.storage.example import Example
 
-# At once, where no config says how many.
+# At once, unless a config says how many.
 READS = 8
 
 
@@ -34,7 +34,7 @@ class Sample(Protocol):
     ...
 
 
-class Batches:
+class BatchReader:
   """Number of a step -> the samples of its batch, stacked.
 
   Called by one thread at a time, for steps a stride apart. Can be pickled; the
