@@ -160,7 +160,7 @@ class Ours:
 
     batch = {
       "crops": tuple(crops_BxVxHxWx3),
-      "stand_ins": np.zeros(len(crops_BxVxHxWx3[0]), np.float32),
+      "replacements": np.zeros(len(crops_BxVxHxWx3[0]), np.float32),
     }
     return jax.device_put(batch, self._rows)
 

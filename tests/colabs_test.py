@@ -18,8 +18,7 @@ import runs
 
 from configs import digits
 from seer_jax import commands
-from seer_jax.commands import process
-from seer_jax.runtime import logs
+from seer_jax.commands import logs, process
 
 COLABS = sorted((runs.ROOT / "colabs").glob("*.ipynb"))
 NAMES = [path.stem for path in COLABS]

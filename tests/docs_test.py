@@ -21,9 +21,9 @@ import runs
 
 from seer_jax import commands
 from seer_jax.apps.view import server
-from seer_jax.commands import process
+from seer_jax.commands import logs, process
 from seer_jax.config import from_flags
-from seer_jax.runtime import abort, logs
+from seer_jax.runtime import abort
 from seer_jax.weights import load, model_zoo
 
 PAGES = sorted(

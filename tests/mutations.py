@@ -62,8 +62,8 @@ MUTATIONS = (
   Mutation(
     "clock restarted",
     "training/loop.py",
-    'metrics.Clock(config.batch_size, self._place["seconds"])',
-    "metrics.Clock(config.batch_size)",
+    'run_log.Clock(config.batch_size, self._place["seconds"])',
+    "run_log.Clock(config.batch_size)",
     "faults/divergence_test.py::test_the_clock_of_a_resumed_run_goes_on",
   ),
   Mutation(

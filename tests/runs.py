@@ -203,14 +203,14 @@ class Gate:
 def gate(folder, step):
   import pathlib, time
   from seer_jax.training import loop
-  advance, folder = loop.Loop._advance, pathlib.Path(folder)
+  advance, folder = loop.Loop._take_step, pathlib.Path(folder)
   def gated(self, batches):
     if self._step == step:
       (folder / "reached").touch()
       while not (folder / "open").exists():
         time.sleep(0.01)
     advance(self, batches)
-  loop.Loop._advance = gated
+  loop.Loop._take_step = gated
 gate({folder!r}, {step})
 """
 

@@ -140,7 +140,7 @@ def to_device(crops, mesh):
   none = np.zeros(len(crops[0]), np.float32)
   return {
     "crops": jax.device_put(list(crops), rows),
-    "stand_ins": jax.device_put(none, rows),
+    "replacements": jax.device_put(none, rows),
   }
 
 

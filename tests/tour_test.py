@@ -14,8 +14,7 @@ import pytest
 
 from seer_jax import commands
 from seer_jax.apps.view import server
-from seer_jax.commands import process
-from seer_jax.runtime import logs
+from seer_jax.commands import logs, process
 
 TEXT = (pathlib.Path(__file__).parents[1] / "docs" / "tour.md").read_text()
 COMMANDS = [

@@ -7,12 +7,11 @@ evaluation stopped; results that are there already are not computed again.
 """
 
 import copy
-import hashlib
 import logging
 import pathlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import ml_collections
@@ -22,10 +21,11 @@ from seer_jax.apps import results
 from seer_jax.apps import subjects as subjects_lib
 from seer_jax.config import keys, validate
 from seer_jax.evals import feature_store, features, low_shot, suite
-from seer_jax.runtime import errors, host
+from seer_jax.runtime import errors, files
 from seer_jax.runtime import mesh as mesh_lib
 from seer_jax.tasks import probe
-from seer_jax.training import metrics, run, warm_start
+from seer_jax.training import metrics, run
+from seer_jax.weights import warm_start
 
 _log = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ class Evaluation:
     self._seeds = seeds
     self._mesh = mesh_lib.make(config.mesh.data, config.mesh.fsdp)
     self._source = suite.open_source(config, "train")
-    self._store = feature_store.FeatureStore(host.cache_folder("features"))
+    self._store = feature_store.FeatureStore(files.cache_folder("features"))
     try:
       out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -146,7 +146,7 @@ class Evaluation:
       )
     precision = self._precision()
     about = subject.fingerprint, repr(subject.encoder), _facts(images)
-    key = _key(
+    key = files.key(
       *about,
       [each for each in keys.flatten(config) if each[0].startswith("eval.")],
       precision,
@@ -184,7 +184,7 @@ class Evaluation:
   ) -> dict[str, float]:
     """The figures of one run of an evaluation that trains."""
     config = self._recipe(subject, each, seed)
-    key = _key(
+    key = files.key(
       subject.fingerprint if config.weights else "",
       self._source.fingerprint,
       [pair for pair in keys.flatten(config) if pair[0] != "data.workers"],
@@ -215,7 +215,7 @@ class Evaluation:
     images = suite.sets(self._config, self._source, labelled=True)
     labels = low_shot.percent(share)
     seed = seed if share < 1 else 0  # All are drawn in one way only.
-    key = _key(
+    key = files.key(
       subject.fingerprint, repr(subject.encoder), _facts(images), labels, seed
     )
 
@@ -336,7 +336,3 @@ def _facts(images):
     (each.source.fingerprint, tuple(each.indices))
     for each in (images.bank, images.query)
   ]
-
-
-def _key(*about: Any) -> str:
-  return hashlib.sha256(repr(about).encode()).hexdigest()[:24]

@@ -4,9 +4,9 @@ import argparse
 import os
 from typing import Any
 
-from seer_jax.commands import data, process
+from seer_jax.commands import data, logs, process
 from seer_jax.commands.parser import Command
-from seer_jax.runtime import errors
+from seer_jax.runtime import errors, files
 
 _SHOWN = 20  # Rows in the terminal, and groups on a page.
 
@@ -24,7 +24,6 @@ def opened(folder: str) -> Any:
     UserError: there are none.
   """
   from seer_jax.apps.embedding import embeddings
-  from seer_jax.runtime import logs
 
   logs.show()
   process.keep_compiled()
@@ -33,9 +32,8 @@ def opened(folder: str) -> Any:
 
 def write(path: str | os.PathLike[str], text: str) -> None:
   """Writes a result, and says where."""
-  from seer_jax.runtime import host
 
-  host.write_text(host.user_path(os.fspath(path)), text)
+  files.write_text(files.user_path(os.fspath(path)), text)
   print(f"written: {path}")
 
 
@@ -82,26 +80,26 @@ def _embed(options: argparse.Namespace) -> None:
 
   from seer_jax.apps.embedding import embed, embed_folder
   from seer_jax.data import sources
-  from seer_jax.data.storage import files
-  from seer_jax.runtime import host, logs
+  from seer_jax.data.storage import filesystem
+  from seer_jax.runtime import preemption, process_pool
 
   logs.show()
   process.keep_compiled()
   if options.batch < 1:
     raise errors.UserError(f"--batch is {options.batch}; it must be positive")
-  with data.stopped_by_signals():
+  with preemption.Preemption(process_pool.stop):
     keys = data.keys_of(options)
     # Found again from wherever `view` is started.
     for key in ("path", "labels", "exclude", "only"):
-      keys[key] = files.absolute(keys[key])
+      keys[key] = filesystem.absolute(keys[key])
     source = sources.open_source(keys)
     print(source)
-    which, processes = _place(options)
+    which, processes = _rank(options)
     collection = embed_folder.EmbeddedFolder(
       source,
       keys,
       embed.open_weights(_lasting(options.weights)),
-      host.user_path(options.out),
+      files.user_path(options.out),
       embed.Options(
         tap=options.tap,
         dtype=options.dtype,
@@ -119,21 +117,21 @@ def _embed(options: argparse.Namespace) -> None:
 
 def _lasting(weights):
   """A path that holds from everywhere: `search` loads the weights again."""
-  from seer_jax.runtime import host
 
-  path = host.user_path(weights)
+  path = files.user_path(weights)
   return str(path.resolve()) if path.exists() else weights
 
 
-def _place(options):
-  """(which process this is, of how many); they never talk to each other."""
+def _rank(options):
+  """(index of this process, how many there are)."""
   from seer_jax.runtime import distributed
 
-  nobody = "nobody:0" if options.processes is not None else None
-  place = distributed.find(
-    os.environ, nobody, options.processes, options.process
+  # They never talk to each other, so no coordinator is needed.
+  unused = "nobody:0" if options.processes is not None else None
+  rank = distributed.find_rank(
+    os.environ, unused, options.processes, options.process
   )
-  return (place.process, place.processes) if place else (0, 1)
+  return (rank.process, rank.processes) if rank else (0, 1)
 
 
 def _add_search(parser):
@@ -304,7 +302,6 @@ def _cluster(options: argparse.Namespace) -> None:
   from seer_jax.apps import tables
   from seer_jax.apps.collection import cluster
   from seer_jax.apps.view import gallery
-  from seer_jax.runtime import host
 
   if options.method == "prototypes":
     levels = cluster.by_prototypes(found)
@@ -318,7 +315,7 @@ def _cluster(options: argparse.Namespace) -> None:
     )
   finest = levels[0]
   out = (
-    host.user_path(options.out) if options.out else found.folder / "clusters"
+    files.user_path(options.out) if options.out else found.folder / "clusters"
   )
   cluster.write(out, found, levels)
   rows = list(cluster.summary(finest, found.ids, found.labels))
@@ -341,7 +338,7 @@ def _cluster(options: argparse.Namespace) -> None:
   print(f"written: {out}")
   if options.links:
     links = cluster.link(
-      host.user_path(options.links), found, cluster.members(finest)
+      files.user_path(options.links), found, cluster.members(finest)
     )
     print(f"{links} links in {options.links}")
   if options.gallery:

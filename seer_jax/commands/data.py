@@ -1,14 +1,11 @@
 """`pack` and `inspect`: images into shards, and what is in them."""
 
 import argparse
-import contextlib
 import os
-import signal
-from collections.abc import Iterator
 from typing import Any
 
 from seer_jax.commands.parser import Command
-from seer_jax.runtime import errors
+from seer_jax.runtime import errors, files, preemption, process_pool
 
 # Options that are keys of a source too.
 _KEYS = (
@@ -105,22 +102,21 @@ def _open(options):
 
 def _pack(options: argparse.Namespace) -> None:
   from seer_jax.data import pack
-  from seer_jax.data.storage import files
-  from seer_jax.runtime import host
+  from seer_jax.data.storage import filesystem
 
-  if files.is_url(options.target):
+  if filesystem.is_url(options.target):
     raise errors.UserError(
       f"DST is {options.target}; shards are written to this machine's file"
       " systems only: give a folder, then copy it"
     )
   if options.side < 0:
     raise errors.UserError("--side must be 0 or positive")
-  with stopped_by_signals():
+  with preemption.Preemption(process_pool.stop):
     source = _open(options)
     print(source)
     done = pack.pack(
       source,
-      host.user_path(options.target),
+      files.user_path(options.target),
       shard=options.shard,
       side=options.side,
       max_pixels=options.max_pixels,
@@ -132,28 +128,11 @@ def _pack(options: argparse.Namespace) -> None:
 def _inspect(options: argparse.Namespace) -> None:
   from seer_jax.data import inspect
 
-  with stopped_by_signals():
+  with preemption.Preemption(process_pool.stop):
     source = _open(options)
     print(source)
     for line in inspect.report(source, options.max_pixels, options.workers):
       print(line)
-
-
-@contextlib.contextmanager
-def stopped_by_signals() -> Iterator[None]:
-  """The first signal asks for an orderly end, the second one has it."""
-  from seer_jax.runtime import preemption, process_pool
-
-  def stop(number, _):
-    if process_pool.asked():
-      signal.signal(number, signal.SIG_DFL)
-      signal.raise_signal(number)
-    process_pool.stop()
-
-  with contextlib.ExitStack() as stack:
-    for number in preemption.heeded():
-      stack.callback(signal.signal, number, signal.signal(number, stop))
-    yield
 
 
 PACK = Command(

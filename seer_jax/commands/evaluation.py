@@ -3,9 +3,9 @@
 import argparse
 import contextlib
 
-from seer_jax.commands import process
+from seer_jax.commands import logs, process
 from seer_jax.commands.parser import Command
-from seer_jax.runtime import errors
+from seer_jax.runtime import errors, files
 
 
 def _add_common(parser):
@@ -165,7 +165,6 @@ def _writing(path):
 def _begin(options, names, **recipes):
   """(config, configs of the recipes, out) of the options."""
   from seer_jax.config import defaults, from_flags
-  from seer_jax.runtime import host, logs
 
   logs.show()
   process.keep_compiled()
@@ -181,27 +180,25 @@ def _begin(options, names, **recipes):
     )
     for name, path in recipes.items()
   }
-  return config, of_recipes, host.user_path(options.out)
+  return config, of_recipes, files.user_path(options.out)
 
 
 def _point(source, path):
   from seer_jax.data import pack
-  from seer_jax.runtime import host
 
   source.path = path
-  source.kind = pack.kind_of(str(host.user_path(path)))
+  source.kind = pack.kind_of(str(files.user_path(path)))
 
 
 def _take_data(config, names):
   """Where no data are named, those of the first run are meant."""
   from seer_jax.config import resolved
-  from seer_jax.runtime import host
 
   train = config.data.train
   if train.path or train.name or train.kind not in ("folder", "tfds"):
     return
   for name in names:
-    workdir = host.user_path(name)
+    workdir = files.user_path(name)
     workdir = workdir.parent.parent if workdir.name.isdigit() else workdir
     if (workdir / "config.json").exists():
       data = resolved.of_run(workdir).data

@@ -6,7 +6,7 @@ import sys
 
 from seer_jax.commands import collection
 from seer_jax.commands.parser import Command
-from seer_jax.runtime import errors
+from seer_jax.runtime import errors, files
 
 
 def _add_label(parser):
@@ -59,9 +59,8 @@ def _label(options: argparse.Namespace) -> None:
   from seer_jax.apps.collection import label_report as report
   from seer_jax.apps.embedding import shards
   from seer_jax.apps.view import gallery
-  from seer_jax.runtime import host
 
-  if host.user_path(options.examples).is_dir():
+  if files.user_path(options.examples).is_dir():
     known = examples.of_folder(options.examples, found, options.weights)
   else:
     known = examples.of_table(options.examples, found)
@@ -72,7 +71,7 @@ def _label(options: argparse.Namespace) -> None:
   print(tables.terminal(report.table(found, known, predictions)))
   for line in report.sentences(found, known, predictions, options.precision):
     print(line)
-  out = host.user_path(options.out)
+  out = files.user_path(options.out)
   collection.write(out / "predictions.csv", shards.as_csv(rows))
   collection.write(
     out / "predictions.html",
@@ -89,23 +88,22 @@ def _label(options: argparse.Namespace) -> None:
     rows = report.questions(found, asked)
     collection.write(out / "ask.csv", shards.as_csv(rows))
   if options.links:
-    links = cluster.link(host.user_path(options.links), found, groups)
+    links = cluster.link(files.user_path(options.links), found, groups)
     print(f"{links} links in {options.links}")
 
 
 def _embedded(options):
   """The embeddings that SOURCE is, or that are made of it."""
   from seer_jax.apps.embedding import embed_folder
-  from seer_jax.runtime import host
 
-  source = host.user_path(options.source)
+  source = files.user_path(options.source)
   if not (source / embed_folder.ABOUT).exists():
     if not options.weights:
       raise errors.UserError(
         f"{options.source} holds no embeddings: make them with seer-jax embed,"
         " or give --weights to do so here"
       )
-    target = str(host.user_path(options.out) / "embedded")
+    target = str(files.user_path(options.out) / "embedded")
     arguments = [options.source, "--weights", options.weights, "--out", target]
     collection.EMBED("embed", arguments)
     options.source = target

@@ -2,6 +2,7 @@
 
 import argparse
 
+from seer_jax.commands import logs
 from seer_jax.commands.parser import Command
 from seer_jax.runtime import errors
 
@@ -23,7 +24,6 @@ def _plan(options: argparse.Namespace) -> None:
       "give --topology, such as v100:64x8 (hosts x GPUs) or v5p:8x8x8"
     )
   from seer_jax.planning import plan, plan_report
-  from seer_jax.runtime import logs
 
   logs.show()
   for line in plan_report.lines(plan.plan(config, options.topology)):
@@ -31,10 +31,9 @@ def _plan(options: argparse.Namespace) -> None:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-  from seer_jax.planning import doctor
-  from seer_jax.runtime import host
+  from seer_jax.planning import doctor, installation
 
-  lines, status = doctor.report(host.gather())
+  lines, status = doctor.report(installation.gather())
   print("\n".join(lines))
   return status
 

@@ -12,7 +12,7 @@ import glob
 import os
 import sys
 
-from seer_jax.runtime import host
+from seer_jax.runtime import files, host
 
 # <malloc.h>
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
@@ -28,7 +28,7 @@ def keep_compiled() -> None:
   """Compiled programs survive the process, in the user's cache folder."""
   import jax
 
-  jax.config.update("jax_compilation_cache_dir", str(host.cache_folder()))
+  jax.config.update("jax_compilation_cache_dir", str(files.cache_folder()))
 
 
 def collect_seldom() -> None:

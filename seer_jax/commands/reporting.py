@@ -3,9 +3,9 @@
 import argparse
 import pathlib
 
-from seer_jax.commands import process
+from seer_jax.commands import logs, process
 from seer_jax.commands.parser import Command
-from seer_jax.runtime import errors
+from seer_jax.runtime import errors, files
 
 
 def _add_arguments(parser):
@@ -37,7 +37,6 @@ def _add_arguments(parser):
 
 def _report(options: argparse.Namespace) -> None:
   from seer_jax.apps.report import report
-  from seer_jax.runtime import host, logs
 
   if options.images is not None and options.images < 0:
     raise errors.UserError(
@@ -45,13 +44,13 @@ def _report(options: argparse.Namespace) -> None:
     )
   logs.show()
   process.keep_compiled()
-  workdirs = [host.user_path(each) for each in options.workdirs]
+  workdirs = [files.user_path(each) for each in options.workdirs]
   out = workdirs[0] / report.NAME
   if len(workdirs) > 1:
     out = pathlib.Path(report.NAME)
   if options.out:
-    out = host.user_path(options.out)
-  evals = host.user_path(options.evals) if options.evals else None
+    out = files.user_path(options.out)
+  evals = files.user_path(options.evals) if options.evals else None
   found = report.write(workdirs, out, options.images, evals)
   for workdir, verdict in zip(options.workdirs, found, strict=True):
     print(f"{workdir}: {verdict.title}. {verdict.sentence}")

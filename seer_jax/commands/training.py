@@ -7,9 +7,9 @@ import logging
 import os
 import sys
 
-from seer_jax.commands import process
+from seer_jax.commands import logs, process
 from seer_jax.commands.parser import Command
-from seer_jax.runtime import errors
+from seer_jax.runtime import errors, files
 
 _log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def _report(workdir, images):
   from seer_jax.apps.report import report
   from seer_jax.runtime import distributed
 
-  if not distributed.is_lead():
+  if not distributed.is_primary():
     return
   # The network runs in one process; of several, the others have ended.
   alone = jax.process_count() == 1
@@ -91,24 +91,23 @@ def _replay(options: argparse.Namespace) -> None:
 def _begin(options, needs_workdir=True):
   """Reads the config and joins the other processes, if there are any."""
   from seer_jax.config import from_flags
-  from seer_jax.runtime import logs
 
   config = from_flags.read(options.config, options.overrides)
   if not options.workdir and needs_workdir:
     raise errors.UserError("give --workdir, the folder to keep the run in")
   import jax
 
-  from seer_jax.runtime import distributed, host
+  from seer_jax.runtime import distributed
 
   logs.show()
   process.keep_compiled()
-  place = distributed.find(
+  rank = distributed.find_rank(
     os.environ, options.coordinator, options.processes, options.process
   )
-  distributed.start(place, options.patience)
-  if not distributed.is_lead():
+  distributed.start(rank, options.patience)
+  if not distributed.is_primary():
     logs.show_less(jax.process_index())
-  return config, host.user_path(options.workdir) if options.workdir else None
+  return config, files.user_path(options.workdir) if options.workdir else None
 
 
 @contextlib.contextmanager
@@ -121,7 +120,7 @@ def _ending_together():
   except (errors.UserError, errors.Lost) as error:
     abort.fail(error.STATUS, str(error))
   except errors.Stopped as stop:
-    abort.last_words(str(stop))
+    abort.print_exit_message(str(stop))
     sys.exit(stop.STATUS)
   except KeyboardInterrupt:
     abort.fail(

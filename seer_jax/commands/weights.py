@@ -4,7 +4,7 @@ import argparse
 import os
 
 from seer_jax.commands.parser import Command
-from seer_jax.runtime import errors
+from seer_jax.runtime import errors, files
 
 
 def _add_arguments(parser):
@@ -34,7 +34,6 @@ def _convert(options: argparse.Namespace) -> None:
   os.environ.setdefault("JAX_PLATFORMS", "cpu")
   import jax
 
-  from seer_jax.runtime import host
   from seer_jax.weights import convert, load
 
   jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
@@ -42,7 +41,7 @@ def _convert(options: argparse.Namespace) -> None:
   if options.to is None:
     lines = convert.table(opened)
   else:
-    target = host.user_path(options.target)
+    target = files.user_path(options.target)
     lines = convert.convert(opened, target, options.to, options.check)
   for line in lines:
     print(line)

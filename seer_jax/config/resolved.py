@@ -6,7 +6,7 @@ import os
 import pathlib
 
 from seer_jax.config.keys import ConfigDict, base, flatten, get, put
-from seer_jax.runtime import checksums, errors
+from seer_jax.runtime import errors, files
 
 # What may change between two starts of one run: none of it touches a result.
 FREE_KEYS = frozenset(
@@ -72,15 +72,8 @@ def claim(
   ours = json.loads(json.dumps(dict(flatten(config))))
   theirs = _claimed(workdir)
   if not theirs:
-    if not write:
-      return
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w") as file:
-      file.write(json.dumps(ours, indent=2) + "\n")
-      file.flush()
-      os.fsync(file.fileno())
-    temporary.rename(path)
-    checksums.flush(workdir)
+    if write:
+      files.write_text(path, json.dumps(ours, indent=2) + "\n")
     return
   # A key that is younger than the run had its default's effect.
   theirs = json.loads(json.dumps(dict(flatten(base())))) | theirs

@@ -7,7 +7,6 @@ Packed again, it goes on where it was stopped. To train on the shards:
 import collections
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import pathlib
@@ -17,8 +16,8 @@ import tqdm
 
 from seer_jax.data import sources, strip_metadata
 from seer_jax.data.sources import array_record
-from seer_jax.data.storage import files, retry, tf_example
-from seer_jax.runtime import errors, process_pool
+from seer_jax.data.storage import filesystem, retry, tf_example
+from seer_jax.runtime import errors, files, process_pool
 
 _PARTS, _PLAN = "parts", "plan.json"
 _BAD = "bad_images.txt"
@@ -33,11 +32,11 @@ def kind_of(path: str) -> str:
   if name.endswith((".txt", ".tsv", ".csv", ".npy", ".parquet")):
     return "list"
   for kind in _SHARDS:
-    if files.is_shard(name, f".{kind}"):
+    if filesystem.is_shard(name, f".{kind}"):
       return kind
   names = os.listdir(path) if os.path.isdir(path) else []
   for kind in _SHARDS:
-    if any(files.is_shard(each, f".{kind}") for each in names):
+    if any(filesystem.is_shard(each, f".{kind}") for each in names):
       if any(each.lower().endswith(sources.EXTENSIONS) for each in names):
         raise errors.UserError(
           f"{path} holds images and .{kind} shards; say which are meant:"
@@ -82,30 +81,25 @@ class Packer:
     report |= {"originals": [], "shard_bytes": 0}
     last = min(len(self._source), (shard + 1) * self._size)
     path = self.shard_of(shard)
-    part = path.with_name(path.name + ".part")
-    part.unlink(missing_ok=True)
     writer = None
-    try:
+    with contextlib.ExitStack() as stack:
       for number in range(shard * self._size, last):
         process_pool.stop_if_asked()
         process_pool.tick()
         example = self._example(number, report)
-        if example is not None:
-          if writer is None:
-            # Groups of one: any image is one read.
-            writer = array_record_module.ArrayRecordWriter(
-              str(part), "group_size:1"
-            )
-          writer.write(tf_example.write(example))
-    finally:
-      if writer is not None:
-        writer.close()
+        if example is None:
+          continue
+        if writer is None:
+          part = stack.enter_context(files.whole(path))
+          # With groups of one image, each image is one read.
+          writer = array_record_module.ArrayRecordWriter(
+            str(part), "group_size:1"
+          )
+          stack.callback(writer.close)
+        writer.write(tf_example.write(example))
     if writer is not None:
-      with part.open("rb+") as file:
-        os.fsync(file.fileno())
-      part.rename(path)
       report["shard_bytes"] = path.stat().st_size
-    _write(self.report_of(shard), json.dumps(report))
+    files.write_text(self.report_of(shard), json.dumps(report))
 
   def _example(self, number, report):
     try:
@@ -129,7 +123,7 @@ class Packer:
   def _digest(self, number, data):
     """Of the file as its owner has it, by which it may be excluded later."""
     before = getattr(self._source, "digest", lambda _: None)(number)
-    return before.hex() if before else hashlib.sha256(data).hexdigest()
+    return before.hex() if before else files.fingerprint(data)
 
 
 def pack(
@@ -254,7 +248,7 @@ def _begin(target, plan):
           f"{target} is not empty: it holds {sorted(others)[0]}; give a new"
           " folder"
         )
-      _write(path, json.dumps(plan))
+      files.write_text(path, json.dumps(plan))
     theirs = json.loads(path.read_text())
   except OSError as error:
     raise errors.of_disk(
@@ -325,9 +319,15 @@ def _finish(target, packer, source):
     "bytes": sums["bytes"],
   }
   # Last: what stands in it is there.
-  _write(target / array_record.ABOUT, json.dumps(about, indent=1) + "\n")
-  for report in (target / _PARTS).glob("[0-9]*.json"):
-    report.unlink()
+  files.write_text(
+    target / array_record.ABOUT, json.dumps(about, indent=1) + "\n"
+  )
+  for each in (
+    (target / _PARTS).glob("[0-9]*.json"),
+    target.glob(f".*{files.PART}"),
+  ):
+    for path in each:
+      path.unlink()
   left_out = f"{sums['bad']} unusable images are listed in {target / _BAD}"
   excluded = f", {sums['excluded']} were excluded" * bool(sums["excluded"])
   return (
@@ -341,12 +341,3 @@ def _save(raw, path, dtype, shape):
   if shape[0]:
     np.save(path, np.memmap(raw, dtype, "r", shape=shape))
   raw.unlink()
-
-
-def _write(path, text):
-  part = path.with_name(path.name + ".part")
-  with part.open("w", encoding="utf-8") as file:
-    file.write(text)
-    file.flush()
-    os.fsync(file.fileno())
-  part.rename(path)

@@ -173,7 +173,7 @@ class _MultiCrop:
         labels = {}
         if self.with_label:
           labels["label"] = np.int32(self.source.label_of(index))
-        return labels | {"crops": views, "stand_ins": stand_in, "bad": bad}
+        return labels | {"crops": views, "replacements": stand_in, "bad": bad}
     if bad.max() < 0:
       raise errors.UserError(
         f"{_ATTEMPTS} images drawn one after the other are on a list of images"
@@ -207,7 +207,7 @@ def train_batches(
 ) -> workers.Batches:
   """Endless batches of multi-crops, on the devices.
 
-  Each is {"crops": uint8 BxVxHxWx3 for each resolution, "stand_ins": B, 1
+  Each is {"crops": uint8 BxVxHxWx3 for each resolution, "replacements": B, 1
   where another image stood in; and, if `has_labels`, "label": B, -1 for none}.
 
   Args:
@@ -301,7 +301,7 @@ def abstract_batch(
       each((batch, group.count, group.size, group.size, 3), np.uint8)
       for group in crop_groups(config.crops)
     ),
-    "stand_ins": each((batch,), np.float32),
+    "replacements": each((batch,), np.float32),
   }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from seer_jax.data import crops
-from seer_jax.runtime import errors, host
+from seer_jax.runtime import errors, files
 
 # Larger images are refused, where no config says which.
 MAX_PIXELS = 2**28
@@ -72,7 +72,7 @@ def normalize(x: Any, mean: Sequence[float], std: Sequence[float]) -> Any:
 def _pixels(image):
   if isinstance(image, (str, pathlib.Path)):
     try:
-      image = host.user_path(str(image)).read_bytes()
+      image = files.user_path(str(image)).read_bytes()
     except OSError as error:
       raise errors.UserError(
         f"cannot read the image {image}: {error.strerror or error}"

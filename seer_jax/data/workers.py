@@ -9,7 +9,6 @@ next run of the same user removes those whose run is gone.
 
 import contextlib
 import faulthandler
-import hashlib
 import logging
 import multiprocessing
 import os
@@ -21,7 +20,7 @@ from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker, shared_memory
 from typing import Any
 
-from seer_jax.runtime import errors, host, preemption
+from seer_jax.runtime import errors, files, host, preemption
 
 _log = logging.getLogger(__name__)
 
@@ -191,4 +190,4 @@ def _is_orphan(name):
 
 
 def _machine():
-  return hashlib.sha256(host.this_machine().encode()).hexdigest()[:8]
+  return files.fingerprint(host.this_machine().encode())[:8]

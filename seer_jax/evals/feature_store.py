@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from seer_jax.evals import features
-from seer_jax.runtime import errors
+from seer_jax.runtime import errors, files
 from seer_jax.runtime import mesh as mesh_lib
 
 _NOTE, _LABELS, _LOCK = "done.json", "labels.i64", "lock"
@@ -28,7 +28,6 @@ class FeatureStore:
   """A folder of sets of features."""
 
   def __init__(self, folder: pathlib.Path):
-    """Nothing is written yet."""
     self._folder = folder
     self._known: tuple[Any, str] = (None, "")
 
@@ -52,17 +51,12 @@ class FeatureStore:
       Lost: it is full.
     """
     indices = np.asarray(images.indices, np.int64)
-    key = hashlib.sha256(
-      repr(
-        (
-          self._fingerprint(variables),
-          images.source.fingerprint,
-          hashlib.sha256(indices.tobytes()).hexdigest(),
-          about,
-        )
-      ).encode()
-    ).hexdigest()[:24]
-    folder = self._folder / key
+    folder = self._folder / files.key(
+      self._fingerprint(variables),
+      images.source.fingerprint,
+      files.fingerprint(indices.tobytes()),
+      about,
+    )
     try:
       folder.mkdir(parents=True, exist_ok=True)
       with open(folder / _LOCK, "w") as lock:
@@ -113,9 +107,7 @@ class FeatureStore:
         "rows": note["rows"] + len(part.labels_B),
         "widths": widths,
       }
-      temporary = folder / f"{_NOTE}.part"
-      temporary.write_text(json.dumps(note))
-      os.replace(temporary, folder / _NOTE)
+      files.write_text(folder / _NOTE, json.dumps(note))
     return note
 
 

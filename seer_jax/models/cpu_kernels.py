@@ -12,14 +12,12 @@ import contextlib
 import contextvars
 import ctypes
 import functools
-import hashlib
 import logging
 import os
 import pathlib
 import platform
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 
 import jax
@@ -27,7 +25,7 @@ import jax.numpy as jnp
 import jaxlib
 import numpy as np
 
-from seer_jax.runtime import errors, host
+from seer_jax.runtime import errors, files
 
 _log = logging.getLogger(__name__)
 
@@ -186,7 +184,7 @@ def is_there() -> bool:
       "%s cannot build the kernels for this CPU, so grouped convolutions and"
       " batch normalisations take the slower way through XLA: %s",
       compiler,
-      host.last_words(words),
+      errors.telling_line(words),
     )
     return False
   for name in _OPERATIONS:
@@ -208,28 +206,19 @@ def _built(compiler):
   sources = sorted(_FOLDER.glob("*.cc"))
   texts = [path.read_bytes() for path in sorted(_FOLDER.iterdir())]
   facts = texts, jaxlib.__version__, compiler, _FLAGS, _processor()
-  name = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
-  path = host.cache_folder("kernels") / f"{name}.so"
+  path = files.cached("kernels", *facts).with_suffix(".so")
   if path.exists():
     return path
   _log.info("building kernels for this CPU, once: %s", path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-    part = pathlib.Path(folder, "part.so")
+  flags = [*_FLAGS, f"-I{jax.ffi.include_dir()}"]
+  with files.whole(path) as part:
     subprocess.run(
-      [
-        compiler,
-        *_FLAGS,
-        f"-I{jax.ffi.include_dir()}",
-        f"-o{part}",
-        *map(str, sources),
-      ],
+      [compiler, *flags, f"-o{part}", *map(str, sources)],
       check=True,
       capture_output=True,
       text=True,
       timeout=300,
     )
-    part.replace(path)
   return path
 
 

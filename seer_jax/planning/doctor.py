@@ -9,8 +9,7 @@ import platform
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-from seer_jax.runtime import host
-from seer_jax.runtime.host import Facts
+from seer_jax.planning.installation import Facts, number
 
 _GIB = 2**30
 # GPUs below have no code in cuDNN from 9.11 on, nor in CUDA 13.
@@ -40,7 +39,7 @@ def _old_gpus(facts):
   return sorted(
     f"{name} (compute capability {capability})"
     for name, capability in gpus
-    if host.number(capability) and host.number(capability) < _TURING
+    if number(capability) and number(capability) < _TURING
   )
 
 
@@ -50,7 +49,7 @@ def _extra(facts):
     return "tpu"
   if _old_gpus(facts):
     return "v100"
-  driver = min((host.number(gpu.driver) for gpu in facts.gpus), default=())
+  driver = min((number(gpu.driver) for gpu in facts.gpus), default=())
   return "cuda13" if driver >= _DRIVERS[13] else "cuda12"
 
 
@@ -109,7 +108,7 @@ def old_gpu_can_run(facts: Facts) -> Iterator[Finding]:
       f"CUDA 13 cannot make programs for {old}",
       "pip uninstall jax-cuda13-plugin jax-cuda13-pjrt; " + _install("v100"),
     )
-  if host.number(cudnn) >= _CUDNN_WITHOUT_VOLTA:
+  if number(cudnn) >= _CUDNN_WITHOUT_VOLTA:
     yield Finding(
       f"cuDNN {cudnn} has no code for {old}; 9.10 was the last line that had",
       _install("v100"),
@@ -119,7 +118,7 @@ def old_gpu_can_run(facts: Facts) -> Iterator[Finding]:
 def driver_is_new_enough(facts: Facts) -> Iterator[Finding]:
   for line in _plugins(facts):
     for driver in sorted({gpu.driver for gpu in facts.gpus}):
-      if () < host.number(driver) < _DRIVERS[line]:
+      if () < number(driver) < _DRIVERS[line]:
         need = ".".join(map(str, _DRIVERS[line]))
         yield Finding(
           f"NVIDIA's driver is {driver}, but CUDA {line} needs {need} or newer",

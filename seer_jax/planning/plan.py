@@ -116,7 +116,7 @@ def plan(
       "model.scan": config.model.scan,
       "mesh": f"{mesh.shape['data']}x{mesh.shape['fsdp']}",
     },
-    parameters=sum(x.size for x in jax.tree.leaves(program.natural.params)),
+    parameters=sum(x.size for x in jax.tree.leaves(program.unpadded.params)),
     memory=program.memory,
     capacity=chip.memory,
     verdict=verdict,
@@ -196,7 +196,7 @@ def _program(config, mesh):
       used = _used(str(error))
   return _Program(
     abstract=programs.abstract,
-    natural=programs.natural,
+    natural=programs.unpadded,
     jaxpr=traced.jaxpr,
     hlo=hlo,
     memory=_memory(programs.abstract, inputs, needs, used),

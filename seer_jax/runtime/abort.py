@@ -1,9 +1,9 @@
-"""One process fails, and all end at once, saying why.
+"""When one process fails, all of them end at once, and say why.
 
-One that merely exits is missed late: the others wait for it in a collective
-until JAX finds its heartbeat gone, a minute or two later, and aborts them
-without a reason. So the first to fail leaves word in the store of JAX's
-coordinator, where the others look every two seconds.
+A process that merely exits is missed late: the others wait for it in a
+collective until JAX misses its heartbeat, a minute or two later, and aborts
+them without a reason. So the first to fail leaves a message in the key-value
+store of JAX's coordinator, where the others look every two seconds.
 """
 
 import atexit
@@ -14,83 +14,93 @@ import sys
 import threading
 import time
 import traceback
-from typing import NoReturn
-
-from jax._src import distributed as jax_distributed
+from typing import Any, NoReturn
 
 from seer_jax.runtime import errors
 
-# Where the first process that fails leaves word, and the others that they know.
-_WORDS, _HEARD = "seer_jax/failed", "seer_jax/heard"
+# Keys of the first failure's message, and of those that have read it.
+_MESSAGE, _READ = "seer_jax/failed", "seer_jax/heard"
 _LISTEN_EVERY = 2  # Seconds; each time is a request to process 0.
 _ANSWERED_IN = 5  # Seconds, if process 0 answers at all.
-# What CPU collectives raise when a process at the other end is gone.
+# What CPU collectives raise when the process at the other end is gone.
 _LOSS = r"Gloo .* failed|Connection (reset|closed)"
-_joined, _over = threading.Event(), threading.Event()
+_over = threading.Event()
 _ending = threading.Lock()
+# Once joined: JAX's client, the index of this process and their number.
+_joined: tuple[Any, int, int] | None = None
 
 
-def listen() -> None:
-  """Begins to listen, once this process has joined others."""
-  _joined.set()
+def listen(process: int, processes: int) -> None:
+  """Starts listening, once this process has joined the others.
+
+  Args:
+    process: index of this one.
+    processes: how many there are.
+  """
+  # JAX has no public name for its client; Orbax exports one.
+  from orbax.checkpoint import multihost
+
+  global _joined
+  _joined = multihost.get_jax_distributed_client(), process, processes
   threading.Thread(target=_listen, daemon=True).start()
-  # Runs before JAX's own, registered earlier, leaves the others.
+  # Runs before JAX's own handler, registered earlier, leaves the others.
   atexit.register(_over.set)
 
 
-def fail(status: int, words: str) -> NoReturn:
+def fail(status: int, message: str) -> NoReturn:
   """Ends this process with an error, and all others of the run with it.
 
   Args:
     status: to exit with.
-    words: one line, printed by every process.
+    message: one line, printed by every process.
   """
-  if _joined.is_set():
-    _put(_WORDS, f"{status} process {_index()}: {words}")
-  end_this(status, words)
+  if _joined:
+    _put(_MESSAGE, f"{status} process {_joined[1]}: {message}")
+  end_this(status, message)
 
 
 def crash(error: BaseException) -> None:
-  """Of several processes, ends all after an unexpected exception in this one.
+  """After an unexpected exception in one of several processes, ends all.
 
-  Where it comes of another process that is gone, says so and no more.
+  If another process that is gone caused it, prints that and no traceback.
   """
-  if not _joined.is_set():
+  if not _joined:
     return
   first_line = next(iter(str(error).splitlines()), "")
   if not re.search(_LOSS, str(error)):
     traceback.print_exception(error)
     fail(1, f"{type(error).__name__}: {first_line}")
-  # The other may have left word, and its connection broken before we looked.
+  # The other may have left its message before its connection broke.
   time.sleep(_LISTEN_EVERY)
-  status, words = _heard() or (
+  status, message = _received() or (
     errors.Lost.STATUS,
-    "another process of this run is gone, its own messages may say why; the"
-    f" same command resumes ({first_line})",
+    "another process of this run is gone; its own output may say why. The same"
+    f" command resumes the run ({first_line})",
   )
-  fail(status, words)
+  fail(status, message)
 
 
-def end_this(status: int, words: str) -> NoReturn:
-  """Ends this process, without the usual goodbyes.
+def end_this(status: int, message: str) -> NoReturn:
+  """Ends this process at once.
 
-  They wait for other processes, and for threads that are stuck at a bad disk.
+  Python's usual exit waits for other processes, and for threads that a bad disk
+  holds up.
   """
   if not _ending.acquire(blocking=False):
-    time.sleep(60)  # Another thread is at it.
-  last_words(f"error: {words}")
-  if _joined.is_set():
-    _wait_until_heard()
+    time.sleep(60)  # Another thread is ending the process.
+  print_exit_message(f"error: {message}")
+  if _joined:
+    _wait_until_read(*_joined)
   os._exit(status)
 
 
-def last_words(words: str) -> None:
-  """A line on standard error; where none can be written, the end is the same.
+def print_exit_message(message: str) -> None:
+  """Prints a line on standard error, if anything can be printed there.
 
-  Nor does what waits to be written then change the exit status.
+  If not, buffered output does not change the exit status either.
   """
   with contextlib.suppress(OSError, ValueError):
-    print(words, file=sys.stderr, flush=True)
+    print(message, file=sys.stderr, flush=True)
   for stream in (sys.stdout, sys.stderr):
     try:
       stream.flush()
@@ -102,29 +112,28 @@ def last_words(words: str) -> None:
 def _listen():
   """Ends this process soon after another has failed."""
   while not _over.wait(_LISTEN_EVERY):
-    heard = _heard()
-    if heard:
-      end_this(*heard)
+    received = _received()
+    if received:
+      end_this(*received)
 
 
-def _heard():
-  """(status, words) of the first process that failed, if one has."""
+def _received():
+  """(status, message) of the first process that failed, if one has."""
   try:
-    text = jax_distributed.global_state.client.key_value_try_get(_WORDS)
+    text = _joined[0].key_value_try_get(_MESSAGE)
   except RuntimeError:
-    return None  # No words; or no process 0, and JAX ends this one.
-  status, words = text.split(" ", 1)
-  return int(status), words
+    return None  # No message; or process 0 is gone, and JAX ends this one.
+  status, message = text.split(" ", 1)
+  return int(status), message
 
 
-def _wait_until_heard():
-  """Keeps process 0, which keeps the words, until all others have them."""
-  state = jax_distributed.global_state
-  _put(f"{_HEARD}/{state.process_id}", "")
+def _wait_until_read(client, process, processes):
+  """Keeps process 0, which holds the message, until all others have it."""
+  _put(f"{_READ}/{process}", "")
   deadline = time.monotonic() + 5 * _LISTEN_EVERY
-  while state.process_id == 0 and time.monotonic() < deadline:
+  while process == 0 and time.monotonic() < deadline:
     try:
-      if len(state.client.key_value_dir_get(_HEARD)) == state.num_processes:
+      if len(client.key_value_dir_get(_READ)) == processes:
         return
     except RuntimeError:
       return
@@ -132,18 +141,14 @@ def _wait_until_heard():
 
 
 def _put(key, value):
-  """Leaves word, unless process 0 does not answer."""
+  """Writes to the store, unless process 0 does not answer."""
 
   def put():
     # Another was first, or process 0 is gone.
     with contextlib.suppress(RuntimeError):
-      jax_distributed.global_state.client.key_value_set(key, value)
+      _joined[0].key_value_set(key, value)
 
-  # The client waits for a process that is stuck until JAX misses its heartbeat.
+  # The client waits for a stuck process until JAX misses its heartbeat.
   asked = threading.Thread(target=put, daemon=True)
   asked.start()
   asked.join(_ANSWERED_IN)
-
-
-def _index():
-  return jax_distributed.global_state.process_id

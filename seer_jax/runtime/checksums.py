@@ -9,6 +9,8 @@ import hashlib
 import os
 import pathlib
 
+from seer_jax.runtime import files
+
 _NAME = "SHA256SUMS"
 _THREADS = 8  # hashlib frees the interpreter's lock.
 
@@ -25,12 +27,10 @@ def seal(folder: pathlib.Path) -> None:
     lines = [
       f"{found}  {name}\n" for found, name in zip(hashes, names, strict=True)
     ]
-  with (folder / _NAME).open("w", encoding="utf-8") as file:
-    file.writelines(lines)
-    file.flush()
-    os.fsync(file.fileno())
+  (folder / _NAME).write_text("".join(lines), encoding="utf-8")
+  files.flush(folder / _NAME)
   for each in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
-    flush(each)
+    files.flush(each)
 
 
 def complaints(folder: pathlib.Path) -> list[str]:
@@ -68,15 +68,6 @@ def complaints(folder: pathlib.Path) -> list[str]:
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
     wrong = list(pool.map(check, sorted(expected.keys() & there)))
   return [words for words in (*missing, *unknown, *wrong) if words]
-
-
-def flush(folder: pathlib.Path) -> None:
-  """Sees that the disk has a folder's names."""
-  number = os.open(folder, os.O_RDONLY)
-  try:
-    os.fsync(number)
-  finally:
-    os.close(number)
 
 
 def _parse(line):

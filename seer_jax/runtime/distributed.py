@@ -1,9 +1,8 @@
-"""Several processes as one run: who they are, whether they can start together.
+"""Several processes as one run: their ranks, and what they agree on.
 
-Each process learns its place from flags or from what started it, and joins the
-others through JAX's coordinator, which is process 0. All that can be wrong is
-looked for before anything long begins; for what goes wrong later in one of them
-there is `abort.py`.
+Each process finds its rank in flags or in the variables of what launched it,
+and joins the others through JAX's coordinator, which is process 0. Mistakes are
+looked for before anything long begins; `abort.py` handles later failures.
 """
 
 import collections
@@ -30,33 +29,28 @@ _PORT = 61440  # Plus the job's number, so that two jobs may share a host.
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
-  """One process among others.
-
-  Attributes:
-    coordinator: host:port of process 0.
-    processes: how many there are.
-    process: which this one is.
-  """
+class Rank:
+  """One process of several; `coordinator` is the `host:port` of process 0."""
 
   coordinator: str
   processes: int
   process: int
 
 
-def find(
+def find_rank(
   environment: Mapping[str, str],
   coordinator: str | None = None,
   processes: int | None = None,
   process: int | None = None,
-) -> Place | None:
-  """The place of this process; None for one that is alone.
+) -> Rank | None:
+  """The rank of this process; None if it is the only one.
 
-  Flags win, then the first that says there is more than one process: JAX_*
-  variables (set by launch/gke_jobset.yaml), Open MPI, a step of SLURM's srun.
+  Flags win, then the first launcher that says there is more than one process:
+  JAX_* variables (set by launch/gke_jobset.yaml), Open MPI, a step of SLURM's
+  srun.
 
   Raises:
-    UserError: there are several, but what is known does not say who is who.
+    UserError: there are several, but a part of the rank is missing or wrong.
   """
   if (coordinator, processes, process) != (None, None, None):
     return _checked(coordinator, processes, process, "the flags")
@@ -96,7 +90,7 @@ def _count(environment, name):
 
 
 def _checked(coordinator, processes, process, source):
-  """A Place of values that may be missing or no numbers."""
+  """A Rank of values that may be missing or malformed."""
   given = {
     "coordinator": coordinator,
     "processes": processes,
@@ -105,26 +99,26 @@ def _checked(coordinator, processes, process, source):
   missing = [name for name, value in given.items() if value is None]
   if missing:
     raise errors.UserError(
-      f"several processes are to run, but {source} does not tell"
+      f"the run has several processes, but {source} do not give"
       f" {' and '.join(missing)}; give --coordinator=HOST:PORT --processes=N"
       " --process=I, or set JAX_COORDINATOR_ADDRESS=HOST:PORT"
     )
   for name, value in (("processes", processes), ("process", process)):
     if not re.fullmatch(r"-?\d+", str(value)):
       raise errors.UserError(
-        f"{name} is {value!r}, by {source}; it must be a number"
+        f"{name} is {value!r} in {source}; it must be a number"
       )
-  place = Place(coordinator, int(processes), int(process))
-  if not re.fullmatch(r".+:\d+", place.coordinator):
+  rank = Rank(coordinator, int(processes), int(process))
+  if not re.fullmatch(r".+:\d+", rank.coordinator):
     raise errors.UserError(
-      f"the coordinator is {place.coordinator!r}; it must be HOST:PORT"
+      f"the coordinator is {rank.coordinator!r}; it must be HOST:PORT"
     )
-  if not 0 <= place.process < place.processes:
+  if not 0 <= rank.process < rank.processes:
     raise errors.UserError(
-      f"process {place.process} is not one of {place.processes}: processes are"
-      f" numbered from 0 to {place.processes - 1}"
+      f"process is {rank.process}, of {rank.processes} processes; it must be"
+      f" from 0 to {rank.processes - 1}"
     )
-  return place
+  return rank
 
 
 def _slurm_coordinator(environment):
@@ -138,50 +132,51 @@ def _slurm_coordinator(environment):
     )
   except (OSError, subprocess.CalledProcessError) as error:
     raise errors.UserError(
-      f"cannot ask SLURM for the hosts of {nodes!r}: {error}; set"
+      f"SLURM's scontrol cannot name the hosts of {nodes!r}: {error}; set"
       " JAX_COORDINATOR_ADDRESS=HOST:PORT"
     ) from error
   port = _PORT + int(environment["SLURM_JOB_ID"]) % 4096
   return f"{found.stdout.split()[0]}:{port}"
 
 
-def start(place: Place | None, patience: float = 300) -> None:
-  """Joins the other processes, if there are any. Before JAX sees a device.
+def start(rank: Rank | None, patience: float = 300) -> None:
+  """Joins the other processes, if there are any; before JAX sees a device.
 
   Args:
-    place: of this process.
+    rank: of this process.
     patience: seconds to wait for the coordinator and for the others.
 
   Raises:
-    UserError: they are not what they should be.
-    Lost: they cannot be reached; perhaps they start later.
+    UserError: the processes do not match.
+    Lost: they cannot be reached; they may start later.
   """
-  # JAX's own agreement on a step to stop at is not used (see `preemption.py`);
-  # switched off, it leaves SIGTERM to us.
+  # `MaxOverProcesses` decides at which step to stop, not JAX's preemption
+  # service; switched off, the service leaves SIGTERM to us.
   jax.config.update("jax_enable_preemption_service", False)
-  if place is None and not _on_cloud_tpu(os.environ):
+  if rank is None and not _on_cloud_tpu(os.environ):
     return
-  if place is None:
+  if rank is None:
     try:
-      # Its machines find each other; a single one is soon done.
+      # TPU hosts find each other; for a single one this returns at once.
       jax.distributed.initialize()
     except (OSError, RuntimeError, ValueError) as error:
       # Hosted notebooks have TPUs, and no server that knows about them.
-      _log.warning("asked for other TPU hosts, and found none: %s", error)
+      _log.warning("looked for other TPU hosts and found none: %s", error)
       return
-  else:
-    _join(place, patience)
-  abort.listen()
-  if place and jax.process_count() != place.processes:
+    abort.listen(jax.process_index(), jax.process_count())
+    return
+  _join(rank, patience)
+  abort.listen(rank.process, rank.processes)
+  if jax.process_count() != rank.processes:
     raise errors.UserError(
-      f"{place.processes} processes joined, but {jax.default_backend()} devices"
-      f" show {jax.process_count()}: is JAX of the same kind everywhere, and"
-      " jax_cpu_collectives_implementation, on CPUs, gloo?"
+      f"{rank.processes} processes joined, but the {jax.default_backend()}"
+      f" devices belong to {jax.process_count()}: install the same JAX on all"
+      " hosts; on CPUs, jax_cpu_collectives_implementation must be gloo"
     )
 
 
 def _on_cloud_tpu(environment):
-  """Whether this may be one of several machines of TPUs."""
+  """Whether this may be one of several TPU hosts."""
   if "tpu" not in (jax.config.jax_platforms or "tpu"):
     return False
   hosts = environment.get(
@@ -190,86 +185,85 @@ def _on_cloud_tpu(environment):
   if hosts is not None:
     slices = _count(environment, "MEGASCALE_NUM_SLICES")
     return len(hosts.split(",")) * slices > 1
-  # Without Kubernetes only Google's metadata server knows. JAX has set the
-  # first where it found TPUs, and asks the server unless the second is set.
+  # Without Kubernetes only Google's metadata server knows. JAX sets the first
+  # variable where it finds TPUs, and asks the server unless the second is set.
   return (
     environment.get("TPU_ML_PLATFORM") == "JAX"
     and "TPU_SKIP_MDS_QUERY" not in environment
   )
 
 
-def _join(place, patience):
-  if place.process > 0:
-    _reach(place, patience)
+def _join(rank, patience):
+  if rank.process > 0:
+    _reach(rank, patience)
   # When its own time is up, JAX aborts with a stack trace: be earlier.
   late = threading.Timer(
     patience,
     abort.end_this,
     (
       errors.Lost.STATUS,
-      f"process {place.process} of {place.processes} waited {patience:g} s at"
-      f" {place.coordinator} in vain. Did all others start, with the same"
-      " --processes and --coordinator, and is no other run at that port?",
+      f"process {rank.process} of {rank.processes} waited {patience:g} s for"
+      f" the others at {rank.coordinator}. Check that all have started, with"
+      " the same --processes and --coordinator, and that no other run uses"
+      " that port",
     ),
   )
   late.daemon = True
   late.start()
   try:
     jax.distributed.initialize(
-      place.coordinator,
-      place.processes,
-      place.process,
-      # What is found here is right: no second opinion, and all devices that a
-      # process sees are its own.
+      rank.coordinator,
+      rank.processes,
+      rank.process,
+      # No second opinion on the rank; each process owns all devices it sees.
       cluster_detection_method="deactivate",
       initialization_timeout=int(patience) + 60,
     )
   except RuntimeError as error:
     raise errors.Lost(
-      f"process {place.process} of {place.processes} could not join the run at"
-      f" {place.coordinator}: {' '.join(str(error).split())[:200]}. Is the port"
-      " taken by another run? Give another --coordinator"
+      f"process {rank.process} of {rank.processes} could not join the run at"
+      f" {rank.coordinator}: {' '.join(str(error).split())[:200]}. If another"
+      " run uses that port, give another --coordinator"
     ) from error
   finally:
     late.cancel()
 
 
-def _reach(place, patience):
+def _reach(rank, patience):
   """Waits until the coordinator's port answers."""
-  host, port = place.coordinator.rsplit(":", 1)
-  began = told = time.monotonic()
+  host, port = rank.coordinator.rsplit(":", 1)
+  began = logged = time.monotonic()
   while True:
     try:
       socket.create_connection((host, int(port)), timeout=5).close()
+      return
     except OSError as error:
-      now = time.monotonic()
-      if now - began > patience:
+      passed = time.monotonic() - began
+      if passed > patience:
         raise errors.Lost(
-          f"process {place.process} cannot reach the coordinator at"
-          f" {place.coordinator} after {patience:g} s ({error}). Is process 0"
-          " running there, is the host's name right on this machine, and does"
-          " a firewall let the port through?"
+          f"process {rank.process} cannot reach the coordinator at"
+          f" {rank.coordinator} after {patience:g} s ({error}). Check that"
+          " process 0 runs there, that this machine resolves the host's name,"
+          " and that no firewall closes the port"
         ) from error
-      if now - told > 15:
-        told = now
+      if began + passed - logged > 15:
+        logged = began + passed
         _log.warning(
-          "process %d waits for %s: %s", place.process, place.coordinator, error
+          "process %d waits for %s: %s", rank.process, rank.coordinator, error
         )
       time.sleep(0.2)
-    else:
-      return
 
 
-def is_lead() -> bool:
-  """Whether this process writes what there must be one of."""
+def is_primary() -> bool:
+  """Whether this process writes the files that a run has once."""
   return jax.process_index() == 0
 
 
-def agree(facts: Mapping[str, str]) -> None:
+def check_equal(facts: Mapping[str, str]) -> None:
   """Compares facts, such as the config, with those of the other processes.
 
   Raises:
-    UserError: one differs; says which, and at which processes.
+    UserError: names the facts that differ, and the processes.
   """
   if jax.process_count() == 1:
     return
@@ -286,54 +280,53 @@ def agree(facts: Mapping[str, str]) -> None:
   ]
   if differing:
     raise errors.UserError(
-      f"the processes do not agree: {'; '.join(differing)} differs from that"
-      " of process 0. All must be started with the same command, code and data"
+      f"the processes do not match: {'; '.join(differing)} differs from that of"
+      " process 0. Start all with the same command, code and data"
     )
 
 
-def tell(number: int) -> int:
-  """What process 0 says, on all."""
+def from_primary(number: int) -> int:
+  """The number that the primary process has, on all."""
   if jax.process_count() == 1:
     return number
-  said = multihost_utils.broadcast_one_to_all(np.int64(number))
-  return int(said)
+  return int(multihost_utils.broadcast_one_to_all(np.int64(number)))
 
 
 def any_of(here: bool) -> bool:
-  """Whether it is so in any process."""
+  """Whether it is true in any process."""
   if jax.process_count() == 1:
     return here
   return bool(multihost_utils.process_allgather(np.bool_(here)).any())
 
 
-class Votes:
-  """Questions that all processes answer, step after step, and hear alike.
+class MaxOverProcesses:
+  """Numbers that all processes compare, step after step.
 
-  Of several processes each may know something (a signal came, a disk is full),
-  and all must act on it at the same step. So each gives its numbers, and gets
-  the largest of all devices; those of `_LAG` questions ago, which the devices
-  have by then: the host need not wait for the newest step.
+  One process may know something (a signal came, a disk is full) that all must
+  act on at the same step. So each gives its numbers and gets the largest over
+  all devices: those of `_LAG` steps ago, which the devices have by then, so
+  that the host need not wait for the newest step.
 
-  (JAX's preemption service agrees on a step as well; but on one that a resumed
-  run has passed, if the notice comes while it starts.)
+  (JAX's preemption service agrees on a step as well, but on one that a resumed
+  run has passed, if the signal comes while it starts.)
   """
 
   _LAG = 2
 
   def __init__(self, mesh: jax.sharding.Mesh, count: int):
-    """Takes the mesh of the run, and how many numbers a question has."""
+    """Takes the mesh of the run, and how many numbers to compare."""
     self._count, self._rows = count, len(mesh.local_devices)
     self._asked = collections.deque()
     self._alone = jax.process_count() == 1
     if not self._alone:
       self._each = jax.NamedSharding(mesh, jax.P(mesh.axis_names))
       self._largest = jax.jit(
-        lambda votes_DxN: votes_DxN.max(0),
+        lambda numbers_DxN: numbers_DxN.max(0),
         out_shardings=jax.NamedSharding(mesh, jax.P()),
       )
 
-  def cast(self, *numbers: int) -> tuple[int, ...]:
-    """The largest of each number over all processes, two questions ago."""
+  def agree(self, *numbers: int) -> tuple[int, ...]:
+    """The largest of each number over all processes, two calls ago."""
     if self._alone:
       return numbers
     mine = np.tile(np.int32(numbers), (self._rows, 1))

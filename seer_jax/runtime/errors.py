@@ -1,62 +1,59 @@
-"""The failures that are somebody's news rather than a defect here."""
+"""Errors shown to the user without a traceback."""
 
 import errno
+import re
 
-# What a disk says that has no room; another time, or elsewhere, it has.
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+# Errors of a full or failing disk: the same command may succeed later, or on
+# another machine.
+_OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
 
 
 class UserError(Exception):
-  """A mistake the user can mend.
+  """A mistake that the user can correct.
 
-  The message is one line: what was wrong, the value, and what to do. The
-  command line prints it without a traceback and exits with `STATUS`.
+  The message is one line: what is wrong, the value, and what to do. The command
+  line prints it without a traceback and exits with `STATUS`.
   """
 
   STATUS = 2
 
 
 class Lost(Exception):
-  """Something that the run stood on is gone: a worker, a disk.
+  """Something that the run needs is gone: a worker, a disk.
 
-  The message is one line. The same command resumes.
+  The message is one line. The same command resumes the run.
   """
 
   STATUS = 70  # sysexits' EX_SOFTWARE; 1 is left to defects.
 
 
-# Of output that nobody reads to its end: what shells report of SIGPIPE.
+# Exit status where the reader of the output left: shells' for SIGPIPE.
 UNREAD = 141
-# Of Ctrl-C that is not waited for: what shells report of SIGINT.
+# Exit status of a program that Ctrl-C ended at once: shells' for SIGINT.
 INTERRUPTED = 130
 
 
 class Stopped(Exception):
-  """A signal asked to stop, and all is saved; the same command resumes."""
+  """A signal asked to stop; all is saved, and the same command resumes."""
 
-  # Not a signal's own status: schedulers requeue on it (sysexits' EX_TEMPFAIL).
+  # Schedulers requeue on it (sysexits' EX_TEMPFAIL), not on a signal's status.
   STATUS = 75
 
 
-def of_disk(error: OSError, words: str) -> UserError | Lost:
-  """The failure to raise when a disk refuses.
+def of_disk(error: OSError, message: str) -> UserError | Lost:
+  """The error to raise when a disk refuses.
 
-  Args:
-    error: of the system.
-    words: the message.
-
-  Returns:
-    `Lost` where there is no room: the same command may go on later, or on
-    another machine. `UserError` for all else.
+  It is `Lost` if the disk is full or fails: the same command may succeed later,
+  or on another machine. It is `UserError` otherwise.
   """
-  return (Lost if error.errno in _NO_ROOM else UserError)(words)
+  return (Lost if error.errno in _OF_THE_DISK else UserError)(message)
 
 
 def shown(it: object, most: int = 80) -> str:
-  """A name from a file of others, fit for one line of a message.
+  """A value from a stranger's file, fit for one line of a message.
 
-  What no terminal should print is escaped, and what is long is cut. Containers
-  are named by their type: their `repr` may be longer than memory.
+  Control characters are escaped, and long values cut. Containers are named by
+  their type, since their `repr` may not fit into memory.
   """
   if not isinstance(it, (str, int, float, bytes, type(None))):
     return f"a {type(it).__name__}"
@@ -67,13 +64,22 @@ def shown(it: object, most: int = 80) -> str:
   return plain if len(plain) <= most else plain[: most - 3] + "..."
 
 
+def telling_line(stderr: str) -> str:
+  """The line of an error output that most likely says why; "" of none."""
+  lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+  # "E0000 00:00:1795430051.7 ..." are the native libraries' own logs.
+  plain = [line for line in lines if not re.match(r"[IWEF]\d{4} ", line)]
+  telling = [line for line in plain if re.search(r"Error: |failed", line)]
+  return (telling or plain or lines or [""])[-1]
+
+
 class BadImage(Exception):
   """One image that cannot be used; the message is the reason, in a few words.
 
   Uncurated collections are full of them, so it is never fatal: the pipeline
-  counts the image and draws another.
+  counts the image and replaces it.
   """
 
 
 class Excluded(BadImage):
-  """An image that nobody may use; see `sources.exclusion.Excluding`."""
+  """An image that is opted out; see `sources.opt_out.Excluding`."""

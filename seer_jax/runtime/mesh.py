@@ -35,7 +35,7 @@ _RULES = (
   (r"/kernel$", True),
   (r"/(scale|shift|bias|mean|var)$", False),
   (r"(^|/)count$", False),
-  (r"^(step|window|extra|loss_scale|streak)\b", False),
+  (r"^(step|window|extra|loss_scale|nonfinite_steps)\b", False),
 )
 
 

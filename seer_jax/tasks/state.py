@@ -1,4 +1,4 @@
-"""State: all that a run is, as arrays. Nothing random, no functions."""
+"""State: everything a run consists of, as arrays."""
 
 import zlib
 from typing import Any
@@ -19,7 +19,7 @@ class State:
     opt_state: of the optax chain.
     extra: what the task keeps between steps (SwAV: its queue).
     loss_scale: a `loss_scale.LossScale` in fp16, else None.
-    streak: steps in a row, up to now, that were not finite.
+    nonfinite_steps: how many steps in a row, up to this, were not finite.
     window: sums of metrics since the last logged step; part of the state so
       that a resumed run logs the very same numbers.
   """
@@ -30,7 +30,7 @@ class State:
   opt_state: Any
   extra: Any
   loss_scale: Any
-  streak: jax.Array
+  nonfinite_steps: jax.Array
   window: Any
 
   @property

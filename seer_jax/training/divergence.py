@@ -1,8 +1,8 @@
-"""A step that diverged, kept and repeated: where did it begin?"""
+"""Divergence: when a run has diverged, and the step at which, repeated."""
 
 import logging
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
 import jax
@@ -13,8 +13,9 @@ import numpy as np
 from seer_jax.data import pipeline, sources
 from seer_jax.runtime import errors
 from seer_jax.runtime import mesh as mesh_lib
-from seer_jax.tasks import base, state
-from seer_jax.training import loss_scale, optim
+from seer_jax.tasks import base, loss_scale
+from seer_jax.tasks import state as state_lib
+from seer_jax.training import optim
 from seer_jax.training import step as step_lib
 from seer_jax.weights import checkpoint
 
@@ -24,23 +25,72 @@ _SHOWN = 8  # Of many names, the first.
 _EXPLODED = 1e3  # No parameter of a network that learns is as large.
 
 
+def is_nonfinite(
+  window: Mapping[str, Any] | None, config: ml_collections.ConfigDict
+) -> bool:
+  """Whether the newest step of a window of metrics diverged; False of None.
+
+  In fp16, overflows now and then are how the loss scale finds its size; only a
+  scale that keeps falling is a divergence.
+  """
+  if window is None or (
+    config.precision == "fp16" and float(window["loss_scale"]) >= 1
+  ):
+    return False
+  return int(window["nonfinite_steps"]) > 0
+
+
+def ends_at_once(
+  window: Mapping[str, Any], config: ml_collections.ConfigDict
+) -> bool:
+  """With `rollback.after` at 0: whether to stop; waits for each step."""
+  return config.rollback.after == 0 and is_nonfinite(window, config)
+
+
+def lasts(
+  window: Mapping[str, Any],
+  state: state_lib.State,
+  config: ml_collections.ConfigDict,
+) -> bool:
+  """Whether `rollback.after` steps in a row diverged, and the next one too."""
+  enough = window["nonfinite_steps"] >= config.rollback.after
+  # The state is a step newer than the window, which may have been a good one.
+  return (
+    is_nonfinite(window, config) and enough and int(state.nonfinite_steps) > 0
+  )
+
+
+def warn(
+  step: int, window: Mapping[str, Any], config: ml_collections.ConfigDict
+) -> None:
+  """Logs how many of the steps of a window were not applied."""
+  skipped = window["skipped"] and config.precision != "fp16"
+  if skipped or is_nonfinite(window, config):
+    _log.warning(
+      "%d of the last steps up to %d had a loss or a gradient that is not"
+      " finite; they were not applied",
+      window["skipped"],
+      step,
+    )
+
+
 def keep(
-  now: state.State,
-  place: dict[str, Any],
+  state: state_lib.State,
+  progress: dict[str, Any],
   workdir: pathlib.Path,
   source: sources.Source,
   config: ml_collections.ConfigDict,
   programs: step_lib.Programs,
 ) -> NoReturn:
-  """Ends a run that diverged, leaving all that its last step came from.
+  """Ends a run that diverged; saves what repeats its last step.
 
-  No bad step is applied, so the state before it is the state after it, but for
-  what counts. Batches and keys follow from the numbers in `place`.
+  No such step is applied, so the state before it is the state after it, apart
+  from its counters. Batches and keys follow from the numbers in `progress`.
 
   Args:
-    now: the state after a step that was not finite.
-    place: where the run stands (`loop.Loop`).
-    workdir: the bundle goes to its folder `divergence`.
+    state: after a step that was not finite.
+    progress: of the run (`saving.Progress`).
+    workdir: the checkpoint goes to its folder `divergence`.
     source: of the images.
     config: resolved.
     programs: of the run.
@@ -49,29 +99,29 @@ def keep(
     UserError: always.
   """
   # Steps are counted as the log does: the first is step 1.
-  step, streak = int(now.step) - 1, int(now.streak)
-  samples = place["samples"] - config.batch_size
-  before = now.replace(
-    step=now.step - 1,
-    streak=now.streak - 1,
-    loss_scale=loss_scale.before_overflow(now.loss_scale),
+  step, count = int(state.step) - 1, int(state.nonfinite_steps)
+  samples = progress["samples"] - config.batch_size
+  before = state.replace(
+    step=state.step - 1,
+    nonfinite_steps=state.nonfinite_steps - 1,
+    loss_scale=loss_scale.before_overflow(state.loss_scale),
   )
   kept = checkpoint.Checkpoints(workdir / "divergence")
   ids = _ids(source, config, samples)
   kept.save(
-    step, before, programs.natural, place | {"samples": samples, "ids": ids}
+    step, before, programs.unpadded, progress | {"samples": samples, "ids": ids}
   )
   kept.wait()
-  words = kept.failure()
+  failure = kept.failure()
   last = (
-    f"could not be kept ({words})"
-    if words
+    f"could not be saved ({failure})"
+    if failure
     else f"is in {workdir / 'divergence' / str(step)}: seer-jax replay repeats"
     " it and looks for the cause"
   )
   raise errors.UserError(
-    f"training diverged at step {step + 2 - streak}: the loss or a gradient was"
-    f" not finite, {streak} times in a row; no such step was applied. The last"
+    f"training diverged at step {step + 2 - count}: the loss or a gradient was"
+    f" not finite, {count} times in a row; no such step was applied. The last"
     f" {last}. Lower config.optim.lr={config.optim.lr:g} or lengthen"
     " config.optim.warmup_fraction, in a new --workdir"
   )
@@ -92,31 +142,31 @@ def replay(
   tx, schedule = optim.make(config.optim, config.steps, config.batch_size, task)
   programs = step_lib.build(task, tx, config, mesh)
   kept = checkpoint.Checkpoints(workdir / "divergence")
-  found = kept.restore(programs.abstract, programs.natural)
+  found = kept.restore(programs.abstract, programs.unpadded)
   if found is None:
     raise errors.UserError(f"there is no step to replay in {workdir}")
-  now, place = found
-  step = int(now.step)
+  state, progress = found
+  step = int(state.step)
   bad_images = pipeline.BadImages(source, workdir, 1.0, config.data.max_pixels)
   batches = pipeline.train_batches(
-    source, config, mesh, place["samples"], bad_images
+    source, config, mesh, progress["samples"], bad_images
   )
   batch = next(batches)
   batches.close()
-  ids = _ids(source, config, place["samples"])
-  if ids != place["ids"]:
+  ids = _ids(source, config, progress["samples"])
+  if ids != progress["ids"]:
     yield "the images are not those of that step any more: look with care"
   # Before the step, which gives its state up.
-  largest = _largest(now)
+  largest = _largest(state)
   yield (
     f"before step {step + 1}: learning rate {float(schedule(step)):g}, loss"
-    f" scale {float(loss_scale.factor(now.loss_scale)):g}, largest parameter"
+    f" scale {float(loss_scale.factor(state.loss_scale)):g}, largest parameter"
     f" {largest[0]:g} in {largest[1]}"
   )
-  rows = _bad_rows(task, config, now, batch)
-  gradients = _bad_gradients(task, config, now, batch)
-  _, window = programs.step(now, batch)
-  bad = int(window["streak"]) > 0
+  rows = _bad_rows(task, config, state, batch)
+  gradients = _bad_gradients(task, config, state, batch)
+  _, window = programs.step(state, batch)
+  bad = int(window["nonfinite_steps"]) > 0
   yield (
     f"step {step + 1} repeated: "
     + ("the same, not finite" if bad else "it is finite here")
@@ -149,7 +199,7 @@ def _verdict(precision, bad, count, largest, name):
   )
 
 
-def _largest(now):
+def _largest(state):
   return max(
     jax.tree.leaves(
       jax.tree.map_with_path(
@@ -157,40 +207,42 @@ def _largest(now):
           float(jnp.max(jnp.abs(leaf))),
           mesh_lib.path_of(path),
         ),
-        now.params,
+        state.params,
       ),
       is_leaf=lambda each: isinstance(each, tuple),
     )
   )
 
 
-def _bad_rows(task, config, now, batch):
+def _bad_rows(task, config, state, batch):
   """Rows of the batch for which the network's answers are not all finite.
 
   Through the running statistics: in those of a batch, one spoils all.
   """
 
-  def fine(now, batch):
+  def fine(state, batch):
     fine_B = True
-    for views in task.view(step_lib.keyed(config, now, batch)):
+    for views in task.view(step_lib.keyed(config, state, batch)):
       x_NxHxWx3 = views.reshape(-1, *views.shape[2:])
-      for tap in jax.tree.leaves(task.encoder.apply(now.variables, x_NxHxWx3)):
+      for tap in jax.tree.leaves(
+        task.encoder.apply(state.variables, x_NxHxWx3)
+      ):
         finite_BxR = jnp.isfinite(tap).reshape(views.shape[0], -1)
         fine_B &= jnp.all(finite_BxR, axis=1)
     return fine_B
 
-  fine_B = mesh_lib.to_host(jax.jit(fine)(now, batch))
+  fine_B = mesh_lib.to_host(jax.jit(fine)(state, batch))
   return np.flatnonzero(~fine_B)
 
 
-def _bad_gradients(task, config, now, batch):
+def _bad_gradients(task, config, state, batch):
   """Paths of the parameters whose gradients are not all finite."""
 
-  def gradients(now, batch):
-    grads, _ = step_lib.gradient(task, config, now, batch)
+  def gradients(state, batch):
+    grads, _ = step_lib.gradient(task, config, state, batch)
     return jax.tree.map(lambda g: jnp.all(jnp.isfinite(g)), grads)
 
-  flags = jax.jit(gradients)(now, batch)
+  flags = jax.jit(gradients)(state, batch)
   return [
     mesh_lib.path_of(path)
     for path, fine in jax.tree.leaves_with_path(flags)

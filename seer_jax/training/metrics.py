@@ -1,32 +1,33 @@
-"""Metrics on their way out: JSON lines, TensorBoard, the progress bar."""
+"""Metrics of a run on disk: JSON lines, and TensorBoard's event files."""
 
 import contextlib
 import json
 import logging
 import os
 import pathlib
-import sys
 import time
-from typing import TextIO
 
-import tqdm
 from tensorboardX import event_file_writer, summary
 from tensorboardX.proto import event_pb2
 
-from seer_jax.runtime import checksums, errors
+from seer_jax.runtime import errors, files
 
 _log = logging.getLogger(__name__)
+
+
+# Names in the files of older runs, and what they are today.
+_RENAMED = {"stand_ins": "replacements"}
 
 
 class Writer:
   """Appends to `metrics.jsonl` and to TensorBoard's event files.
 
   A run that resumes at a step first drops what was written after it, so that
-  the file has no gap and nothing twice. What cannot be written is kept and
-  tried again with the next line.
+  the file has neither gaps nor repetitions. Lines that cannot be written are
+  kept, and tried again with the next one.
 
   Attributes:
-    count: of the lines of the file, and of those that wait to be written.
+    count: lines of the file, and those that wait to be written.
   """
 
   def __init__(
@@ -38,7 +39,7 @@ class Writer:
     """See `go_back`."""
     self._path = workdir / "metrics.jsonl"
     self._waiting: list[str] = []
-    self._told = False
+    self._warned = False
     self._board = _Board(workdir / "tensorboard")
     self._file = None
     self.go_back(resumed_at, evaluated)
@@ -48,8 +49,8 @@ class Writer:
 
     Args:
       step: the last to keep; None keeps none.
-      evaluated: the last whose evaluation is to be kept, where that is another:
-        a run that was stopped in one will do it again.
+      evaluated: step of the last evaluation to keep, if it is another: a run
+        that was stopped in one repeats it.
 
     Raises:
       UserError: this user may not read or write the file.
@@ -65,40 +66,35 @@ class Writer:
       ]
       self._begin_with(kept)
     except OSError as error:
-      forbidden = isinstance(error, PermissionError)
-      raise (errors.UserError if forbidden else errors.Lost)(
-        f"cannot read and write {self._path}: {error.strerror}; mend that, then"
-        " run the same command"
+      raise errors.of_disk(
+        error,
+        f"cannot read and write {self._path}: {error.strerror}; correct that,"
+        " then run the same command",
       ) from error
     self.count = len(kept)
     self._board.go_back(0 if step is None else step + 1)
 
   def _begin_with(self, lines):
-    temporary = self._path.with_suffix(".tmp")
-    with temporary.open("w") as file:
-      file.writelines(json.dumps(line) + "\n" for line in lines)
-      file.flush()
-      os.fsync(file.fileno())
-    temporary.rename(self._path)
-    checksums.flush(self._path.parent)
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    files.write_text(self._path, text)
     if self._file:
       self._file.close()
-    # Unbuffered: what is not on disk stands in `_waiting` and nowhere else.
+    # Unbuffered, so that `_waiting` has all that is not on disk.
     self._file = self._path.open("ab", buffering=0)
     self._waiting = []
 
   def write(self, step: int, metrics: dict[str, float]) -> None:
-    """One line; `step` is how many updates were done."""
+    """Writes a line; `step` is the number of updates done."""
     self._waiting.append(json.dumps({"step": step} | metrics) + "\n")
     self.count += 1
     self._write_waiting()
     self._board.write(step, metrics)
 
   def missing(self, lines: int, every: int, step: int) -> str:
-    """Says what the file lacks; "" when nothing.
+    """A sentence about the lines that the file lacks; "" if it has all.
 
     Args:
-      lines: that it had, of steps and of evaluations.
+      lines: how many it had, of steps and of evaluations.
       every: steps between two of them.
       step: the last of them.
     """
@@ -112,7 +108,7 @@ class Writer:
     )
 
   def flush(self) -> str:
-    """Sees that the disk has every line; says why not, else ""."""
+    """Forces every line to disk; why that failed, or ""."""
     return self._write_waiting(flush=True)
 
   def close(self) -> None:
@@ -131,33 +127,34 @@ class Writer:
         os.fsync(self._file.fileno())
     except OSError as error:
       with contextlib.suppress(OSError):
-        self._file.truncate(end)  # Half a line is none.
-      if not self._told:
+        self._file.truncate(end)  # Drop a partial last line.
+      if not self._warned:
         _log.warning(
           "cannot write %s: %s; its lines are kept, and tried again",
           self._path,
           error.strerror,
         )
-      self._told = True
+      self._warned = True
       return f"{error.strerror} ({self._path})"
-    self._waiting, self._told = [], False
+    self._waiting, self._warned = [], False
     return ""
 
 
 class _Board:
   """TensorBoard's files: a convenience, without which training goes on.
 
-  Written in this thread: the one of tensorboardX's own writer dies of a full
-  disk, and whoever then closes it waits for ever.
+  They are written in this thread. The thread of tensorboardX's SummaryWriter,
+  which has `purge_step` too, dies when the disk is full, and a later call
+  blocks forever (tensorboardX 2.6.5 on a full tmpfs: no return within 90 s).
   """
 
   def __init__(self, folder: pathlib.Path):
     self._folder, self._events = folder, None
 
   def go_back(self, step: int) -> None:
-    """Opens a file that says: forget what has this step or a later one."""
+    """Opens a file that tells readers to drop this step and later ones."""
     self.close()
-    with self._in_good_weather():
+    with self._until_the_disk_refuses():
       self._folder.mkdir(exist_ok=True)
       # TensorBoard reads files in the order of their names.
       prefix = self._folder / f"events.{time.time_ns()}"
@@ -166,24 +163,25 @@ class _Board:
       self._add(event_pb2.Event(session_log=log), step)
 
   def write(self, step: int, metrics: dict[str, float]) -> None:
-    if self._events:
-      with self._in_good_weather():
-        for name, value in metrics.items():
-          scalar = summary.scalar(name, value)
-          self._add(event_pb2.Event(summary=scalar), step)
+    with self._until_the_disk_refuses():
+      for name, value in metrics.items():
+        scalar = summary.scalar(name, value)
+        self._add(event_pb2.Event(summary=scalar), step)
+      if self._events:
         self._events.flush()
 
   def close(self) -> None:
-    if self._events:
-      with self._in_good_weather():
+    with self._until_the_disk_refuses():
+      if self._events:
         self._events.close()
 
   def _add(self, event, step):
-    event.wall_time, event.step = time.time(), step
-    self._events.write_event(event)
+    if self._events:
+      event.wall_time, event.step = time.time(), step
+      self._events.write_event(event)
 
   @contextlib.contextmanager
-  def _in_good_weather(self):
+  def _until_the_disk_refuses(self):
     try:
       yield
     except OSError as error:
@@ -194,7 +192,7 @@ class _Board:
 
 
 def _ranges(path, every, last):
-  """Steps that a metrics file lacks: "20 to 60, 90"; "" if it has them all."""
+  """Steps that a metrics file lacks, such as "20 to 60, 90"; "" of none."""
   there = {
     line["step"] for line in read_lines(path) if "eval_seconds" not in line
   }
@@ -211,30 +209,25 @@ def _ranges(path, every, last):
 
 
 class NoWriter:
-  """In the place of a Writer, for processes that are not the first."""
+  """The Writer of processes that are not the primary one: does nothing."""
 
   count = 0
 
-  def missing(self, lines: int, every: int, step: int) -> str:
-    """The first process says it."""
+  def missing(self, *args: int) -> str:
     return ""
-
-  def go_back(self, step: int | None, evaluated: int | None = None) -> None:
-    """Nothing was written."""
-
-  def write(self, step: int, metrics: dict[str, float]) -> None:
-    """Leaves it to the first process."""
 
   def flush(self) -> str:
-    """Nothing waits."""
     return ""
 
-  def close(self) -> None:
-    """Nothing to do."""
+  def go_back(self, *args: int | None) -> None: ...
+
+  def write(self, step: int, metrics: dict[str, float]) -> None: ...
+
+  def close(self) -> None: ...
 
 
 def read_lines(path: pathlib.Path) -> list[dict[str, float]]:
-  """The lines of a metrics file; none when absent, none that is damaged."""
+  """The lines of a metrics file; [] if it is absent. Skips damaged ones."""
   if not path.exists():
     return []
   lines = []
@@ -242,118 +235,7 @@ def read_lines(path: pathlib.Path) -> list[dict[str, float]]:
     try:
       line = json.loads(text)
     except ValueError:
-      continue  # Torn by a kill in the middle of a write.
+      continue  # Cut off when the run was killed.
     if isinstance(line, dict) and isinstance(line.get("step"), int):
-      lines.append(line)
+      lines.append({_RENAMED.get(key, key): x for key, x in line.items()})
   return lines
-
-
-class Clock:
-  """Where the time of the loop goes; pauses are not counted."""
-
-  def __init__(self, images_per_step: int, seconds: float = 0):
-    """Takes the images of a step, and the seconds that a run has behind it."""
-    self._images = images_per_step
-    self._earlier, self._began = seconds, time.perf_counter()
-    self._start = time.perf_counter()
-    self._steps = 0
-    self._waited = 0.0
-
-  def tick(self, waited: float) -> None:
-    """Counts a step that waited this many seconds for its batch."""
-    self._steps += 1
-    self._waited += waited
-
-  def read(self) -> dict[str, float]:
-    """Images a second and the share of time waiting, since the last reading."""
-    now = time.perf_counter()
-    seconds = max(now - self._start, 1e-9)
-    reading = {
-      "images_per_second": self._steps * self._images / seconds,
-      "data_wait": self._waited / seconds,
-    }
-    self._start, self._steps, self._waited = now, 0, 0.0
-    return reading
-
-  def total(self) -> float:
-    """Seconds of the whole run, pauses and earlier starts included."""
-    return self._earlier + time.perf_counter() - self._began
-
-  def restart(self) -> None:
-    """Forgets what was counted: after a pause for evaluation or saving."""
-    self._start, self._steps, self._waited = time.perf_counter(), 0, 0.0
-
-
-class Bar:
-  """Step, loss, images/s, waiting share and ETA.
-
-  A live bar on a terminal; in a file, a plain line each time it is told
-  something; nothing when `silent`, in processes that are not the first.
-  """
-
-  def __init__(
-    self,
-    steps: int,
-    done: int,
-    file: TextIO | None = None,
-    silent: bool = False,
-  ):
-    file = file or sys.stderr
-    file = open(os.devnull, "w") if silent else file  # noqa: SIM115
-    self._live = file.isatty()
-    self._file = file
-    self._total = steps
-    self._bar = tqdm.tqdm(
-      total=steps,
-      initial=done,
-      file=file,
-      disable=not self._live,
-      dynamic_ncols=True,
-      unit="step",
-    )
-    self._began, self._from, self._done = None, done, done
-
-  def step(self) -> None:
-    """Counts one step; the first compiles, and tells nothing of the rest."""
-    self._done += 1
-    self._bar.update()
-    if self._began is None:
-      self._began, self._from = time.perf_counter(), self._done
-
-  def go_back(self, step: int) -> None:
-    """Counts on from an earlier step."""
-    self._done = self._from = self._bar.n = step
-    self._began = None
-
-  def tell(self, step: int, metrics: dict[str, float]) -> None:
-    """Shows the newest metrics, those of `step`."""
-    text = "no step was finite"
-    if "loss" in metrics:
-      text = f"loss {metrics['loss']:.3f}"
-    if "loss_over_lnk" in metrics:
-      text += f" ({metrics['loss_over_lnk']:.2f} ln K)"
-    text += (
-      f", {metrics['images_per_second']:.0f} img/s,"
-      f" data wait {metrics['data_wait']:.0%}"
-    )
-    if self._live:
-      self._bar.set_postfix_str(text)
-    else:
-      self.say(f"step {step}/{self._total}, {text}, ETA {self._eta()}")
-
-  def say(self, text: str) -> None:
-    """A line that stays, above the bar."""
-    # Where output goes to a file on a full disk, training matters more.
-    with contextlib.suppress(OSError):
-      self._bar.write(text, file=self._file)
-      self._file.flush()
-
-  def close(self) -> None:
-    self._bar.close()
-
-  def _eta(self):
-    spent = time.perf_counter() - self._began
-    left = self._total - self._done
-    return self._bar.format_interval(
-      spent / max(self._done - self._from, 1) * left
-    )

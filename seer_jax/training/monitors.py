@@ -1,12 +1,12 @@
-"""Is it learning? Signs that need no labels, and a verdict in words."""
+"""Signs, without labels, that a run does not learn or waits for images."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import ml_collections
 
-# Waiting longer than this share of the time, over so many steps, is told.
-_HUNGRY, _SETTLED = 0.1, 200
+# Waiting for longer than this share of the time, over so many steps, is slow.
+_STARVED, _SETTLED = 0.1, 200
 
 
 class Collapse(NamedTuple):
@@ -14,7 +14,7 @@ class Collapse(NamedTuple):
 
   Attributes:
     what: is wrong, in words.
-    tries: changes that may help, the likeliest first: (what to do, flags).
+    tries: (what to do, flags) that may help, the likeliest first.
   """
 
   what: str
@@ -24,7 +24,7 @@ class Collapse(NamedTuple):
 def collapse(
   found: Mapping[str, float], options: ml_collections.ConfigDict
 ) -> Collapse | None:
-  """Whether metrics of a step late in a run are those of a collapse.
+  """Whether metrics late in a run show a collapse, and what to try then.
 
   Args:
     found: `prototypes/max_share`, `loss_over_lnk`.
@@ -100,27 +100,26 @@ def _rate(optim, one_for_all):
   )
 
 
-class Sentinel:
-  """Watches the log for collapse and says so once.
+class CollapseMonitor:
+  """Watches the metrics for a collapse, and warns once.
 
-  Training that will succeed also starts at loss = ln K, for the first 60 to
-  100 steps on digits and for longer on harder data: a verdict waits until
-  `patience` steps have passed.
+  Training that will succeed also starts at loss = ln K, for the first 60 to 100
+  steps on digits and for longer on harder data: so it waits for `patience`
+  steps.
   """
 
   def __init__(self, options: ml_collections.ConfigDict):
     """Takes the config of the run, resolved."""
-    self._options = options
-    self._said = False
+    self._options, self._warned = options, False
 
-  def verdict(self, step: int, metrics: dict[str, float]) -> str | None:
+  def advice(self, step: int, metrics: Mapping[str, float]) -> str | None:
     """A sentence the first time a late step looks collapsed, else None."""
-    if self._said or step < patience(self._options.steps):
+    if self._warned or step < patience(self._options.steps):
       return None
     found = collapse(metrics, self._options)
     if found is None:
       return None
-    self._said = True
+    self._warned = True
     tries = "; ".join(f"{what}, {flag}" for what, flag in found.tries)
     return (
       f"Training looks collapsed at step {step}: {found.what}. Try, one at a"
@@ -134,21 +133,21 @@ def patience(steps: int) -> int:
   return max(300, steps // 5)
 
 
-class Supply:
-  """Watches whether steps wait for images, and says once what would help.
+class InputStallMonitor:
+  """Watches whether steps wait for images, and advises once.
 
-  Compiling and filling the first buffers are no sign of anything: the first
-  reading does not count, and a verdict waits for `_SETTLED` steps.
+  The first reading is ignored, since programs compile and buffers fill; advice
+  waits for 200 more steps.
   """
 
   def __init__(self, workers: int, cores: int):
     """Takes how many processes decode (0: threads do), on how many cores."""
     self._workers, self._cores = workers, cores
     self._first = self._last = None
-    self._waited, self._told = 0.0, False
+    self._waited, self._warned = 0.0, False
 
-  def verdict(self, step: int, data_wait: float) -> str:
-    """What to change; "" while all is well, or when it was said.
+  def advice(self, step: int, data_wait: float) -> str:
+    """What to change, once; "" while all is well.
 
     Args:
       step: of the reading.
@@ -160,12 +159,10 @@ class Supply:
     self._waited += data_wait * (step - self._last)
     self._last = step
     steps = step - self._first
-    if self._told or steps < _SETTLED:
+    share = self._waited / max(steps, 1)
+    if self._warned or steps < _SETTLED or not is_starved(share):
       return ""
-    share = self._waited / steps
-    if not is_starved(share):
-      return ""
-    self._told = True
+    self._warned = True
     return (
       f"steps wait for images {share:.0%} of the time."
       f" {feeding(self._workers, self._cores)}"
@@ -173,12 +170,12 @@ class Supply:
 
 
 def is_starved(share: float) -> bool:
-  """Whether a share of the time that steps wait for images is too large."""
-  return share > _HUNGRY
+  """Whether steps wait for images for too large a share of the time."""
+  return share > _STARVED
 
 
 def feeding(workers: int, cores: int) -> str:
-  """What makes images come faster, in words.
+  """Advice on how to make images come faster.
 
   Args:
     workers: processes that decode; 0: threads do.
@@ -187,7 +184,7 @@ def feeding(workers: int, cores: int) -> str:
   if cores - max(1, workers) > 1:
     return f"{cores} cores could decode: --config.data.workers={cores - 1}"
   return (
-    f"all {cores} cores decode already: images packed at the size that is"
-    " needed cost less, seer-jax pack SRC DST --side=512 (shorter sides,"
-    " pixels); or give a machine with more cores a device"
+    f"all {cores} cores decode already: pack the images at the size that is"
+    " needed, seer-jax pack SRC DST --side=512 (shorter sides, pixels); or give"
+    " a machine with more cores a device"
   )

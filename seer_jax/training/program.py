@@ -15,8 +15,8 @@ from typing import Any
 
 import jax
 
-from seer_jax.runtime import errors, host
-from seer_jax.tasks import state
+from seer_jax.runtime import errors, files, host
+from seer_jax.tasks import state as state_lib
 from seer_jax.training import step as step_lib
 
 _log = logging.getLogger(__name__)
@@ -32,11 +32,7 @@ _NO_SCOPE = re.compile(
 
 
 class Program:
-  """A step's program.
-
-  Attributes:
-    seconds: that compiling took, or reading it from the cache; 0 before.
-  """
+  """The compiled step of a run, and a trace of three of its steps."""
 
   def __init__(
     self,
@@ -57,33 +53,40 @@ class Program:
     self._folder = workdir / FOLDER
     self._from, self._primary = profile, primary
     self._tracing = False
-    self.seconds = 0.0
+    self._seconds = 0.0
 
   def __call__(
-    self, number: int, now: state.State, batch: Mapping[str, Any]
-  ) -> tuple[state.State, Any]:
+    self, number: int, state: state_lib.State, batch: Mapping[str, Any]
+  ) -> tuple[state_lib.State, Any]:
     """The step of that number; returns before the device is done."""
     if self._compiled is None:
-      self._compile(now, batch)
+      self._compile(state, batch)
     if number == self._from:
-      self._begin(now)
+      self._begin(state)
     if jax.default_backend() == "cpu":
       # XLA would set aside the memory of this step beside that of the last one.
-      jax.block_until_ready(now.step)
-    now, window = self._compiled(now, batch)
+      jax.block_until_ready(state.step)
+    state, window = self._compiled(state, batch)
     if self._tracing and number + 1 == self._from + _STEPS:
       self._end(window)
-    return now, window
+    return state, window
 
-  def _compile(self, now, batch):
+  def _compile(self, state, batch):
     began = time.perf_counter()
-    self._compiled = self._step.lower(now, batch).compile()
-    self.seconds = time.perf_counter() - began
+    self._compiled = self._step.lower(state, batch).compile()
+    self._seconds = time.perf_counter() - began
     host.give_back_memory()
-    _log.info("the step: compiled or read in %.1f s", self.seconds)
+    _log.info(
+      "compiled the step, or read it from the cache, in %.1f s", self._seconds
+    )
 
-  def _begin(self, now):
-    jax.block_until_ready(now.step)
+  def pop_seconds(self) -> dict[str, float]:
+    """`compile_seconds`, once after the step was compiled."""
+    seconds, self._seconds = self._seconds, 0.0
+    return {"compile_seconds": seconds} if seconds else {}
+
+  def _begin(self, state):
+    jax.block_until_ready(state.step)
     self._tracing = True
     jax.profiler.start_trace(self._folder)
 
@@ -96,7 +99,7 @@ class Program:
     text = "\n".join(table(self._folder, self._compiled.as_text(), _STEPS))
     _log.info("traced to %s\n%s", self._folder, text)
     try:
-      host.write_text(self._folder / TABLE, text + "\n")
+      files.write_text(self._folder / TABLE, text + "\n")
     except (errors.UserError, errors.Lost) as error:
       _log.warning("%s; the run goes on without it", error)
 

@@ -17,7 +17,7 @@ import seer_jax
 from seer_jax.config import auto
 from seer_jax.data import sources
 from seer_jax.evals import suite
-from seer_jax.runtime import errors, host
+from seer_jax.runtime import errors, files, host
 
 _log = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ def add_start(
   )
   text = json.dumps(dataclasses.asdict(whole), indent=1) + "\n"
   try:
-    host.write_text(workdir / NAME, text)
+    files.write_text(workdir / NAME, text)
   except (errors.UserError, errors.Lost) as error:
     _log.warning("%s; the run goes on without it", error)
 

@@ -28,8 +28,8 @@ from seer_jax.training import (
   optim,
   record,
   step,
-  warm_start,
 )
+from seer_jax.weights import warm_start
 
 _log = logging.getLogger(__name__)
 
@@ -76,16 +76,16 @@ def run(
     Stopped: a signal came; run the same command again.
   """
   with contextlib.ExitStack() as closing:
-    notices = closing.enter_context(preemption.Signals())
+    notices = closing.enter_context(preemption.Preemption())
     source, mesh, images, choices = begin(config, workdir)
-    distributed.agree(_facts(config, source))
+    distributed.check_equal(_facts(config, source))
     with _taking(workdir):
       workdir.mkdir(parents=True, exist_ok=True)
-      if distributed.is_lead():
+      if distributed.is_primary():
         closing.enter_context(run_lock.Lock(workdir))
       # Again, behind the lock: another run may just have begun here.
-      resolved.claim(workdir, config, write=distributed.is_lead())
-      if distributed.is_lead():
+      resolved.claim(workdir, config, write=distributed.is_primary())
+      if distributed.is_primary():
         record.add_start(workdir, source, images, choices)
     workers.remove_orphans()
     closing.enter_context(jax.set_mesh(mesh))
@@ -93,7 +93,7 @@ def run(
     loop.Loop(
       config, workdir, source, mesh, images, task, notices, closing
     ).run()
-  if distributed.is_lead():
+  if distributed.is_primary():
     for line in closing_lines(workdir):
       say(line)
 
@@ -120,7 +120,7 @@ def compile_only(
     UserError: something the user can mend.
   """
   source, mesh, _, _ = begin(config, workdir)
-  distributed.agree(_facts(config, source))
+  distributed.check_equal(_facts(config, source))
   with jax.set_mesh(mesh):
     task = create_task(config)
     tx, _ = optim.make(config.optim, config.steps, config.batch_size, task)

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from seer_jax.models import architectures
-from seer_jax.runtime import errors
+from seer_jax.runtime import errors, files
 from seer_jax.weights import lazy_weights, load, name_maps
 from seer_jax.weights.exports import check, onnx, orbax, stablehlo
-from seer_jax.weights.formats import lazy_tensors, safetensors_file, torch_file
+from seer_jax.weights.formats import safetensors_file, torch_file
 
 # With the weights in one function: how it is written, how it is read again, and
 # whether it takes images of any size.
@@ -81,7 +81,7 @@ def _to_function(opened, out, to, checked):
   serialized, read, any_size = _FUNCTIONS[to]
   network, variables = opened.model, lazy_weights.variables(opened)
   found = []
-  with lazy_tensors.written(out) as part:
+  with files.whole(out) as part:
     part.write_bytes(serialized(network, variables))
     if checked:
       found.append(check.function(read(part), network, variables, any_size))

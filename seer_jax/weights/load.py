@@ -7,7 +7,7 @@ import jax
 
 from seer_jax.config import resolved
 from seer_jax.models import architectures, encoder
-from seer_jax.runtime import errors, host
+from seer_jax.runtime import errors, files
 from seer_jax.tasks import finetune
 from seer_jax.weights import (
   checkpoint,
@@ -50,7 +50,7 @@ def load(
 
 def open_weights(name_or_path: str | pathlib.Path) -> lazy_weights.Weights:
   """As `load`, without reading any array."""
-  path = host.user_path(str(name_or_path))
+  path = files.user_path(str(name_or_path))
   try:
     if path.exists():
       return _opened(path)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from seer_jax.data.preprocessing import Preprocessing
 from seer_jax.models import architectures
-from seer_jax.runtime import errors, host
+from seer_jax.runtime import errors, files
 from seer_jax.weights import infer_model
 
 SEER_FEATURES = Preprocessing(256, 224, "bilinear")
@@ -148,7 +148,7 @@ def find(name: str) -> Published | None:
 
 def folder_of(it: Published) -> pathlib.Path:
   """Where a file that the user fetched himself is looked for."""
-  return host.cache_folder("weights") / it.name.replace("/", "--")
+  return files.cache_folder("weights") / it.name.replace("/", "--")
 
 
 def fetched(it: Published) -> pathlib.Path:

@@ -5,8 +5,7 @@ import shutil
 import pytest
 
 from seer_jax import commands
-from seer_jax.commands import process
-from seer_jax.runtime import logs
+from seer_jax.commands import logs, process
 
 
 @pytest.fixture

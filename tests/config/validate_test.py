@@ -65,7 +65,7 @@ def test_every_config_resolves_and_its_step_keeps_the_shapes(name, native_conv):
         config.crops.counts, config.crops.sizes, strict=True
       )
     ),
-    "stand_ins": jax.ShapeDtypeStruct((config.batch_size,), jnp.float32),
+    "replacements": jax.ShapeDtypeStruct((config.batch_size,), jnp.float32),
   }
   if pipeline.has_labels(config):
     batch["label"] = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)

@@ -103,7 +103,7 @@ def test_a_bad_image_has_the_same_stand_in_every_time(tmp_path, workers):
   assert sorted(listed) == [b"number 3 \xff", b"number 7 \xff"]
 
 
-def test_stand_ins_keep_to_the_weights_of_a_mixture(tmp_path):
+def test_replacements_keep_to_the_weights_of_a_mixture(tmp_path):
   """Half of the small part is bad; it is drawn as often all the same."""
   small = Numbers(20, bad=range(0, 20, 2))
   small.fingerprint = "small"

@@ -49,7 +49,7 @@ def kept(tmp_path, programs):
   kept = checkpoint.Checkpoints(tmp_path / "checkpoints")
   now = programs.init()
   for step in (1, 2):
-    kept.save(step, now.replace(step=now.step + step), programs.natural, {})
+    kept.save(step, now.replace(step=now.step + step), programs.unpadded, {})
   kept.wait()
   assert kept.failure() == ""
   yield kept
@@ -57,7 +57,7 @@ def kept(tmp_path, programs):
 
 
 def restored(kept, programs):
-  found = kept.restore(programs.abstract, programs.natural)
+  found = kept.restore(programs.abstract, programs.unpadded)
   return None if found is None else int(found[0].step)
 
 
@@ -108,8 +108,8 @@ def test_nothing_whole_is_an_error_and_nothing_is_moved(
   kept, programs, tmp_path
 ):
   for step in "12":
-    remove(tmp_path / "checkpoints" / step / "place.json")
-  with pytest.raises(errors.UserError, match=r"no checkpoint .* is whole"):
+    remove(tmp_path / "checkpoints" / step / "progress.json")
+  with pytest.raises(errors.UserError, match=r"all checkpoints .* are damaged"):
     restored(kept, programs)
   assert (tmp_path / "checkpoints" / "2").exists()
 
@@ -117,18 +117,18 @@ def test_nothing_whole_is_an_error_and_nothing_is_moved(
 def test_values_that_are_not_finite_are_no_checkpoint(kept, programs):
   now = programs.init()
   bad = jax.tree.map(lambda x: x * np.nan, now.params)
-  kept.save(3, now.replace(params=bad), programs.natural, {})
+  kept.save(3, now.replace(params=bad), programs.unpadded, {})
   assert restored(kept, programs) == 2
 
 
-def test_what_was_being_written_or_deleted_is_tidied_away(
+def test_what_was_being_written_or_deleted_is_cleaned_up(
   kept, programs, tmp_path
 ):
   folder = tmp_path / "checkpoints"
   shutil.copytree(folder / "2", folder / "3.part")
   shutil.copytree(folder / "2", folder / "0.deleting")
   (folder / "2").rename(folder / "2.replaced")
-  kept.tidy()
+  kept.folder.clean_up()
   assert sorted(path.name for path in folder.iterdir()) == ["1", "2"]
 
 
@@ -150,7 +150,7 @@ def test_what_is_kept(programs, tmp_path, changes, kept_steps):
   for step in range(1, 6):
     score = {"right": scores[step]} if step in scores else {}
     now = programs.init()
-    kept.save(step, now, programs.natural, {"evaluation": score})
+    kept.save(step, now, programs.unpadded, {"evaluation": score})
   kept.close()
   names = [path.name for path in (tmp_path / "some").iterdir()]
   assert sorted(map(int, names)) == kept_steps

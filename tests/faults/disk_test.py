@@ -103,7 +103,7 @@ def test_steps_go_on_while_a_slow_disk_takes_a_save(tiny, tmp_path):
     assert steps_saved(workdir) == []
     gate.open()
     assert process.wait() == 0, log.read_text()
-  assert "for the checkpoint before: the disk of" in log.read_text()
+  assert "for the previous checkpoint: the disk of" in log.read_text()
   runs.assert_same_run(tiny, workdir)
 
 

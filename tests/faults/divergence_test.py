@@ -13,7 +13,7 @@ from photos import plant, tiny
 from seer_jax.data import pipeline
 from seer_jax.runtime import errors
 from seer_jax.tasks import swav
-from seer_jax.training import divergence, loop, metrics, run
+from seer_jax.training import divergence, loop, run, run_log
 from seer_jax.training import step as step_lib
 
 POISON = np.array([255, 0, 255], np.uint8)
@@ -76,7 +76,7 @@ def bad_gradients(monkeypatch):
 
 
 def place_of(workdir, step=16):
-  path = workdir / "checkpoints" / str(step) / "place.json"
+  path = workdir / "checkpoints" / str(step) / "progress.json"
   return json.loads(path.read_text())
 
 
@@ -92,7 +92,7 @@ def test_nan_in_data_sends_the_run_back_and_past_it(
   poisoned.update(range(6 * 8 + 3, 9 * 8))
   for name in ("one", "again"):
     run.run(settings(photos), tmp_path / name)
-  assert "Back to step 6, leaving out the" in caplog.text
+  assert "Going back to step 6, and leaving out the" in caplog.text
   place = place_of(tmp_path / "one")
   (jump,) = place["jumps"]
   assert jump["from"] == 6
@@ -173,7 +173,7 @@ def test_data_that_stays_bad_ends_the_run_and_is_replayed(
   found = list(run.replay(settings(photos), tmp_path / "run"))
   assert f"step {int(step) + 1} repeated: the same, not finite" in found
   kept = json.loads(
-    (tmp_path / "run" / "divergence" / step / "place.json").read_text()
+    (tmp_path / "run" / "divergence" / step / "progress.json").read_text()
   )
   blamed = next(line for line in found if "images whose features" in line)
   assert ": 2 of 8: " in blamed
@@ -237,8 +237,8 @@ def test_an_overflowing_loss_scale_finds_its_size_without_a_rollback(
 def test_the_clock_of_a_resumed_run_goes_on(photos, tmp_path, monkeypatch):
   """An hour before the stop is an hour after it, pauses not counted."""
   with monkeypatch.context() as patch:
-    total = metrics.Clock.total
-    patch.setattr(metrics.Clock, "total", lambda self: total(self) + 3600)
+    total = run_log.Clock.total
+    patch.setattr(run_log.Clock, "total", lambda self: total(self) + 3600)
     stop_at(12, settings(photos), tmp_path / "run", monkeypatch)
   run.run(settings(photos), tmp_path / "run")
   lines = [json.loads(each) for each in runs.lines_of(tmp_path / "run")]

@@ -38,7 +38,7 @@ def test_one_that_was_stopped_is_neither_lost_nor_doubled(
 ):
   """Stopped in the evaluation of step 4; killed soon after it was repeated."""
   run_lib.run(settings(photos), tmp_path / "undisturbed")
-  evaluate, advance = loop.Loop._evaluate, loop.Loop._advance
+  evaluate, advance = loop.Loop._evaluate, loop.Loop._take_step
 
   def stopped(self):
     if self._step == 4:
@@ -55,7 +55,7 @@ def test_one_that_was_stopped_is_neither_lost_nor_doubled(
     with pytest.raises(errors.Stopped):
       run_lib.run(settings(photos), tmp_path / "run")
   with monkeypatch.context() as patch:
-    patch.setattr(loop.Loop, "_advance", killed)
+    patch.setattr(loop.Loop, "_take_step", killed)
     with pytest.raises(Killed):
       run_lib.run(settings(photos), tmp_path / "run")
   run_lib.run(settings(photos), tmp_path / "run")

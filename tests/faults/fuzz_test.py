@@ -277,7 +277,9 @@ def saved(programs, tmp_path_factory):
   kept = checkpoint.Checkpoints(folder)
   for number in (1, 2):
     now = programs.init()
-    kept.save(number, now.replace(step=now.step + number), programs.natural, {})
+    kept.save(
+      number, now.replace(step=now.step + number), programs.unpadded, {}
+    )
   kept.close()
   return folder
 
@@ -294,7 +296,7 @@ def test_checkpoints(saved, programs, tmp_path_factory, data):
     victim.write_bytes(data.draw(damaged(before)))
   kept = checkpoint.Checkpoints(here)
   try:
-    now, _ = kept.restore(programs.abstract, programs.natural)
+    now, _ = kept.restore(programs.abstract, programs.unpadded)
     assert int(now.step) in (1, 2)
     expected = programs.init()
     jax.tree.map(np.testing.assert_array_equal, now.params, expected.params)

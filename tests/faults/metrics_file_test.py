@@ -46,7 +46,7 @@ def lose_an_evaluation(path):
 @pytest.fixture
 def stopped_at(monkeypatch):
   """`stopped_at(step, config, workdir)`: a run up to a signal there."""
-  advance = loop.Loop._advance
+  advance = loop.Loop._take_step
 
   def run(step, config, workdir):
     def stopped(self, batches):
@@ -55,7 +55,7 @@ def stopped_at(monkeypatch):
         os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-      patch.setattr(loop.Loop, "_advance", stopped)
+      patch.setattr(loop.Loop, "_take_step", stopped)
       with pytest.raises(errors.Stopped):
         run_lib.run(config, workdir)
 

@@ -11,8 +11,7 @@ import runs
 
 from seer_jax import commands
 from seer_jax.commands import training
-from seer_jax.data.storage import files
-from seer_jax.runtime import errors, host
+from seer_jax.runtime import errors, files
 
 pytestmark = pytest.mark.skipif(
   sys.platform != "linux", reason="capabilities are Linux's"
@@ -36,9 +35,9 @@ def no_home(monkeypatch, tmp_path):
     pathlib.posixpath, "expanduser", lambda path: path, raising=True
   )
   monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-  host._temporary_cache.cache_clear()
+  files._temporary_cache.cache_clear()
   yield
-  host._temporary_cache.cache_clear()
+  files._temporary_cache.cache_clear()
 
 
 def test_without_a_home_what_is_compiled_is_kept_among_temporary_files(
@@ -46,8 +45,8 @@ def test_without_a_home_what_is_compiled_is_kept_among_temporary_files(
 ):
   folder = tmp_path / f"seer_jax-{os.getuid()}"
   for _ in range(2):
-    assert host.cache_folder() == folder / "xla"
-    assert files.kept("tars", 1).parent == folder / "tars"
+    assert files.cache_folder() == folder / "xla"
+    assert files.cached("tars", 1).parent == folder / "tars"
   assert folder.stat().st_mode & 0o777 == 0o700
   assert len(caplog.messages) == 1
   assert "XDG_CACHE_HOME" in caplog.text
@@ -57,14 +56,14 @@ def test_a_folder_that_others_may_write_to_is_not_trusted(no_home, tmp_path):
   folder = tmp_path / f"seer_jax-{os.getuid()}"
   folder.mkdir()
   folder.chmod(0o777)
-  cache = host.cache_folder()
+  cache = files.cache_folder()
   assert cache.parent != folder
   assert cache.parent.stat().st_mode & 0o777 == 0o700
 
 
 def test_a_tilde_that_nobody_knows_is_a_user_error(no_home):
   with pytest.raises(errors.UserError, match="home folder is unknown"):
-    host.user_path("~/photos")
+    files.user_path("~/photos")
 
 
 def test_a_cache_that_is_closed_to_us_is_left_alone(
@@ -72,17 +71,17 @@ def test_a_cache_that_is_closed_to_us_is_left_alone(
 ):
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
   monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-  host._temporary_cache.cache_clear()
-  assert host.cache_folder() == tmp_path / "cache" / "seer_jax" / "xla"
+  files._temporary_cache.cache_clear()
+  assert files.cache_folder() == tmp_path / "cache" / "seer_jax" / "xla"
   closed = tmp_path / "cache" / "seer_jax"
   closed.mkdir(parents=True)
   for mode in (0o000, 0o300, 0o500):
     closed.chmod(mode)
     with permissions.obeyed():
-      assert host.cache_folder().parent.name == f"seer_jax-{os.getuid()}"
+      assert files.cache_folder().parent.name == f"seer_jax-{os.getuid()}"
   assert len(caplog.messages) == 1
   closed.chmod(0o700)
-  host._temporary_cache.cache_clear()
+  files._temporary_cache.cache_clear()
 
 
 def test_a_run_needs_no_home(tiny, tmp_path):

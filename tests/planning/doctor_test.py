@@ -10,9 +10,9 @@ import jax
 import pytest
 
 from seer_jax.commands import process
-from seer_jax.planning import doctor
-from seer_jax.runtime import host
-from seer_jax.runtime.host import Device, Facts, Gpu
+from seer_jax.planning import doctor, installation
+from seer_jax.planning.installation import Device, Facts, Gpu
+from seer_jax.runtime import errors, files
 
 GIB = 2**30
 JAX = {"jax": "0.10.2", "jaxlib": "0.10.2"}
@@ -235,7 +235,7 @@ def test_nvidia_smi_is_read():
     "NVIDIA H100 80GB HBM3, 9.0, 81559, 512, 570.86.15\n"
     "Tesla K80, [N/A], [N/A], [N/A], 470.1\n"
   )
-  assert host.parse_gpus(table) == (
+  assert installation.parse_gpus(table) == (
     Gpu("NVIDIA H100 80GB HBM3", "9.0", 81559 << 20, 512 << 20, "570.86.15"),
     Gpu("Tesla K80", "[N/A]", 0, 0, "470.1"),
   )
@@ -258,7 +258,7 @@ def test_nvidia_smi_is_read():
   ],
 )
 def test_of_many_words_those_that_say_why_are_kept(stderr, words):
-  assert host.last_words(stderr) == words
+  assert errors.telling_line(stderr) == words
 
 
 def test_folders_with_cuda_are_found(tmp_path):
@@ -267,7 +267,7 @@ def test_folders_with_cuda_are_found(tmp_path):
     (tmp_path / name).touch()
   folders = [str(tmp_path / name) for name in ("driver", "cuda", "other")]
   path = ":".join(["", *folders, str(tmp_path / "nowhere")])
-  assert host.foreign_cuda(path) == (str(tmp_path / "cuda"),)
+  assert installation.foreign_cuda(path) == (str(tmp_path / "cuda"),)
 
 
 def test_the_cache_is_where_runs_keep_it(monkeypatch, tmp_path):
@@ -278,7 +278,7 @@ def test_the_cache_is_where_runs_keep_it(monkeypatch, tmp_path):
     kept = jax.config.jax_compilation_cache_dir
   finally:
     jax.config.update("jax_compilation_cache_dir", before)
-  assert str(host.cache_folder()) == kept
+  assert str(files.cache_folder()) == kept
 
 
 def test_the_command_examines_this_machine():

@@ -155,7 +155,7 @@ def too_large(mesh, monkeypatch):
       )
       for size in (16, 8)
     ],
-    "stand_ins": jax.ShapeDtypeStruct(
+    "replacements": jax.ShapeDtypeStruct(
       (config.batch_size,), jnp.float32, sharding=rows
     ),
   }
@@ -166,7 +166,7 @@ def too_large(mesh, monkeypatch):
   )
   assert found
   gradients = 4 * sum(
-    leaf.size for leaf in jax.tree.leaves(programs.natural.params)
+    leaf.size for leaf in jax.tree.leaves(programs.unpadded.params)
   )
   # One device's largest map of activations is several times that.
   assert 3 * gradients < 64 * 2 * 16 * 16 * 16 * 2

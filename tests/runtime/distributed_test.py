@@ -171,7 +171,7 @@ SLURM = {
   ("environment", "place"),
   [
     ({}, None),
-    (SLURM, distributed.Place("node1:1234", 16, 3)),
+    (SLURM, distributed.Rank("node1:1234", 16, 3)),
     # The shell of a batch script is alone, whatever it is going to start.
     ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "16"}, None),
     (SLURM | {"SLURM_STEP_NUM_TASKS": "1"}, None),
@@ -181,7 +181,7 @@ SLURM = {
         "JAX_NUM_PROCESSES": "4",
         "JOB_COMPLETION_INDEX": "2",
       },
-      distributed.Place("pod-0.svc:1234", 4, 2),
+      distributed.Rank("pod-0.svc:1234", 4, 2),
     ),
     (
       {
@@ -189,25 +189,25 @@ SLURM = {
         "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
         "OMPI_COMM_WORLD_RANK": "1",
       },
-      distributed.Place("localhost:61440", 2, 1),
+      distributed.Rank("localhost:61440", 2, 1),
     ),
   ],
 )
-def test_a_process_finds_its_place(environment, place):
-  assert distributed.find(environment) == place
+def test_a_process_finds_its_rank(environment, place):
+  assert distributed.find_rank(environment) == place
 
 
 @pytest.mark.parametrize(
   ("flags", "words"),
   [
-    ({"coordinator": "here:1"}, "does not tell processes and process"),
+    ({"coordinator": "here:1"}, "do not give processes and process"),
     ({"coordinator": "here", "processes": 2, "process": 0}, "HOST:PORT"),
     ({"coordinator": "here:1", "processes": 2, "process": 2}, "from 0 to 1"),
   ],
 )
-def test_flags_that_make_no_place_are_user_errors(flags, words):
+def test_flags_that_make_no_rank_are_user_errors(flags, words):
   with pytest.raises(errors.UserError, match=words):
-    distributed.find({}, **flags)
+    distributed.find_rank({}, **flags)
 
 
 def test_open_mpi_over_several_hosts_needs_a_coordinator():
@@ -217,4 +217,4 @@ def test_open_mpi_over_several_hosts_needs_a_coordinator():
     "OMPI_COMM_WORLD_RANK": "1",
   }
   with pytest.raises(errors.UserError, match="JAX_COORDINATOR_ADDRESS"):
-    distributed.find(environment)
+    distributed.find_rank(environment)

@@ -31,7 +31,7 @@ def trained(rate, steps=1):
         ),
         pipeline.abstract_batch(config, mesh),
       )
-      batch["stand_ins"] = np.zeros(config.batch_size, np.float32)
+      batch["replacements"] = np.zeros(config.batch_size, np.float32)
       now, window = programs.step(now, mesh_lib.to_global(mesh, batch))
   return now, window
 

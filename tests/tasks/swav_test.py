@@ -242,7 +242,7 @@ def test_the_task_averages_the_loss_over_prototype_heads(
     opt_state=None,
     extra={"queue": None},
     loss_scale=None,
-    streak=0,
+    nonfinite_steps=0,
     window=None,
   )
   (loss, _), gradients = jax.value_and_grad(task.loss, has_aux=True)(

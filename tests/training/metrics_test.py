@@ -1,7 +1,7 @@
 import io
 import json
 
-from seer_jax.training import metrics
+from seer_jax.training import metrics, run_log
 
 
 def write(workdir, resumed_at, *steps):
@@ -35,7 +35,7 @@ def test_a_fresh_start_in_a_workdir_without_checkpoint_starts_over(tmp_path):
 
 def test_in_a_file_the_bar_is_one_plain_line_a_message():
   file = io.StringIO()
-  bar = metrics.Bar(steps=100, done=0, file=file)
+  bar = run_log.Bar(steps=100, done=0, file=file)
   bar.step()
   bar.step()
   bar.tell(

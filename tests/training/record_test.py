@@ -3,7 +3,7 @@
 from seer_jax.config import auto
 from seer_jax.data import sources
 from seer_jax.evals import features, suite
-from seer_jax.runtime import errors, host
+from seer_jax.runtime import errors, files
 from seer_jax.training import record
 
 CHOICE = auto.Choice("crops.sizes", (16,), "images are small")
@@ -32,7 +32,7 @@ def test_a_disk_that_refuses_it_ends_no_run(tmp_path, caplog, monkeypatch):
   def refuse(path, text):
     raise errors.Lost(f"cannot write {path}: no room")
 
-  monkeypatch.setattr(host, "write_text", refuse)
+  monkeypatch.setattr(files, "write_text", refuse)
   add(tmp_path, [CHOICE])
   assert "the run goes on without it" in caplog.text
 

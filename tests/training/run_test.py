@@ -42,7 +42,7 @@ def test_a_flat_folder_needs_no_labels(tmp_path, capsys):
   assert "effective rank" in out
 
 
-def test_bad_images_get_stand_ins_and_are_listed_once(tmp_path):
+def test_bad_images_get_replacements_and_are_listed_once(tmp_path):
   photos = plant(tmp_path / "photos", 40)
   (photos / "cats" / "001.jpg").write_bytes(b"")
   whole = (photos / "dogs" / "002.jpg").read_bytes()
@@ -51,8 +51,8 @@ def test_bad_images_get_stand_ins_and_are_listed_once(tmp_path):
   listed = (tmp_path / "run" / "bad_images.txt").read_text().splitlines()
   assert sorted(listed) == ["cats/001.jpg", "dogs/002.jpg"]
   lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-  stand_ins = [json.loads(line).get("stand_ins", 0) for line in lines]
-  assert sum(stand_ins) >= 2
+  replacements = [json.loads(line).get("replacements", 0) for line in lines]
+  assert sum(replacements) >= 2
 
 
 def corrupted(whole):
@@ -87,8 +87,8 @@ def test_one_file_in_ten_harmed_in_ten_ways(tmp_path):
   listed = (tmp_path / "run" / "bad_images.txt").read_text().splitlines()
   assert len(listed) == 10 and set(listed) == harmed
   lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-  stand_ins = [json.loads(line).get("stand_ins", 0) for line in lines]
-  assert sum(stand_ins) >= 10
+  replacements = [json.loads(line).get("replacements", 0) for line in lines]
+  assert sum(replacements) >= 10
 
 
 def test_too_many_bad_images_stop_the_run(tmp_path):
@@ -135,7 +135,7 @@ def test_data_that_changed_under_a_run_is_refused(tmp_path):
   photos = plant(tmp_path / "photos", 40)
   run.run(tiny(photos), tmp_path / "run")
   next(photos.glob("*/*.jpg")).unlink()
-  with pytest.raises(errors.UserError, match="40 images, now there are 39"):
+  with pytest.raises(errors.UserError, match="40 images, but there are now 39"):
     run.run(tiny(photos), tmp_path / "run")
 
 
@@ -144,7 +144,7 @@ def test_images_of_other_names_under_a_run_are_refused(tmp_path):
   run.run(tiny(photos), tmp_path / "run")
   image = next(photos.glob("*/*.jpg"))
   image.rename(image.with_name("other.jpg"))
-  with pytest.raises(errors.UserError, match="images of other names"):
+  with pytest.raises(errors.UserError, match="images with other names"):
     run.run(tiny(photos), tmp_path / "run")
 
 

@@ -167,9 +167,9 @@ def saved(tmp_path_factory):
     with jax.set_mesh(mesh):
       now = programs.init()
     kept = checkpoint.Checkpoints(folder)
-    kept.save(3, now, programs.natural, {"samples": 24})
+    kept.save(3, now, programs.unpadded, {"samples": 24})
     kept.close()
-  return now, programs.natural, folder
+  return now, programs.unpadded, folder
 
 
 @pytest.mark.parametrize("to", [(1, 1), (2, 1), (4, 1), (1, 8), (2, 4), (1, 3)])
@@ -209,13 +209,13 @@ def test_a_checkpoint_of_another_network_is_refused_with_both_shapes(tmp_path):
   _, programs = ten_steps.build(config, mesh)
   kept = checkpoint.Checkpoints(tmp_path)
   with jax.set_mesh(mesh):
-    kept.save(1, programs.init(), programs.natural, {"samples": 8})
+    kept.save(1, programs.init(), programs.unpadded, {"samples": 8})
   kept.close()
   kept = checkpoint.Checkpoints(tmp_path)
   config.model.head.out = 12
   _, other = ten_steps.build(config, mesh)
   with pytest.raises(errors.UserError, match=r"another network.*16.*12"):
-    kept.restore(other.abstract, other.natural)
+    kept.restore(other.abstract, other.unpadded)
   kept.close()
 
 

@@ -12,8 +12,9 @@ from seer_jax import tasks
 from seer_jax.config import auto
 from seer_jax.runtime import errors
 from seer_jax.runtime import mesh as mesh_lib
-from seer_jax.training import optim, warm_start
+from seer_jax.training import optim
 from seer_jax.training import step as step_lib
+from seer_jax.weights import warm_start
 
 
 def config_of(weights, task, **changes):

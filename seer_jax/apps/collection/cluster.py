@@ -10,7 +10,7 @@ import numpy as np
 
 from seer_jax.apps.collection import kmeans
 from seer_jax.apps.embedding import embeddings, shards, vectors
-from seer_jax.runtime import errors, host
+from seer_jax.runtime import errors, files
 from seer_jax.runtime import mesh as mesh_lib
 
 # HDBSCAN compares all pairs, in few dimensions.
@@ -206,9 +206,9 @@ def write(
       zip(found.ids, found.column("path"), strict=True)
     )
   ]
-  host.write_text(out / "clusters.csv", shards.as_csv(rows))
+  files.write_text(out / "clusters.csv", shards.as_csv(rows))
   whole = list(summary(finest, found.ids, found.labels))
-  host.write_text(out / "summary.csv", shards.as_csv(whole))
+  files.write_text(out / "summary.csv", shards.as_csv(whole))
 
 
 def link(

@@ -1,7 +1,6 @@
 """A few labelled examples of each category: from folders, or from a table."""
 
 import csv
-import hashlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -10,7 +9,7 @@ import numpy as np
 from seer_jax.apps.collection import search
 from seer_jax.apps.embedding import embeddings
 from seer_jax.data import sources
-from seer_jax.runtime import errors, host
+from seer_jax.runtime import errors, files
 
 
 class Examples(NamedTuple):
@@ -38,14 +37,12 @@ def of_folder(
     UserError: there are fewer than two categories, or a category has but one
       example; the weights are not those of the collection.
   """
-  source = sources.Folder(host.user_path(folder))
+  source = sources.Folder(files.user_path(folder))
   labelled = [i for i in range(len(source)) if source.label_of(i) >= 0]
   x_NxD = search.of_images(found, source, weights)
   usable = [i for i in labelled if np.isfinite(x_NxD[i]).all()]
   at = {digest: row for row, digest in enumerate(found.column("sha256"))}
-  rows = [
-    at.get(hashlib.sha256(source[i]["image"]).hexdigest(), -1) for i in usable
-  ]
+  rows = [at.get(files.fingerprint(source[i]["image"]), -1) for i in usable]
   labels = [source.label_names[source.label_of(i)] for i in usable]
   return _checked(x_NxD[usable], labels, rows, folder)
 
@@ -77,7 +74,7 @@ def read_table(path: str) -> dict[str, str]:
     UserError: it cannot be read.
   """
   try:
-    with open(host.user_path(path), newline="") as file:
+    with open(files.user_path(path), newline="") as file:
       return {
         line["id"]: line["label"]
         for line in csv.DictReader(file)

@@ -8,7 +8,7 @@ import numpy as np
 
 from seer_jax.apps.embedding import embed, embeddings, vectors
 from seer_jax.evals import knn
-from seer_jax.runtime import errors, host
+from seer_jax.runtime import errors, files
 
 KINDS = ("exact", "faiss")
 # Up to so many vectors faiss compares all; of more, lists of neighbours.
@@ -74,7 +74,7 @@ class Index:
     if not isinstance(found, embeddings.Embeddings):
       found = embeddings.Embeddings(folder)
     name = f"{found.fingerprint}.faiss"
-    return cls(found.features, kind, host.cache_folder("index") / name)
+    return cls(found.features, kind, files.cache_folder("index") / name)
 
   def __len__(self) -> int:
     return len(self._features)
@@ -160,7 +160,7 @@ def _faiss_index(features_NxD, path) -> Any:
   for first in range(0, count, _PART):
     index.add(vectors.unit(features_NxD[first : first + _PART]))
   if path is not None and count > _FLAT:
-    with host.whole_file(path) as file:
+    with files.whole_file(path) as file:
       faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
   return index
 
@@ -186,7 +186,7 @@ def query(
   others = [name for name, row in rows.items() if row is None]
   examples = [found.features[row] for row in rows.values() if row is not None]
   for name in others:
-    if not host.user_path(name).is_file():
+    if not files.user_path(name).is_file():
       raise errors.UserError(
         f"{name} is neither an id in {found.folder} nor a file; ids are as in"
         f" {found.ids[0]!r}"

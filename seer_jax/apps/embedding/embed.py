@@ -3,7 +3,6 @@
 import collections
 import concurrent.futures
 import dataclasses
-import hashlib
 import logging
 import pathlib
 import types
@@ -20,7 +19,7 @@ from seer_jax.data.sources import base
 from seer_jax.data.storage import retry
 from seer_jax.evals import feature_store, features
 from seer_jax.models import heads
-from seer_jax.runtime import errors, host
+from seer_jax.runtime import errors, files, host
 from seer_jax.runtime import mesh as mesh_lib
 from seer_jax.weights import load
 
@@ -111,7 +110,7 @@ class Look:
       "height": image_HxWx3.shape[0],
       "width": image_HxWx3.shape[1],
       "bytes": len(data),
-      "sha256": hashlib.sha256(data).hexdigest(),
+      "sha256": files.fingerprint(data),
       "phash": f"{perceptual_hash.perceptual_hash(image_HxWx3):016x}",
     }
     return Seen(self.preprocessing.view(image_HxWx3), "", facts)

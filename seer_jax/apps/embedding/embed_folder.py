@@ -18,7 +18,7 @@ import tqdm
 import seer_jax
 from seer_jax.apps.embedding import embed, shards
 from seer_jax.data import sources
-from seer_jax.runtime import errors, host, process_pool
+from seer_jax.runtime import errors, files, process_pool
 from seer_jax.runtime import mesh as mesh_lib
 
 # What tells where something was, not what it is.
@@ -90,7 +90,7 @@ class EmbeddedFolder:
       raise errors.UserError(
         f"{self._out} is not empty: it holds {others[0]}; give a new --out"
       )
-    host.write_text(path, json.dumps(self._about, indent=1) + "\n")
+    files.write_text(path, json.dumps(self._about, indent=1) + "\n")
 
   def run(self, process: int = 0, processes: int = 1) -> str:
     """Embeds what is missing of every `processes`-th shard; says what was done.
@@ -149,7 +149,7 @@ class EmbeddedFolder:
         report["bad"].append([self._source.id_of(index), seen.reason])
       elif seen.view_SxSx3 is None:
         report["excluded"] += 1
-    with host.whole_file(self._shards[number]) as file:
+    with files.whole_file(self._shards[number]) as file:
       shards.write(file, usable, width, self._options.dtype, report)
 
   def _finish(self, speed):
@@ -160,7 +160,7 @@ class EmbeddedFolder:
       sums.update(rows=report["rows"], excluded=report["excluded"])
       bad += report["bad"]
     path = self._out / BAD
-    host.write_text(path, "".join(f"{name}\t{why}\n" for name, why in bad))
+    files.write_text(path, "".join(f"{name}\t{why}\n" for name, why in bad))
     if not sums["rows"]:
       raise errors.UserError(f"not one image could be embedded; see {path}")
     about = self._about | {
@@ -168,10 +168,10 @@ class EmbeddedFolder:
       "bad": len(bad),
       "excluded": sums["excluded"],
     }
-    for part in (self._out / SHARDS).glob(f".*{host.PART}"):
+    for part in (self._out / SHARDS).glob(f".*{files.PART}"):
       part.unlink(missing_ok=True)  # A kill left it.
     # Last: what stands in it is there.
-    host.write_text(self._out / ABOUT, json.dumps(about, indent=1) + "\n")
+    files.write_text(self._out / ABOUT, json.dumps(about, indent=1) + "\n")
     return (
       f"{sums['rows']} embeddings in {self._out / SHARDS}{speed}; {len(bad)}"
       f" unusable images are listed in {path}"

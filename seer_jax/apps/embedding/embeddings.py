@@ -1,7 +1,6 @@
 """What `seer-jax embed` wrote, to be read: rows, and one array of features."""
 
 import functools
-import hashlib
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +11,7 @@ import pyarrow as pa
 from seer_jax.apps.embedding import embed_folder, shards
 from seer_jax.data import sources
 from seer_jax.data.storage import retry
-from seer_jax.runtime import errors, host
+from seer_jax.runtime import errors, files
 
 # Larger ones are mapped from a file.
 _IN_MEMORY = 2**28
@@ -30,7 +29,7 @@ class Embeddings:
   """
 
   def __init__(self, folder: str | pathlib.Path):
-    self.folder = host.user_path(str(folder))
+    self.folder = files.user_path(str(folder))
     self.about = embed_folder.read_about(self.folder)
     self._files = embed_folder.shards_of(self.folder, self.about)
     self._columns: dict[str, np.ndarray] = {}
@@ -89,9 +88,9 @@ class Embeddings:
         [part for path in self._files for part in _embeddings(path)]
       )
     key = self.fingerprint
-    path = host.cache_folder("index") / f"{key}.{dtype.name}"
+    path = files.cache_folder("index") / f"{key}.{dtype.name}"
     if not path.exists():
-      with host.whole_file(path) as file:
+      with files.whole_file(path) as file:
         for shard in self._files:
           for part in _embeddings(shard):
             file.write(np.ascontiguousarray(part))
@@ -105,15 +104,14 @@ class Embeddings:
   @functools.cached_property
   def fingerprint(self) -> str:
     """Tells these embeddings from others."""
-    files = [(path.name, path.stat().st_size) for path in self._files]
-    whole = files, embed_folder.lasting(self.about)
-    return hashlib.sha256(repr(whole).encode()).hexdigest()[:24]
+    sizes = [(path.name, path.stat().st_size) for path in self._files]
+    return files.key(sizes, embed_folder.lasting(self.about))
 
   def row_of(self, name: str) -> int | None:
     """The row of an image by its id, or by the file's path."""
     found = self._rows_by_name.get(name)
     if found is None:
-      path = str(host.user_path(name).resolve())
+      path = str(files.user_path(name).resolve())
       found = self._rows_by_name.get(path)
     return found
 

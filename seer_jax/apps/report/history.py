@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import ml_collections
 
 from seer_jax.config import resolved
-from seer_jax.runtime import errors, host
+from seer_jax.runtime import errors, files
 from seer_jax.training import metrics, record
 
 # (step, value)
@@ -182,6 +182,6 @@ def _results(workdir, evals):
       # A kill may have torn the last line.
       with contextlib.suppress(ValueError, KeyError, TypeError):
         each = json.loads(line)
-        if host.user_path(each["what"]).resolve() == workdir.resolve():
+        if files.user_path(each["what"]).resolve() == workdir.resolve():
           found |= each["figures"]
   return found

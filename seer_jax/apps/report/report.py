@@ -24,7 +24,7 @@ from seer_jax.apps.report import worth as worth_lib
 from seer_jax.apps.report.checks import percent
 from seer_jax.apps.report.history import History
 from seer_jax.config import keys
-from seer_jax.runtime import errors, host
+from seer_jax.runtime import errors, files
 
 NAME = "report.html"
 # Bytes of a page, at most: it is to be mailed. Libraries and frame take some of
@@ -111,7 +111,7 @@ def write(
       size = 0
     room -= size
     runs.append(_run(each, shown))
-  host.write_text(out, _page(runs, charts.of(histories)))
+  files.write_text(out, _page(runs, charts.of(histories)))
   return [run.verdict for run in runs]
 
 

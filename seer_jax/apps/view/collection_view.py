@@ -12,7 +12,7 @@ import numpy as np
 from seer_jax.apps.collection import examples, kmeans, label, search
 from seer_jax.apps.embedding import embeddings, vectors
 from seer_jax.apps.view import gallery, projection
-from seer_jax.runtime import errors, host
+from seer_jax.runtime import errors, files
 from seer_jax.runtime import mesh as mesh_lib
 
 LABELS, NAMES = "labels.csv", "cluster_names.json"
@@ -186,7 +186,7 @@ class CollectionView:
     with self._writing:
       self.names[str(number)] = _name(text)
       kept = {"clusters": self._fingerprint(), "names": self.names}
-      host.write_text(self._names_path, json.dumps(kept, indent=1) + "\n")
+      files.write_text(self._names_path, json.dumps(kept, indent=1) + "\n")
 
 
 def _whole_lines(file):

@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 
 from seer_jax.apps.embedding import embeddings, vectors
-from seer_jax.runtime import errors, host
+from seer_jax.runtime import errors, files
 
 _log = logging.getLogger(__name__)
 
@@ -31,12 +31,12 @@ def plane(found: embeddings.Embeddings, method: str) -> tuple[str, np.ndarray]:
     raise errors.UserError(
       "--map umap needs a library; run: pip install 'seer_jax[map]'"
     )
-  path = host.cache_folder("maps") / f"{found.fingerprint}-{method}.npy"
+  path = files.cache_folder("maps") / f"{found.fingerprint}-{method}.npy"
   if path.exists():
     return method, np.load(path)
   _log.info("making the map of %d images by %s", len(found), method)
   place_Nx2 = placed(found.features, method)
-  with host.whole_file(path) as file:
+  with files.whole_file(path) as file:
     np.save(file, place_Nx2)
   return method, place_Nx2
 

@@ -2,7 +2,6 @@
 
 import collections
 import errno
-import hashlib
 import json
 import os
 import threading
@@ -10,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from seer_jax.data.storage import files, line_index, tf_example
+from seer_jax.data.storage import filesystem, line_index, tf_example
 from seer_jax.data.storage.example import UNLABELLED, Example, check_index
-from seer_jax.runtime import errors
+from seer_jax.runtime import errors, files
 
 ENDING = ".array_record"
 # What `pack` lays beside its shards.
@@ -41,12 +40,12 @@ class ArrayRecords:
   """
 
   def __init__(self, path: str, labels: str = ""):
-    if files.is_url(path):
+    if filesystem.is_url(path):
       raise errors.UserError(
         f"{path}: ArrayRecord shards are read from this machine's file systems"
         " only; copy them, or mount the bucket. Tar shards are read from URLs"
       )
-    self._paths = files.matching(path, ENDING)
+    self._paths = filesystem.matching(path, ENDING)
     folder = os.path.dirname(self._paths[0])
     about = _about(folder)
     if about:
@@ -62,13 +61,14 @@ class ArrayRecords:
     self.label_names = tuple(about.get("label_names", _names(labels)))
     self._beside = folder if about else ""
     contents = [
-      (os.path.basename(each), count, files.size(each))
+      (os.path.basename(each), count, filesystem.size(each))
       for each, count in zip(self._paths, counts, strict=True)
     ]
     # Two packs of equal sizes may hold other images.
-    beside = [files.fingerprint(os.path.join(folder, n)) for n in _said(about)]
-    known_by = repr((contents, beside)).encode()
-    self.fingerprint = hashlib.sha256(known_by).hexdigest()
+    beside = [
+      filesystem.fingerprint(os.path.join(folder, n)) for n in _said(about)
+    ]
+    self.fingerprint = files.fingerprint((contents, beside))
     self._open()
 
   def _open(self):
@@ -123,7 +123,7 @@ class ArrayRecords:
     try:
       return self._reader_of(shard).read([number])[0]
     except Exception as error:  # ArrayRecord's have no names.
-      files.raise_if_away(self._paths[shard])
+      filesystem.raise_if_away(self._paths[shard])
       words = next(iter(str(error).splitlines()), "damaged record")
       raise OSError(errno.EBADMSG, words[:200], self.id_of(i)) from None
 
@@ -164,7 +164,9 @@ def _names(path):
   if not path:
     return ()
   try:
-    return tuple(files.read(files.absolute(path)).decode().splitlines())
+    return tuple(
+      filesystem.read(filesystem.absolute(path)).decode().splitlines()
+    )
   except (OSError, UnicodeDecodeError) as error:
     raise errors.UserError(
       f"cannot read the names of labels in {path}: {error}"
@@ -211,7 +213,7 @@ def _about(folder: str) -> dict[str, Any]:
 def _compare(about, paths):
   """The shards must be those that were written."""
   wanted = {name: shard["bytes"] for name, shard in about["shards"].items()}
-  found = {os.path.basename(each): files.size(each) for each in paths}
+  found = {os.path.basename(each): filesystem.size(each) for each in paths}
   for name in sorted(wanted.keys() | found.keys()):
     if wanted.get(name) != found.get(name):
       raise errors.UserError(

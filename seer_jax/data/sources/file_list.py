@@ -1,6 +1,5 @@
 """The images that a file lists, up to billions of them."""
 
-import hashlib
 import logging
 import os
 import shutil
@@ -9,9 +8,14 @@ from typing import Any
 import numpy as np
 
 from seer_jax.data.sources import array_record, tables
-from seer_jax.data.storage import files, index_cache, label_index, line_index
+from seer_jax.data.storage import (
+  filesystem,
+  index_cache,
+  label_index,
+  line_index,
+)
 from seer_jax.data.storage.example import UNLABELLED, Example, check_index
-from seer_jax.runtime import errors
+from seer_jax.runtime import errors, files
 
 _log = logging.getLogger(__name__)
 
@@ -54,10 +58,10 @@ class Listing:
     """
     if not path:
       raise errors.UserError("no list given: path is ''; set it to a file")
-    self._name = files.absolute(path)
+    self._name = filesystem.absolute(path)
     self.root = os.path.dirname(self._name)
     local = _local(self._name)
-    self.fingerprint = files.fingerprint(local)
+    self.fingerprint = filesystem.fingerprint(local)
     is_table = local.endswith((".parquet", ".csv"))
     if column and not is_table:
       raise errors.UserError(
@@ -74,7 +78,7 @@ class Listing:
       )
       _tell(text)
     if label_file:
-      path = _local(files.absolute(label_file))
+      path = _local(filesystem.absolute(label_file))
       array = _memory_mapped(path)
       if len(array) != len(self):
         raise errors.UserError(
@@ -83,15 +87,15 @@ class Listing:
       self._labels = label_index.Labels(
         path, lambda: label_index.of_array(array)
       )
-      inner = self.fingerprint, files.fingerprint(path)
-      self.fingerprint = hashlib.sha256(repr(inner).encode()).hexdigest()
+      inner = self.fingerprint, filesystem.fingerprint(path)
+      self.fingerprint = files.fingerprint(inner)
     self.label_names = self._labels.names if self._labels else ()
 
   def __len__(self) -> int:
     return len(self._entries)
 
   def __getitem__(self, i: int) -> Example:
-    image = files.read(self.path_of(i))
+    image = filesystem.read(self.path_of(i))
     return Example(image=image, label=self.label_of(i), id=self.id_of(i))
 
   def id_of(self, i: int) -> str:
@@ -104,7 +108,7 @@ class Listing:
 
   def path_of(self, i: int) -> str:
     name = self.id_of(i)
-    return name if files.is_url(name) else os.path.join(self.root, name)
+    return name if filesystem.is_url(name) else os.path.join(self.root, name)
 
   def __repr__(self) -> str:
     return f"Listing({self._name!r}, {len(self)} images)"
@@ -177,22 +181,22 @@ def _memory_mapped(path) -> np.ndarray[Any, Any]:
     raise errors.UserError(
       f"{path} has the shape {array.shape}; give one entry an image"
     )
-  files.read_at_random(array)
+  filesystem.read_at_random(array)
   return array
 
 
 def _local(path: str) -> str:
   """A list's path on this machine; of a URL, a copy in the user's cache."""
   try:
-    if not files.is_url(path):
+    if not filesystem.is_url(path):
       if os.path.isdir(path):
         raise errors.UserError(
           f"{path} is a folder, not a list of images; give a file, or set kind"
           " to folder"
         )
-      files.size(path)
+      filesystem.size(path)
       return path
-    kept = files.kept("lists", files.stamp(path))
+    kept = files.cached("lists", filesystem.stamp(path))
     copy = kept / os.path.basename(path)
     index_cache.open_index(
       kept, lambda folder: _copy(path, folder / copy.name), lambda: None
@@ -205,7 +209,7 @@ def _local(path: str) -> str:
 
 
 def _copy(path, out):
-  with files.open_file(path) as source, out.open("wb") as file:
+  with filesystem.open_file(path) as source, out.open("wb") as file:
     shutil.copyfileobj(source, file, 2**24)
 
 
@@ -214,7 +218,7 @@ def _of_table(
 ) -> tuple[_Escaped, label_index.Labels | None]:
   """Entries and labels; the entries as text in the user's cache."""
   table = tables.Table(path, column)
-  kept = files.kept("lists", _VERSION, files.stamp(path), column)
+  kept = files.cached("lists", _VERSION, filesystem.stamp(path), column)
   entries = index_cache.open_index(
     kept,
     lambda folder: table.write_paths(folder / "list.txt"),

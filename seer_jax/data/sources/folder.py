@@ -1,20 +1,19 @@
 """The images in a folder."""
 
 import collections
-import hashlib
 import os
 from collections.abc import Iterator
 
 import numpy as np
 
-from seer_jax.data.storage import files
+from seer_jax.data.storage import filesystem
 from seer_jax.data.storage.example import (
   EXTENSIONS,
   UNLABELLED,
   Example,
   check_index,
 )
-from seer_jax.runtime import errors
+from seer_jax.runtime import errors, files
 
 # Folders of thumbnails, waste and attributes that storage systems make.
 _NOT_THE_USERS = b"@eaDir", b"__MACOSX", b"#recycle", b"$RECYCLE.BIN"
@@ -39,7 +38,7 @@ class Folder:
   names_are_known = True
 
   def __init__(self, path: str | os.PathLike[str]):
-    self.root = files.absolute(os.fspath(path))
+    self.root = filesystem.absolute(os.fspath(path))
     paths, others = _find_images(self.root)
     # Photographs of unknown formats must not be missed silently.
     self._others = f"; {_count_files(others)}" if others else ""
@@ -53,13 +52,13 @@ class Folder:
     label_of = {b"": UNLABELLED} | {name: i for i, name in enumerate(names)}
     self._labels = np.array([label_of[name] for name in folders], np.int32)
     self.label_names = tuple(map(os.fsdecode, names))
-    self.fingerprint = hashlib.sha256(b"\0".join(paths)).hexdigest()
+    self.fingerprint = files.fingerprint(b"\0".join(paths))
 
   def __len__(self) -> int:
     return len(self._labels)
 
   def __getitem__(self, i: int) -> Example:
-    image = files.read(self.path_of(i))
+    image = filesystem.read(self.path_of(i))
     return Example(image=image, label=self.label_of(i), id=self.id_of(i))
 
   def id_of(self, i: int) -> str:
@@ -85,7 +84,7 @@ def _find_images(root: str) -> tuple[list[bytes], collections.Counter[str]]:
   Raises:
     UserError: there is no image.
   """
-  found = _walk_url(root) if files.is_url(root) else _walk_folder(root)
+  found = _walk_url(root) if filesystem.is_url(root) else _walk_folder(root)
   images = []
   others = collections.Counter()
   for path in found:
@@ -106,8 +105,8 @@ def _find_images(root: str) -> tuple[list[bytes], collections.Counter[str]]:
 def _walk_url(root: str) -> Iterator[bytes]:
   """As `_walk`, where folders are only beginnings of names."""
   try:
-    with files.plain_errors(root):
-      remote = files.system(root)
+    with filesystem.plain_errors(root):
+      remote = filesystem.system(root)
       found = remote.find(root)
       above = len(remote._strip_protocol(root)) + 1
   except OSError as error:

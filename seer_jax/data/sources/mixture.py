@@ -1,13 +1,13 @@
 """Several sources as one."""
 
 import bisect
-import hashlib
 import itertools
 from collections.abc import Sequence
 
 from seer_jax.data import shuffle
 from seer_jax.data.sources.base import Source, digest_of
 from seer_jax.data.storage.example import UNLABELLED, Example, check_index
+from seer_jax.runtime import files
 
 
 class Mixture:
@@ -32,7 +32,7 @@ class Mixture:
       tuple(numbers[name] for name in part.label_names) for part in self._parts
     )
     inner = [part.fingerprint for part in self._parts], self.weights
-    self.fingerprint = hashlib.sha256(repr(inner).encode()).hexdigest()
+    self.fingerprint = files.fingerprint(inner)
 
   def __len__(self) -> int:
     return self._ends[-1]

@@ -16,9 +16,9 @@ from seer_jax.data.sources.base import (
   other_names_of,
   path_of,
 )
-from seer_jax.data.storage import files
+from seer_jax.data.storage import filesystem
 from seer_jax.data.storage.example import Example
-from seer_jax.runtime import errors
+from seer_jax.runtime import errors, files
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class Exclusions:
     )
     self.count = len(lines)
     every = b"\n".join(sorted(lines))
-    self.fingerprint = hashlib.sha256(every).hexdigest()
+    self.fingerprint = files.fingerprint(every)
 
   def has_name(self, names: Collection[str]) -> bool:
     """Whether one of the names of an image is listed."""
@@ -97,7 +97,7 @@ class Excluding:
     self._roots = roots_of(source)
     self.label_names = source.label_names
     inner = source.fingerprint, exclusions.fingerprint
-    self.fingerprint = hashlib.sha256(repr(inner).encode()).hexdigest()
+    self.fingerprint = files.fingerprint(inner)
 
   def __len__(self) -> int:
     return len(self._source)
@@ -161,7 +161,7 @@ class Excluding:
     yield name
     for root in self._roots:
       yield _normal(_joined(root, name))
-    if name.startswith("/") or files.is_url(name):
+    if name.startswith("/") or filesystem.is_url(name):
       parts = name.split("/")
       for start in range(1, len(parts)):
         yield "/".join(parts[start:])
@@ -216,7 +216,7 @@ def read_lines(path: str) -> set[bytes]:
     UserError: it cannot be read, or is empty.
   """
   try:
-    data = files.read(files.absolute(path))
+    data = filesystem.read(filesystem.absolute(path))
   except OSError as error:
     raise errors.UserError(
       f"cannot read the list {path}: {error.strerror or error}"
@@ -233,7 +233,7 @@ def read_lines(path: str) -> set[bytes]:
 def roots_of(source: Source) -> tuple[str, ...]:
   """The folder that a source's ids are relative to, as given and as it is."""
   root = getattr(source, "root", "")
-  if not root or files.is_url(root):
+  if not root or filesystem.is_url(root):
     return (root,) if root else ()
   return tuple(dict.fromkeys((root, os.path.realpath(root))))
 
@@ -243,7 +243,7 @@ def _forms(line: str) -> Iterator[str]:
   yield line
   name = _normal(line)
   yield name
-  if not files.is_url(name):
+  if not filesystem.is_url(name):
     path = os.path.abspath(name)
     yield path
     folder, last = os.path.split(path)
@@ -260,12 +260,12 @@ def _joined(root, name):
 
 
 def _is_absolute(name):
-  return name.startswith("/") or files.is_url(name)
+  return name.startswith("/") or filesystem.is_url(name)
 
 
 def _normal(name):
   """Without `./`, `//` and `x/..`; a URL stays as it is."""
-  if files.is_url(name):
+  if filesystem.is_url(name):
     return name
   # POSIX gives two slashes at the beginning a meaning that nobody uses.
   return os.path.normpath(name).replace("//", "/")

@@ -3,7 +3,6 @@
 import array
 import dataclasses
 import fractions
-import hashlib
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -18,9 +17,9 @@ from seer_jax.data.sources.base import (
   other_names_of,
   path_of,
 )
-from seer_jax.data.storage import files, index_cache
+from seer_jax.data.storage import index_cache
 from seer_jax.data.storage.example import Example, check_index
-from seer_jax.runtime import errors
+from seer_jax.runtime import errors, files
 
 
 class Subset:
@@ -43,7 +42,7 @@ class Subset:
     self._source, self._indices = source, indices
     self.label_names = source.label_names
     inner = source.fingerprint, about
-    self.fingerprint = hashlib.sha256(repr(inner).encode()).hexdigest()
+    self.fingerprint = files.fingerprint(inner)
 
   def __len__(self) -> int:
     return len(self._indices)
@@ -103,7 +102,7 @@ class _Kept:
       find: them, if they are not kept.
     """
     known_by = source.fingerprint, len(source), source.label_names
-    self._folder = files.kept("chosen", known_by, about)
+    self._folder = files.cached("chosen", known_by, about)
     index_cache.open_index(
       self._folder,
       lambda folder: np.save(folder / "indices.npy", find()),
@@ -260,7 +259,7 @@ def named(source: Source, path: str) -> Subset:
     UserError: some are not in the source.
   """
   wanted = {os.fsdecode(line) for line in opt_out.read_lines(path)}
-  digest = hashlib.sha256(repr(sorted(wanted)).encode()).hexdigest()
+  digest = files.fingerprint(sorted(wanted))
   kept = _Kept(source, digest, lambda: _numbers_of(source, wanted, path))
   return Subset(source, kept, digest)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from seer_jax.data.sources import array_record
 from seer_jax.data.storage import (
-  files,
+  filesystem,
   index_cache,
   label_index,
   line_index,
@@ -22,7 +22,7 @@ from seer_jax.data.storage.example import (
   Example,
   check_index,
 )
-from seer_jax.runtime import errors
+from seer_jax.runtime import errors, files
 
 _log = logging.getLogger(__name__)
 
@@ -55,14 +55,14 @@ class Tars:
   names_are_known = True
 
   def __init__(self, path: str):
-    self._paths = files.matching(path, ".tar")
+    self._paths = filesystem.matching(path, ".tar")
     try:
-      stamps = tuple(map(files.stamp, self._paths))
+      stamps = tuple(map(filesystem.stamp, self._paths))
     except OSError as error:
       raise errors.UserError(
         f"cannot read {error.filename}: {error.strerror}"
       ) from None
-    self._kept = files.kept("tars", _VERSION, stamps)
+    self._kept = files.cached("tars", _VERSION, stamps)
     index_cache.open_index(
       self._kept, lambda folder: _index(self._paths, folder), self._open
     )
@@ -72,7 +72,7 @@ class Tars:
 
   def _open(self):
     self._places = np.load(self._kept / "places.npy", mmap_mode="r")
-    files.read_at_random(self._places)
+    filesystem.read_at_random(self._places)
     self._paths_inside = line_index.Lines(os.fspath(self._kept / "paths"))
 
   def __len__(self) -> int:
@@ -81,7 +81,7 @@ class Tars:
   def __getitem__(self, i: int) -> Example:
     name = self.id_of(i)
     shard, start, size, label, _ = self._places[i].tolist()
-    image = files.read(self._paths[shard], start, size)
+    image = filesystem.read(self._paths[shard], start, size)
     return Example(image=image, label=label, id=name)
 
   def id_of(self, i: int) -> str:

@@ -7,15 +7,14 @@ still encoded, and the label are looked at.
 
 import difflib
 import errno
-import hashlib
 import os
 import shlex
 from typing import Any
 
 import numpy as np
 
-from seer_jax.data.storage import files
-from seer_jax.runtime import errors
+from seer_jax.data.storage import filesystem
+from seer_jax.runtime import errors, files
 
 _FORMAT = "array_record"
 # TFDS's command imports all of these, whatever it is asked to do.
@@ -85,7 +84,7 @@ class Tfds:
     self._labels = self._no_labels()
     self.full_name = builder.info.full_name
     contents = self.full_name, self._shards, self._ends.tolist()
-    self.fingerprint = hashlib.sha256(repr(contents).encode()).hexdigest()
+    self.fingerprint = files.fingerprint(contents)
 
   def __len__(self) -> int:
     return int(self._ends[-1])
@@ -121,7 +120,9 @@ class Tfds:
       feature = tf_example_pb2.Example.FromString(record).features.feature
     except Exception as error:  # ArrayRecord's and protobuf's have no names.
       shard = int(np.searchsorted(self._ends, i, side="right"))
-      files.raise_if_away(os.path.join(self._directory, self._shards[shard][0]))
+      filesystem.raise_if_away(
+        os.path.join(self._directory, self._shards[shard][0])
+      )
       reason = next(iter(str(error).splitlines()), type(error).__name__)
       raise OSError(errno.EBADMSG, reason, self.id_of(i)) from None
     if self._label:
@@ -165,7 +166,7 @@ def _find(name, path):
       "no dataset given: name is ''; set it to one of TFDS's, for example "
       "imagenet2012 or imagenet2012:5.1.0"
     )
-  folder = files.absolute(path)
+  folder = filesystem.absolute(path)
   try:
     return tfds.core.read_only_builder.builder_from_files(
       name, data_dir=folder or None
@@ -182,7 +183,7 @@ def _find(name, path):
 def _why_not(tfds, name, folder):
   """Says why nothing is prepared under a name, and what to do."""
   base = name.partition(":")[0].partition("/")[0]
-  folder = folder or files.absolute(tfds.core.constants.DATA_DIR)
+  folder = folder or filesystem.absolute(tfds.core.constants.DATA_DIR)
   prepared = sorted(
     os.path.relpath(found, folder).replace(os.sep, "/")
     for found, _, names in os.walk(os.path.join(folder, base))

@@ -8,8 +8,7 @@ import shutil
 from collections.abc import Callable
 from typing import TypeVar
 
-from seer_jax.data.storage import files
-from seer_jax.runtime import errors
+from seer_jax.runtime import errors, files
 
 _log = logging.getLogger(__name__)
 
@@ -27,7 +26,7 @@ def open_index(
   """What was found out about some files; found out first if need be.
 
   Args:
-    folder: of `files.kept`.
+    folder: of `files.cached`.
     make: fills a folder.
     open_made: opens what lies in `folder`.
 
@@ -37,7 +36,9 @@ def open_index(
   """
   for _ in range(_ATTEMPTS):
     if not folder.exists():
-      with files.keep(folder) as part:
+      advice = "; make room there, or set XDG_CACHE_HOME to another folder"
+      with files.whole(folder, advice) as part:
+        part.mkdir()
         make(part)
         _seal(part)
     try:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 
 import numpy as np
 
-from seer_jax.data.storage import files, index_cache, line_index
+from seer_jax.data.storage import filesystem, index_cache, line_index
 from seer_jax.data.storage.example import UNLABELLED, numbered_classes
-from seer_jax.runtime import errors
+from seer_jax.runtime import errors, files
 
 # Numbers or words; "" is none.
 Part = list[bytes | int]
@@ -36,7 +36,7 @@ class Labels:
       path: where they come from.
       parts: gives all of them; called twice, if at all.
     """
-    self._kept = files.kept("labels", _VERSION, files.stamp(path))
+    self._kept = files.cached("labels", _VERSION, filesystem.stamp(path))
     index_cache.open_index(
       self._kept, lambda folder: _number(parts, path, folder), self._open
     )
@@ -45,7 +45,7 @@ class Labels:
     self.names = tuple(json.loads((self._kept / "names.json").read_text()))
     if self.names:  # An empty file cannot be mapped.
       self._numbers = np.memmap(self._kept / "numbers", np.int32, "r")
-      files.read_at_random(self._numbers)
+      filesystem.read_at_random(self._numbers)
 
   def __getitem__(self, i: int) -> int:
     return int(self._numbers[i]) if self.names else UNLABELLED

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from seer_jax.data.storage import files, index_cache
-from seer_jax.runtime import errors
+from seer_jax.data.storage import filesystem, index_cache
+from seer_jax.runtime import errors, files
 
 # The place of one line in so many is kept: of a billion lines, 125 MB on disk.
 _STRIDE = 64
@@ -54,14 +54,16 @@ class Lines:
       UserError: there is no line in it, or it is no text.
     """
     self.path, self._forgiving = path, forgiving
-    self._kept = files.kept("lines", _VERSION, files.stamp(path), forgiving)
+    self._kept = files.cached(
+      "lines", _VERSION, filesystem.stamp(path), forgiving
+    )
     index_cache.open_index(
       self._kept, lambda folder: _index(path, forgiving, folder), self._open
     )
 
   def _open(self):
     self._places = np.load(self._kept / "places.npy", mmap_mode="r")
-    files.read_at_random(self._places)
+    filesystem.read_at_random(self._places)
     self._count, tabs, *skipped = np.load(self._kept / "count.npy").tolist()
     self.has_tabs = bool(tabs)
     self.skipped = +collections.Counter(
@@ -69,7 +71,7 @@ class Lines:
     )
     with open(self.path, "rb") as file:
       self._text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    files.read_at_random(self._text)
+    filesystem.read_at_random(self._text)
 
   def __len__(self) -> int:
     return self._count

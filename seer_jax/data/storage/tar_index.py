@@ -7,7 +7,7 @@ import posixpath
 import tarfile
 from collections.abc import Iterator
 
-from seer_jax.data.storage import files
+from seer_jax.data.storage import filesystem
 from seer_jax.data.storage.example import EXTENSIONS
 from seer_jax.runtime import errors
 
@@ -60,7 +60,7 @@ def read(path: str) -> Found:
   """
   try:
     found = Found()
-    with files.open_file(path) as file:
+    with filesystem.open_file(path) as file:
       for sample in _samples(_files(path, file, found), found):
         found.images += _images(sample, found)
     return found
@@ -87,7 +87,7 @@ class _File:
 
 def _files(path, file, found) -> Iterator[_File]:
   """The regular files of one archive, or of several in one file."""
-  total, start = files.size(path), 0
+  total, start = filesystem.size(path), 0
   while start is not None:
     file.seek(start)
     with tarfile.open(fileobj=file, mode="r:") as tar:

@@ -7,7 +7,6 @@ rest is Orbax's, and readable with Orbax alone.
 import dataclasses
 import json
 import pathlib
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +15,7 @@ from orbax.checkpoint import v1 as ocp
 
 from seer_jax.data import preprocessing
 from seer_jax.models import architectures, encoder
-from seer_jax.runtime import checksums, errors
+from seer_jax.runtime import checksums, errors, files
 from seer_jax.weights import config_json
 
 DESCRIPTION = "model.json"
@@ -35,22 +34,13 @@ def write(
   folder = folder.absolute()  # Orbax refuses others.
   if folder.exists():
     raise errors.UserError(f"{folder} is there already; give a new folder")
-  part = folder.with_name(folder.name + ".part")
-  try:
-    shutil.rmtree(part, ignore_errors=True)  # Of a try that was killed.
-    part.mkdir(parents=True)
+  with files.whole(folder) as part:
+    part.mkdir()
     (part / DESCRIPTION).write_text(
       json.dumps(describe(network), indent=1) + "\n"
     )
     ocp.save_checkpointables(part / _ARRAYS, {"state": dict(tree)})
     checksums.seal(part)
-    part.rename(folder)
-  except OSError as error:
-    raise errors.of_disk(
-      error, f"cannot write {folder}: {error.strerror or error}"
-    ) from error
-  finally:
-    shutil.rmtree(part, ignore_errors=True)
 
 
 def read(folder: pathlib.Path) -> tuple[encoder.Encoder, dict[str, Any]]:

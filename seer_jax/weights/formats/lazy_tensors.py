@@ -154,33 +154,6 @@ def within(folder: pathlib.Path, name: object) -> pathlib.Path:
   return path
 
 
-@contextlib.contextmanager
-def written(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """A name to write under; what is whole then takes its own.
-
-  Raises:
-    UserError: the disk refuses.
-    Lost: the disk is full.
-  """
-  part = path.with_name(path.name + ".part")
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    yield part
-    with part.open("rb") as file:
-      os.fsync(file.fileno())
-    part.replace(path)
-  except OSError as error:
-    with contextlib.suppress(OSError):
-      part.unlink(missing_ok=True)
-    raise errors.of_disk(
-      error, f"cannot write {path}: {error.strerror or error}"
-    ) from error
-  except BaseException:
-    with contextlib.suppress(OSError):
-      part.unlink(missing_ok=True)
-    raise
-
-
 def _span(shape, strides):
   """Elements from the first to the last."""
   if not math.prod(shape):

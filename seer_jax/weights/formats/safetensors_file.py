@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 import ml_dtypes
 import numpy as np
 
-from seer_jax.runtime import errors
+from seer_jax.runtime import errors, files
 from seer_jax.weights.formats import lazy_tensors
 
 _DTYPES = {
@@ -122,7 +122,7 @@ def write(
     names.append(name)
   words = json.dumps(header).encode()
   words += b" " * (-len(words) % 8)
-  with lazy_tensors.written(path) as part, part.open("wb") as file:
+  with files.whole_file(path) as file:
     file.write(struct.pack("<Q", len(words)) + words)
     for name in names:
       file.write(lazy_tensors.raw(array_of(name)))

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from seer_jax.runtime import errors
+from seer_jax.runtime import errors, files
 from seer_jax.weights.formats import lazy_tensors, pickle_machine
 
 _DTYPES = {
@@ -286,7 +286,7 @@ def write(
   pickler = _Pickler()
   pickled = pickler.dumps(saved)
   with (
-    lazy_tensors.written(path) as part,
+    files.whole_file(path) as part,
     zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive,
   ):
     archive.writestr("archive/data.pkl", pickled)

@@ -13,7 +13,7 @@ from shards import JPEG, SAMPLES, image, write_shard, write_tar
 
 from seer_jax.data import sources
 from seer_jax.data.sources import array_record
-from seer_jax.data.storage import files, tf_example
+from seer_jax.data.storage import filesystem, tf_example
 from seer_jax.runtime import errors
 
 
@@ -400,4 +400,4 @@ def test_a_half_finished_pack_is_not_taken_for_a_whole(tmp_path):
   ],
 )
 def test_names_of_shards(name, shard):
-  assert files.is_shard(f"/a.tar/{name}", ".tar") == shard
+  assert filesystem.is_shard(f"/a.tar/{name}", ".tar") == shard

@@ -1,4 +1,4 @@
-"""Files by path or URL, and what sources keep about them between two runs."""
+"""One interface to files on this machine and at URLs."""
 
 import contextlib
 import errno
@@ -8,13 +8,12 @@ import os
 import pathlib
 import re
 import stat
-import uuid
 from collections.abc import Iterator
 from typing import IO, Any
 
 import numpy as np
 
-from seer_jax.runtime import errors, host
+from seer_jax.runtime import errors
 
 # Whole files up to this size are hashed for a fingerprint, of larger ones so
 # many blocks, evenly spread: the gigabytes of a long list are not read for it.
@@ -250,49 +249,6 @@ def fingerprint(path: str) -> str:
     for block in range(_BLOCKS):
       digest.update(read(path, last * block // (_BLOCKS - 1), _BLOCK))
   return digest.hexdigest()
-
-
-def kept(name: str, *about: object) -> pathlib.Path:
-  """A folder in the user's cache for what was found out about some files.
-
-  Complete if it is there; see `keep`.
-
-  Args:
-    name: of the kind of thing.
-    about: all that it depends on.
-  """
-  key = hashlib.sha256(repr(about).encode()).hexdigest()[:24]
-  return host.cache_folder(name) / key
-
-
-@contextlib.contextmanager
-def keep(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-  """A folder to fill, which appears under its name when it is whole.
-
-  Several processes may do so at once: the first one wins.
-  """
-  part = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.part")
-  try:
-    part.mkdir(parents=True)
-    yield part
-    if not folder.exists():
-      part.rename(folder)
-  except OSError as error:
-    if not folder.exists():
-      raise errors.of_disk(
-        error,
-        f"cannot keep an index in {folder.parent}: {error.strerror or error};"
-        " make room there, or set XDG_CACHE_HOME to another folder",
-      ) from error
-  finally:
-    _empty(part)
-
-
-def _empty(folder):
-  with contextlib.suppress(OSError):
-    for file in folder.iterdir():
-      file.unlink()
-    folder.rmdir()
 
 
 def read_at_random(mapped: Any) -> None:

@@ -1,21 +1,22 @@
-"""What a long program tells on standard error."""
+"""What a long program prints on standard error."""
 
 import contextlib
 import faulthandler
 import logging
 
-from absl import logging as absl_logging
-
 _OURS = logging.getLogger("seer_jax")
 
 
 def show() -> None:
-  """Our own messages, plainly; absl's, which orbax floods, stay at warnings.
+  """Shows our own messages as plain text, and of absl's only warnings.
 
-  If a library crashes, the stacks of all threads are shown as well.
+  If a library crashes, the stacks of all threads are printed as well.
   """
+  # Imported here: `--help` answers on a machine that lacks it.
+  from absl import logging as absl_logging
+
   with contextlib.suppress(OSError, ValueError, RuntimeError):
-    faulthandler.enable()  # Where standard error is a file.
+    faulthandler.enable()  # Fails where standard error is not a file.
   absl_logging.use_absl_handler()
   absl_logging.set_verbosity(absl_logging.WARNING)
   _OURS.setLevel(logging.INFO)
@@ -24,7 +25,7 @@ def show() -> None:
 
 
 def show_less(process: int) -> None:
-  """What is worth knowing of a process that is not the first, marked as its."""
+  """Shows only warnings of a process that is not the first, with its index."""
   _OURS.setLevel(logging.WARNING)
   for handler in _OURS.handlers:
     handler.setFormatter(logging.Formatter(f"process {process}: %(message)s"))
