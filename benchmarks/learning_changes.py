@@ -18,7 +18,7 @@ _BEFORE = {
   "model.depths": (),
   "model.widths": (),
   "model.group_widths": (),
-  "model.numbers": (4, 48, 48.0, 2.0, 16),
+  "model.regnet": (4, 48, 48.0, 2.0, 16),
   "model.prototypes": (64,),
   "swav.instance_weight": 0.0,
   "swav.instance_temperature": 0.2,

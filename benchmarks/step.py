@@ -107,7 +107,7 @@ def config_of(case: Case):
   config.model.stem_stride = 1 if case.small else 2
   config.model.strides = (1, 2, 2, 2) if case.small else (2, 2, 2, 2)
   if case.trunk == "tiny":
-    config.model.numbers, config.model.strides = (1, 16, 16.0, 2.0, 8), (2,)
+    config.model.regnet, config.model.strides = (1, 16, 16.0, 2.0, 8), (2,)
   else:
     config.model.trunk = case.trunk
   config.model.scan, config.model.remat = False, "none"

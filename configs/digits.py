@@ -36,7 +36,7 @@ def get_config():
   config.augment.blur = 0.8
 
   # Depth, w_0, w_a, w_m, group width: stages of 1, 1 and 3 blocks.
-  config.model.numbers = (5, 32, 32.0, 2.0, 16)
+  config.model.regnet = (5, 32, 32.0, 2.0, 16)
   config.model.stem_stride = 1
   config.model.strides = (1, 2, 2)
   config.model.head.hidden = (256,)

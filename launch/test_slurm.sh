@@ -11,7 +11,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 STEPS=${STEPS:-120}
-ARGS=${ARGS-"--config.batch_size=16 --config.model.numbers=(2,16,16.0,2.0,16)
+ARGS=${ARGS-"--config.batch_size=16 --config.model.regnet=(2,16,16.0,2.0,16)
   --config.model.strides=(2,2) --config.model.head.hidden=(16,)
   --config.checkpoint.every=25 --config.eval.every=0 --config.log.every=2"}
 base=$(mktemp -d /var/tmp/seer_slurm.XXXX)

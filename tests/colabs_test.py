@@ -88,7 +88,7 @@ def here(tmp_path, monkeypatch):
 
   def small():
     config = get_config()
-    config.model.numbers, config.model.strides = (1, 16, 16.0, 2.0, 8), (2,)
+    config.model.regnet, config.model.strides = (1, 16, 16.0, 2.0, 8), (2,)
     config.model.head.hidden, config.batch_size = (16,), 16
     config.eval.max_images = 60
     return config

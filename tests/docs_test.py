@@ -37,13 +37,13 @@ PLACEHOLDER = re.compile(r"…|\.\.\.|(?<![\w=.$-])[A-Z]{3,}\b(?!=)|\bW\b")
 PUBLISHED = [
   "--config.model.stem_stride=2",
   "--config.model.strides=(2,2)",
-  "--config.model.numbers=()",
+  "--config.model.regnet=()",
   "--config.model.depths=(1,1)",
   "--config.model.widths=(16,16)",
   "--config.model.group_widths=(8,8)",
 ]
 # What makes a command quick, by the command.
-TRUNK = ("--config=", "--config.model.numbers", "--config.model.strides")
+TRUNK = ("--config=", "--config.model.regnet", "--config.model.strides")
 TINY = [each for each in runs.TINY if not each.startswith(TRUNK)]
 # Eight devices that share two cores make collectives slow.
 SHORT = [

@@ -48,7 +48,7 @@ def tiny(path: pathlib.Path, **changes):
   config.batch_size = 8
   config.crops.counts = (2,)
   config.crops.scales = ((0.4, 1.0),)
-  config.model.numbers = (1, 16, 16.0, 2.0, 8)
+  config.model.regnet = (1, 16, 16.0, 2.0, 8)
   config.model.strides = (2,)
   config.model.head.hidden = (8,)
   config.model.prototypes = (4,)

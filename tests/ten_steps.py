@@ -31,7 +31,7 @@ CASES = {
   "no-queue": ((12,), False, 0, (1,)),
 }
 # A trunk of one block, for what does not depend on the trunk.
-SMALL = {"model.numbers": (1, 16, 16.0, 2.0, 8), "model.strides": (2,)}
+SMALL = {"model.regnet": (1, 16, 16.0, 2.0, 8), "model.strides": (2,)}
 
 
 class Run(NamedTuple):
@@ -59,7 +59,7 @@ def make_config(case: str, rate: float = RATE, **changes) -> keys.ConfigDict:
   config.steps, config.batch_size = STEPS, BATCH
   config.crops.counts, config.crops.sizes = (2, 2), (16, 8)
   # Stages of 1 and 2 blocks: the last one's shortcut is the identity.
-  config.model.numbers = (3, 16, 16.0, 2.5, 8)
+  config.model.regnet = (3, 16, 16.0, 2.5, 8)
   config.model.stem_stride, config.model.strides = 2, (2, 2)
   config.model.head.hidden, config.model.head.out = (32,), 16
   config.model.head.batch_norm = batch_norm
@@ -76,7 +76,7 @@ def make_config(case: str, rate: float = RATE, **changes) -> keys.ConfigDict:
   if case != "one-head":
     changes = SMALL | changes
   config.update_from_flattened_dict(changes)
-  here = auto.Situation(
+  here = auto.RunContext(
     images=80,
     side=16,
     devices=1,

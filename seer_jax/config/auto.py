@@ -39,7 +39,7 @@ class Choice(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Situation:
+class RunContext:
   """What choices are made from.
 
   Attributes:
@@ -94,7 +94,7 @@ def median_side(
 
 
 def complete(
-  config: ml_collections.ConfigDict, here: Situation
+  config: ml_collections.ConfigDict, here: RunContext
 ) -> list[Choice]:
   """Fills in every key that is None; returns what it chose, in order.
 
@@ -175,7 +175,7 @@ def _crops(config, here) -> Iterator[Choice]:
 
 
 def _trunk(config, here) -> Iterator[Choice]:
-  if config.model.numbers or config.model.depths:
+  if config.model.regnet or config.model.depths:
     pass  # They win over a name.
   elif not here.accelerated:
     yield Choice("model.trunk", "regnety_200mf", "no accelerator")

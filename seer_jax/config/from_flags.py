@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import config_flags
 
-from seer_jax.config import keys
+from seer_jax.config import keys, resolved
 from seer_jax.runtime import errors
 
 
@@ -68,6 +68,8 @@ def _unknown_key(overrides, error):
   ]
   known = {name for name, _ in keys.flatten(keys.base())}
   for key in given:
+    if key in resolved.RENAMED:
+      return f"config.{key} is now called config.{resolved.RENAMED[key]}"
     if key not in known:
       near = keys.nearest_key(keys.base(), key)
       hint = f"; did you mean config.{near}?" if near else ""

@@ -1,297 +1,319 @@
-"""Every key a config may hold: its default and the reason.
+"""Every key a config may hold, once: its default, its check and the reason.
 
 No default stands anywhere else in the package. A config file under `configs/`
 takes `base()`, changes what its experiment needs and returns it; the command
-line overrides single keys (`--config.batch_size=128`). A key left at None is
-chosen from the data when the run starts (`auto.py`), and the log says why.
+line overrides single keys (`--config.batch_size=128`). An `Open` key is chosen
+from the data when the run starts (`auto.py`), and the log says why.
 """
 
 import difflib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import ml_collections
 from ml_collections import config_dict
 
+from seer_jax.config import checks
 from seer_jax.data import sources
 from seer_jax.data.storage import read_ahead
 
 ConfigDict = ml_collections.ConfigDict
 
 
-def base() -> ConfigDict:
-  """All keys, with SwAV's and SEER's published values where there are any."""
-  none = config_dict.placeholder
-  config = ConfigDict()
+class Key(NamedTuple):
+  """The default of a key, and what each value must be.
 
+  A free key may change between two starts of a run: it affects no result. An
+  open one has the type of its values (`kind`) instead of a default.
+  """
+
+  default: Any
+  check: checks.Check
+  free: bool = False
+  kind: type | None = None
+
+
+def Open(kind: type, check: checks.Check, free: bool = False) -> Key:  # noqa: N802
+  """A key that is chosen from the data when the run starts."""
+  return Key(None, check, free, kind)
+
+
+def _source(prefix: str, **changes: Any) -> dict[str, Key]:
+  """The keys of a source of images, which `open_source` checks further."""
+  checked = {
+    bool: checks.FLAG,
+    str: checks.TEXT,
+    tuple: checks.SEQUENCE,
+    float: checks.AT_LEAST_0,
+  }
+  checked[int] = checks.AT_LEAST_0
+  return {
+    f"{prefix}.{key}": Key(value, checked[type(value)])
+    for key, value in (sources.DEFAULTS | changes).items()
+  }
+
+
+KEYS: Mapping[str, Key] = {
   # What is learned: "swav", without labels; "probe", linear classifiers on a
   # frozen network; "finetune", the whole network as a classifier.
-  config.task = "swav"
-  # Where training begins: anything that seer_jax.load takes; "" for anew. The
-  # network and the preprocessing then are those of the weights.
-  config.weights = ""
+  "task": Key("swav", checks.one_of("swav", "probe", "finetune")),
+  # Weights to start from: anything that seer_jax.load takes; "" for none. They
+  # decide the network and the preprocessing.
+  "weights": Key("", checks.TEXT),
   # L of classifiers; 0 for as many as the images have labels.
-  config.classes = 0
-  # Everything random follows from this number and the step.
-  config.seed = 0
-  # Passes over the data; chosen from its size when None.
-  config.epochs = none(float)
-  # Or the number of steps, which then wins over epochs.
-  config.steps = none(int)
-  # Images a step, over all devices.
-  config.batch_size = none(int)
-  # Parts of a batch that are differentiated one after the other, where the
-  # whole does not fit; codes are still balanced over the whole.
-  config.accumulate = 1
+  "classes": Key(0, checks.CLASSES),
+  # All randomness follows from this number and the step.
+  "seed": Key(0, checks.AT_LEAST_0),
+  # Passes over the data; chosen from its size if None.
+  "epochs": Open(float, checks.POSITIVE),
+  # Number of steps, which takes precedence over epochs.
+  "steps": Open(int, checks.POSITIVE),
+  # Images per step, over all devices.
+  "batch_size": Open(int, checks.POSITIVE),
+  # Parts of a batch that are differentiated one after the other, if the whole
+  # does not fit; codes are still balanced over the whole.
+  "accumulate": Key(1, checks.POSITIVE),
   # Of the trunk and head: "fp32", "bf16" or "fp16" (with a loss scale); None
   # picks what the hardware multiplies natively. The loss is always float32.
-  config.precision = none(str)
-  config.loss_scale = ConfigDict()  # For fp16.
-  # Chosen from the batch. Too large costs a skipped step for each halving.
-  config.loss_scale.first = none(float)
-  config.loss_scale.growth_steps = 2000
-
-  # Devices in a mesh of data x fsdp. The batch is split over all of them.
-  config.mesh = ConfigDict()
-  config.mesh.data = -1  # As many as there are.
-  # Over how many devices each large kernel, its gradient and its momentum are
-  # split: the devices of a host, for trunks that do not fit otherwise.
-  config.mesh.fsdp = 1
-
-  config.data = ConfigDict()
-  config.data.train = source()
-  # Labelled images for kNN queries. With no kind of its own, a held-out share
-  # of the training images is used, if these are labelled.
-  config.data.test = source()
-  config.data.test.kind = ""
-  # Processes that decode; 0 decodes in threads of the main process, None
-  # picks by the cores there are.
-  config.data.workers = none(int)
-  # Images that each of them reads at once, ahead of decoding: more where a read
-  # takes long, as on network file systems.
-  config.data.reads = read_ahead.READS
-  # Larger pictures are refused unread (a bomb's header is honest).
-  config.data.max_pixels = 200_000_000
+  "precision": Open(str, checks.one_of("fp32", "bf16", "fp16")),
+  # The first loss scale of fp16, chosen from the batch. One that is too large
+  # costs a skipped step per halving.
+  "loss_scale.first": Open(float, checks.POSITIVE),
+  "loss_scale.growth_steps": Key(2000, checks.POSITIVE),
+  # Devices in a mesh of data x fsdp, over which the batch is split; -1 for all.
+  "mesh.data": Key(-1, checks.AXIS),
+  # Devices over which each large kernel, its gradient and its momentum are
+  # split: those of a host, for trunks that do not fit otherwise.
+  "mesh.fsdp": Key(1, checks.POSITIVE),
+  **_source("data.train"),
+  # Labelled images for kNN queries. If it has no kind, a share of the training
+  # images is held out, provided that these are labelled.
+  **_source("data.test", kind=""),
+  # Processes that decode; 0 decodes in threads of the main process; None picks
+  # by the number of cores.
+  "data.workers": Open(int, checks.AT_LEAST_0, free=True),
+  # Images that each of them reads concurrently, ahead of decoding: more where
+  # reads take long, as on network file systems.
+  "data.reads": Key(read_ahead.READS, checks.between(1, 1024), free=True),
+  # Images with more pixels are not decoded: the header of a bomb is honest.
+  "data.max_pixels": Key(200_000_000, checks.POSITIVE),
   # Share of the files that may be unusable before the run stops.
-  config.data.max_bad = 0.1
-
-  # One entry a resolution, largest first: SEER's 2 x 224 + 4 x 96.
-  config.crops = ConfigDict()
-  config.crops.counts = (2, 4)
-  config.crops.sizes = none(tuple)
-  config.crops.scales = ((0.14, 1.0), (0.05, 0.14))  # Area, of the image's.
-  config.crops.ratio = (3 / 4, 4 / 3)  # Width over height.
-
-  # SwAV's augmentation; a probability of 0 leaves the operation out.
-  config.augment = ConfigDict()
-  # Of the ranges of brightness, contrast, saturation and hue.
-  config.augment.strength = 1.0
-  config.augment.flip = 0.5
-  config.augment.jitter = 0.8
-  config.augment.brightness = 0.8
-  config.augment.contrast = 0.8
-  config.augment.saturation = 0.8
-  config.augment.hue = 0.2
-  config.augment.grey = 0.2
-  config.augment.blur = 0.5
-  config.augment.mean = (0.485, 0.456, 0.406)
-  config.augment.std = (0.229, 0.224, 0.225)
-  # RandAugment's operations an image, of a magnitude from 0 to 10; for
-  # fine-tuning.
-  config.augment.randaugment = 0
-  config.augment.magnitude = 9.0
-
-  config.model = ConfigDict()
-  # A name of `architectures.MODELS`, or timm's or torchvision's for one of
-  # them; chosen from image size and hardware when None.
-  config.model.trunk = none(str)
-  # Or depth, w_0, w_a, w_m, group width, which then win over the name.
-  config.model.numbers = ()
-  # Or blocks, channels and channels a group of each stage, which win over both.
-  config.model.depths = ()
-  config.model.widths = ()
-  config.model.group_widths = ()
-  config.model.se_ratio = 0.25
-  config.model.stem_width = 32
+  "data.max_bad": Key(0.1, checks.SHARE, free=True),
+  # One entry per resolution, largest first: SEER's 2 x 224 + 4 x 96. Scales are
+  # areas, as shares of the image's; the ratio is width over height.
+  "crops.counts": Key((2, 4), checks.COUNTS),
+  "crops.sizes": Open(tuple, checks.COUNTS),
+  "crops.scales": Key(((0.14, 1.0), (0.05, 0.14)), checks.AREAS),
+  "crops.ratio": Key((3 / 4, 4 / 3), checks.PAIR),
+  # SwAV's augmentation. The strength multiplies the ranges of brightness,
+  # contrast, saturation and hue; a probability of 0 leaves the operation out.
+  "augment.strength": Key(1.0, checks.AT_LEAST_0),
+  "augment.flip": Key(0.5, checks.SHARE),
+  "augment.jitter": Key(0.8, checks.SHARE),
+  "augment.brightness": Key(0.8, checks.AT_LEAST_0),
+  "augment.contrast": Key(0.8, checks.AT_LEAST_0),
+  "augment.saturation": Key(0.8, checks.AT_LEAST_0),
+  "augment.hue": Key(0.2, checks.between(0, 0.5)),
+  "augment.grey": Key(0.2, checks.SHARE),
+  "augment.blur": Key(0.5, checks.SHARE),
+  "augment.mean": Key((0.485, 0.456, 0.406), checks.COLORS),
+  "augment.std": Key((0.229, 0.224, 0.225), checks.DEVIATIONS),
+  # RandAugment's operations per image and their magnitude, for fine-tuning.
+  "augment.randaugment": Key(0, checks.between(0, 8)),
+  "augment.magnitude": Key(9.0, checks.between(0, 10)),
+  # A name of `architectures.MODELS`, or timm's or torchvision's name of one;
+  # chosen from image size and hardware if None.
+  "model.trunk": Open(str, checks.TEXT),
+  # Depth, w_0, w_a, w_m and group width: take precedence over the name.
+  "model.regnet": Key((), checks.REGNET),
+  # Blocks, channels and channels per group of each stage: take precedence over
+  # both.
+  "model.depths": Key((), checks.or_empty(checks.COUNTS)),
+  "model.widths": Key((), checks.or_empty(checks.COUNTS)),
+  "model.group_widths": Key((), checks.or_empty(checks.COUNTS)),
+  "model.se_ratio": Key(0.25, checks.SHARE),
+  "model.stem_width": Key(32, checks.POSITIVE),
   # 2 and (2, 2, 2, 2) as published; 1 keeps the pixels of small images.
-  config.model.stem_stride = none(int)
-  config.model.strides = none(tuple)
-  # Parts of the batch that BatchNorm treats apart (SEER: of 64
-  # GPUs each; RG-10B: of 8).
-  config.model.bn_groups = 1
-  # Normalise by the running statistics in training too.
-  config.model.frozen_norms = False
-  # What the backward pass computes again, for memory: "none", blocks in front
+  "model.stem_stride": Open(int, checks.between(1, 2)),
+  "model.strides": Open(tuple, checks.STRIDES),
+  # Parts of the batch that BatchNorm normalizes separately (SEER: of 64 GPUs
+  # each; RG-10B: of 8).
+  "model.bn_groups": Key(1, checks.POSITIVE),
+  # Normalize by the running statistics in training too.
+  "model.frozen_norms": Key(False, checks.FLAG),
+  # What the backward pass recomputes, to save memory: "none", the first blocks
   # ("first-9"), each "block", or each "group" of blocks (regnet.Execution).
   # None picks the least that fits.
-  config.model.remat = none(str)
-  config.model.remat_groups = ()
+  "model.remat": Open(str, checks.REMAT),
+  "model.remat_groups": Key((), checks.REMAT_GROUPS),
   # Compile equal blocks as one loop: minutes instead of hours for large trunks
   # on TPUs, slower on CPUs.
-  config.model.scan = none(bool)
-  config.model.head = ConfigDict()
-  config.model.head.hidden = (2048,)
-  config.model.head.out = 128
-  config.model.head.batch_norm = True
-  # K of each prototype head; several heads are averaged.
-  config.model.prototypes = none(tuple)
-
-  config.swav = ConfigDict()
-  config.swav.temperature = 0.1
-  config.swav.epsilon = 0.05  # SEER-10B: 0.03.
-  config.swav.iterations = 3  # SEER: 10.
+  "model.scan": Open(bool, checks.FLAG),
+  "model.head.hidden": Key((2048,), checks.or_empty(checks.COUNTS)),
+  "model.head.out": Key(128, checks.POSITIVE),
+  "model.head.batch_norm": Key(True, checks.FLAG),
+  # K of each prototype head; the losses of several heads are averaged.
+  "model.prototypes": Open(tuple, checks.PROTOTYPES),
+  "swav.temperature": Key(0.1, checks.POSITIVE),
+  "swav.epsilon": Key(0.05, checks.POSITIVE),  # SEER-10B: 0.03.
+  "swav.iterations": Key(3, checks.AT_LEAST_0),  # SEER: 10.
   # Crops whose codes the others predict.
-  config.swav.assign_crops = (0, 1)
-  # Of `swav_loss.instance_loss` beside the swapped one; 0, as published, leaves
-  # it out. In a short run it teaches what clusters have no time for. Images are
-  # told from those of the batch, with `accumulate` from those of its part.
-  config.swav.instance_weight = 0.0
-  config.swav.instance_temperature = 0.2
-  # Steps for which prototypes stay as drawn (SwAV: 313, an ImageNet epoch).
-  config.swav.freeze_steps = none(int)
-  # Features of earlier steps that codes are balanced over as well; helps when
-  # the batch is smaller than the prototypes. 0 for none.
-  config.swav.queue_length = none(int)
-  # The step at which the queue starts to fill; it is used once full. Features
-  # of an untrained network are no help, so not too early.
-  config.swav.queue_start = none(int)
-
-  # A linear classifier trained beside SwAV on the features of labelled images,
-  # for a curve to watch; it changes nothing else.
-  config.online = ConfigDict()
-  config.online.lr = 0.0  # Its constant rate; 0 for none.
-
-  config.probe = ConfigDict()
-  # Outputs of the network, each with heads of its own (`heads.tap`); () for
-  # all stages and the mean.
-  config.probe.taps = ()
+  "swav.assign_crops": Key((0, 1), checks.CROPS),
+  # Weight of `swav_loss.instance_loss` beside the swapped loss; 0, as
+  # published, leaves it out. In short runs it helps before clusters have
+  # formed. Images are contrasted with those of the batch; with `accumulate`, of
+  # its part.
+  "swav.instance_weight": Key(0.0, checks.AT_LEAST_0),
+  "swav.instance_temperature": Key(0.2, checks.POSITIVE),
+  # Steps for which prototypes keep their initial values (SwAV: 313, an ImageNet
+  # epoch).
+  "swav.freeze_steps": Open(int, checks.AT_LEAST_0),
+  # Features of earlier steps that codes are balanced over too; helps if the
+  # batch is smaller than the number of prototypes. 0 for none.
+  "swav.queue_length": Open(int, checks.AT_LEAST_0),
+  # The step at which the queue starts to fill; it is used once full. Not too
+  # early: features of an untrained network do not help.
+  "swav.queue_start": Open(int, checks.AT_LEAST_0),
+  # Constant learning rate of a linear classifier trained beside SwAV on the
+  # labels, for a curve to watch; it changes nothing else. 0 for none.
+  "online.lr": Key(0.0, checks.AT_LEAST_0),
+  # Outputs of the network, each with its own heads (`heads.tap`); () for all
+  # stages and the mean.
+  "probe.taps": Key((), checks.or_empty(checks.TAPS)),
   # Heads with a BatchNorm before the linear layer, without, or both.
-  config.probe.norms = (True, False)
+  "probe.norms": Key((True, False), checks.FLAGS),
   # A copy of each head for each of these factors of the learning rate.
-  config.probe.rates = (0.1, 0.3, 1.0, 3.0, 10.0)
-  # Share of the labels held out to choose the head by; 0 reports all of them.
-  config.probe.held_out = 0.1
-
-  config.finetune = ConfigDict()
+  "probe.rates": Key((0.1, 0.3, 1.0, 3.0, 10.0), checks.FACTORS),
+  # Share of the labels held out to choose the head by; 0 reports all heads.
+  "probe.held_out": Key(0.1, checks.BELOW_1),
   # "linear" on the trunk, or "swav": on the first layer of the pre-trained
   # projection, with a new BatchNorm (SEER, for few labels).
-  config.finetune.head = "linear"
-  config.finetune.head_rate = 1.0  # Of the learning rate.
-  config.finetune.head_decay = 1.0  # Of the weight decay.
-  # The rate of a block, of that of the block behind it.
-  config.finetune.layer_decay = 1.0
-  # Probability that an image skips the last block; lower for those before.
-  config.finetune.drop_path = 0.0
-  config.finetune.smoothing = 0.0  # Of labels.
-  # Alpha of mixup and of CutMix; 0 for none, with both one of them an image.
-  config.finetune.mixup = 0.0
-  config.finetune.cutmix = 0.0
+  "finetune.head": Key("linear", checks.one_of("linear", "swav")),
+  # Factors of the head's learning rate and weight decay.
+  "finetune.head_rate": Key(1.0, checks.POSITIVE),
+  "finetune.head_decay": Key(1.0, checks.AT_LEAST_0),
+  # Learning rate of a block, relative to that of the next block.
+  "finetune.layer_decay": Key(1.0, checks.UP_TO_1),
+  # Probability that an image skips the last block; lower for earlier ones.
+  "finetune.drop_path": Key(0.0, checks.BELOW_1),
+  "finetune.smoothing": Key(0.0, checks.BELOW_1),  # Of labels.
+  # Alpha of mixup and of CutMix, 0 for none; with both, each image gets one.
+  "finetune.mixup": Key(0.0, checks.AT_LEAST_0),
+  "finetune.cutmix": Key(0.0, checks.AT_LEAST_0),
   # Decay of the moving average that is evaluated; 0 for none. SEER: 0.9999.
-  config.finetune.ema = 0.0
-
-  config.optim = ConfigDict()
-  config.optim.name = "larc"  # Or "lars", "sgd", "adamw".
-  # The peak rate is lr * batch_size / lr_batch. SwAV and SEER: 0.3 of 256.
-  config.optim.lr = none(float)
-  config.optim.lr_batch = 256
-  config.optim.warmup_fraction = 0.025  # Of all steps.
-  config.optim.warmup_start = 0.0625  # Of the peak: 0.3 of SwAV's 4.8.
-  config.optim.end = 0.001  # Of the peak, where the cosine ends.
+  "finetune.ema": Key(0.0, checks.BELOW_1),
+  "optim.name": Key("larc", checks.one_of("larc", "lars", "sgd", "adamw")),
+  # The peak rate is lr * batch_size / lr_batch. SwAV and SEER: 0.3 for 256.
+  "optim.lr": Open(float, checks.POSITIVE),
+  "optim.lr_batch": Key(256, checks.POSITIVE),
+  # Warm-up as a share of the steps, and its start and the end of the cosine as
+  # shares of the peak (SwAV: 0.3 of 4.8).
+  "optim.warmup_fraction": Key(0.025, checks.BELOW_1),
+  "optim.warmup_start": Key(0.0625, checks.SHARE),
+  "optim.end": Key(0.001, checks.SHARE),
   # Instead of warm-up and cosine: shares of the run at which the rate, at its
   # peak from the first step, is multiplied by `step_factor`.
-  config.optim.milestones = ()
-  config.optim.step_factor = 0.1
-  config.optim.momentum = 0.9
-  config.optim.nesterov = False
-  config.optim.weight_decay = 1e-6  # SEER: 1e-5.
+  "optim.milestones": Key((), checks.MILESTONES),
+  "optim.step_factor": Key(0.1, checks.WITHIN_1),
+  "optim.momentum": Key(0.9, checks.BELOW_1),
+  "optim.nesterov": Key(False, checks.FLAG),
+  "optim.weight_decay": Key(1e-6, checks.AT_LEAST_0),  # SEER: 1e-5.
   # Whether scales and biases of BatchNorms decay, and biases of other layers.
-  config.optim.decay_norms = True
-  config.optim.decay_biases = True
-  config.optim.trust = 0.001  # LARC's and LARS's.
-
-  config.eval = ConfigDict()
-  # Steps between evaluations; 0 evaluates only before the first and after
-  # the last.
-  config.eval.every = 0
+  "optim.decay_norms": Key(True, checks.FLAG),
+  "optim.decay_biases": Key(True, checks.FLAG),
+  "optim.trust": Key(0.001, checks.POSITIVE),  # Of LARC and LARS.
+  # Steps between evaluations; 0 evaluates only before the first and after the
+  # last step.
+  "eval.every": Key(0, checks.AT_LEAST_0),
   # What is measured: names of `suite.EVALUATORS`.
-  config.eval.evals = ("stats", "knn")
-  # Images a clean pass reads at most, of the bank and of the queries alike.
-  config.eval.max_images = 50_000
-  config.eval.batch_size = 256
-  # Clean views: the shorter side, then the centre; chosen from the crops.
-  config.eval.resize = none(int)
-  config.eval.size = none(int)
-  # "bilinear" or "bicubic" are PIL's, bit for bit; "area" averages.
-  config.eval.interpolation = "bilinear"
-  # Outputs of the network that classifiers of frozen features look at.
-  config.eval.taps = ("avgpool",)
-  # A grid: kNN for each of these neighbours, temperatures and metrics.
-  config.eval.knn_k = (20, 200)
-  config.eval.knn_temperature = (0.1,)
-  config.eval.knn_metric = ("cosine",)  # And "dot", "euclidean".
-  # Labels that logistic regression and SVMs learn from: shares of all, and
-  # numbers of each class, drawn with so many seeds.
-  config.eval.shares = (1.0,)
-  config.eval.shots = ()
-  config.eval.seeds = 3
-  # Share of the training images held out as queries when there is no test set.
-  config.eval.held_out = 0.2
-
-  config.log = ConfigDict()
-  config.log.every = 20  # Steps between lines of metrics.jsonl.
-
-  # The step from which three are traced for jax.profiler, into `profile/` of
-  # the workdir, with a table of where their time went; -1 for none.
-  config.profile = -1
-
-  # The page that a finished run ends with.
-  config.report = ConfigDict()
-  # Images that it looks at, for pictures of neighbours, prototypes and a map; 0
-  # leaves pictures out. On CPUs SEER's networks take seconds an image.
-  config.report.images = 4000
-
-  config.checkpoint = ConfigDict()
-  config.checkpoint.every = 500  # Steps; the last step is always saved.
-  # Stand still until a save is on the disk: kill -9 then costs at most `every`
-  # steps. Else it is written while training goes on, and a kill meanwhile costs
-  # those up to the save before as well: less than twice `every`.
-  config.checkpoint.wait = False
-  # Kept are the newest so many, those at multiples of so many steps (0: none
-  # for that), and so many with the highest value of a metric, of those at whose
-  # step there was an evaluation.
-  config.checkpoint.keep = 2
-  config.checkpoint.keep_every = 0
-  config.checkpoint.best = 0
-  config.checkpoint.best_metric = "knn/k=20"
-  # When saving fails (a full disk), training goes on until so many times
+  "eval.evals": Key(("stats", "knn"), checks.NAMES),
+  # Most images that an evaluation reads, of the bank and of the queries alike.
+  "eval.max_images": Key(50_000, checks.POSITIVE),
+  "eval.batch_size": Key(256, checks.POSITIVE),
+  # Clean views: the shorter side is resized, then the center cropped; chosen
+  # from the crops if None.
+  "eval.resize": Open(int, checks.POSITIVE),
+  "eval.size": Open(int, checks.POSITIVE),
+  # "bilinear" and "bicubic" equal PIL's, bit for bit; "area" averages.
+  "eval.interpolation": Key(
+    "bilinear", checks.one_of("bilinear", "bicubic", "area")
+  ),
+  # Outputs of the network that classifiers of frozen features are fitted to.
+  "eval.taps": Key(("avgpool",), checks.TAPS),
+  # A grid: kNN for each number of neighbours, temperature and metric.
+  "eval.knn_k": Key((20, 200), checks.COUNTS),
+  "eval.knn_temperature": Key((0.1,), checks.POSITIVES),
+  "eval.knn_metric": Key(("cosine",), checks.METRICS),
+  # Labels that logistic regression and SVMs are fitted to: shares of all, and
+  # numbers per class, each drawn with several seeds.
+  "eval.shares": Key((1.0,), checks.SHARES),
+  "eval.shots": Key((), checks.or_empty(checks.COUNTS)),
+  "eval.seeds": Key(3, checks.POSITIVE),
+  # Share of the training images held out as queries if there is no test set.
+  "eval.held_out": Key(0.2, checks.WITHIN_1),
+  "log.every": Key(
+    20, checks.POSITIVE
+  ),  # Steps between lines of metrics.jsonl.
+  # First of three steps to trace with jax.profiler, into `profile/` of the
+  # workdir, with a table of where their time went; -1 for none.
+  "profile": Key(-1, checks.STEP, free=True),
+  # Images that the page of a finished run looks at, for pictures of neighbours,
+  # prototypes and a map; 0 leaves pictures out. On CPUs SEER's networks take
+  # seconds per image.
+  "report.images": Key(4000, checks.AT_LEAST_0, free=True),
+  # Steps between checkpoints; the last step is always saved.
+  "checkpoint.every": Key(500, checks.POSITIVE, free=True),
+  # Wait until each save is on disk: kill -9 then costs at most `every` steps.
+  # Otherwise it is written while training goes on, and a kill meanwhile also
+  # costs the steps since the previous save: less than twice `every`.
+  "checkpoint.wait": Key(False, checks.FLAG, free=True),
+  # Checkpoints to keep: the newest; those at multiples of so many steps (0 for
+  # none); and of those with an evaluation, the best by a metric.
+  "checkpoint.keep": Key(2, checks.POSITIVE, free=True),
+  "checkpoint.keep_every": Key(0, checks.AT_LEAST_0, free=True),
+  "checkpoint.best": Key(0, checks.AT_LEAST_0, free=True),
+  "checkpoint.best_metric": Key("knn/k=20", checks.TEXT, free=True),
+  # If saving fails (a full disk), training goes on until this many times
   # `every` steps would be lost.
-  config.checkpoint.risk = 10.0
-
-  # So many steps in a row whose loss or gradient is not finite (none of them
-  # is applied), and the run goes back to its last checkpoint and leaves out the
-  # images seen since; if it comes to that again before the next checkpoint, it
+  "checkpoint.risk": Key(10.0, checks.POSITIVE, free=True),
+  # After this many steps in a row with a loss or gradient that is not finite,
+  # none of which is applied, the run goes back to its last checkpoint and skips
+  # the images seen since. If that happens again before the next checkpoint, it
   # ends. 0 ends at the first such step.
-  config.rollback = ConfigDict()
-  config.rollback.after = 10
+  "rollback.after": Key(10, checks.AT_LEAST_0, free=True),
+  # Seconds that the loop may stay in one activity (a step, an evaluation)
+  # before the run counts as stuck and ends; four times as long where something
+  # compiles. 0 waits forever.
+  "watchdog": Key(1800.0, checks.AT_LEAST_0, free=True),
+}
 
-  # Seconds that the loop may stay at one thing (a step, an evaluation) before
-  # the run counts as stuck and ends; four times as long where something is
-  # compiled. 0 waits for ever.
-  config.watchdog = 1800.0
+
+def base() -> ConfigDict:
+  """All keys, with SwAV's and SEER's published values where there are any."""
+  config = ConfigDict()
+  for name, key in KEYS.items():
+    *parents, last = name.split(".")
+    part = config
+    for parent in parents:
+      if parent not in part:
+        part[parent] = ConfigDict()
+      part = part[parent]
+    # A placeholder is a reference, which two configs must not share.
+    part[last] = config_dict.placeholder(key.kind) if key.kind else key.default
   return config
 
 
 def leave_open(config: ConfigDict, *keys: str) -> None:
-  """Leaves keys to `auto`, although `base` has the published values."""
+  """Has keys chosen by `auto`, although `base` has the published values."""
   for key in keys:
     put(config, key, config_dict.placeholder(kind(key)))
 
 
 def labelled() -> ConfigDict:
-  """`base`, with what tasks that learn from labels have in common.
+  """`base`, changed for tasks that learn from labels.
 
-  One random-resized crop of each image and a flip, SGD as VISSL's benchmarks
-  have it, and the accuracy as what is measured.
+  One random-resized crop of each image and a flip, SGD as in VISSL's
+  benchmarks, and accuracy as the metric.
   """
   config = base()
   config.crops.counts = (1,)
@@ -306,7 +328,7 @@ def labelled() -> ConfigDict:
 
 
 def source() -> ConfigDict:
-  """Where images come from: keys and reasons stand in `sources.DEFAULTS`."""
+  """A part of a mixture: `sources.DEFAULTS` has the keys and reasons."""
   return ConfigDict(sources.DEFAULTS)
 
 
@@ -320,7 +342,7 @@ def flatten(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def nearest_key(config: ConfigDict, key: str) -> str | None:
-  """The known dotted key most like a misspelt one."""
+  """The known dotted key that is closest to a misspelt one, if any is."""
   known = [name for name, _ in flatten(config)]
   tail = {name.rsplit(".", 1)[-1]: name for name in known}
   close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
@@ -331,7 +353,7 @@ def nearest_key(config: ConfigDict, key: str) -> str | None:
 
 
 def kind(key: str) -> type | None:
-  """Of the values of a dotted key; None where there is no such key."""
+  """The type of a dotted key's values; None if there is no such key."""
   *parts, last = key.split(".")
   config = base()
   for part in parts:

@@ -1,106 +1,93 @@
-"""The config that a run was resolved to: `config.json` of its workdir."""
+"""The resolved config of a run: `config.json` of its workdir."""
 
 import contextlib
 import json
+import logging
 import os
 import pathlib
 
-from seer_jax.config.keys import ConfigDict, base, flatten, get, put
+from seer_jax.config import keys
+from seer_jax.config.keys import ConfigDict
 from seer_jax.runtime import errors, files
 
-# What may change between two starts of one run: none of it touches a result.
-FREE_KEYS = frozenset(
-  {
-    "data.workers",
-    "data.reads",
-    "data.max_bad",
-    "checkpoint.every",
-    "checkpoint.wait",
-    "checkpoint.keep",
-    "checkpoint.keep_every",
-    "checkpoint.best",
-    "checkpoint.best_metric",
-    "checkpoint.risk",
-    "profile",
-    "report.images",
-    "rollback.after",
-    "watchdog",
-  }
-)
+_log = logging.getLogger(__name__)
+
+# Keys of older runs, and what they are called today.
+RENAMED = {"model.numbers": "model.regnet"}
 
 
-def recall(workdir: pathlib.Path, config: ConfigDict) -> None:
-  """Takes over what an earlier start in this workdir chose for open keys.
+def load(workdir: pathlib.Path, config: ConfigDict) -> None:
+  """Sets open keys to what an earlier start in this workdir chose.
 
-  Choices depend on the data and the hardware; a run that goes on elsewhere
-  goes on with the choices that it began with.
+  Choices depend on the data and the hardware; a run that resumes on other
+  hardware keeps those that it began with.
   """
-  for key, value in _claimed(workdir).items():
-    if key in dict(flatten(config)) and get(config, key) is None:
-      put(config, key, _tuples(value))
+  for key, value in _of_checkpoints(workdir).items():
+    if key in keys.KEYS and keys.get(config, key) is None:
+      keys.put(config, key, _tuples(value))
 
 
 def of_run(workdir: pathlib.Path) -> ConfigDict:
-  """The config of a run that was; a key that is newer has its default.
+  """The config of an earlier run; keys that it lacks have their defaults.
 
   Raises:
-    UserError: its `config.json` does not read.
+    UserError: its `config.json` cannot be read.
   """
-  config = base()
-  known = dict(flatten(config))
+  config = keys.base()
   with config.ignore_type():
-    for key, value in _written(workdir).items():
-      if key in known:
-        put(config, key, _tuples(value))
+    for key, value in _read(workdir).items():
+      if key in keys.KEYS:
+        keys.put(config, key, _tuples(value))
   return config
 
 
-def claim(
-  workdir: pathlib.Path, config: ConfigDict, write: bool = True
+def write(
+  workdir: pathlib.Path, config: ConfigDict, primary: bool = True
 ) -> None:
-  """Writes the resolved config into a new workdir, or compares with the old.
+  """Writes a resolved config, or compares it with that of the workdir's run.
 
   Args:
     workdir: of the run.
     config: resolved.
-    write: whether to, if there is no old one: one process of several does.
+    primary: whether to write it, if there is none yet.
 
   Raises:
     UserError: the workdir belongs to a run with another config.
   """
-  path = workdir / "config.json"
-  ours = json.loads(json.dumps(dict(flatten(config))))
-  theirs = _claimed(workdir)
+  ours = json.loads(json.dumps(dict(keys.flatten(config))))
+  theirs = _of_checkpoints(workdir)
   if not theirs:
-    if write:
-      files.write_text(path, json.dumps(ours, indent=2) + "\n")
+    if primary:
+      text = json.dumps(ours, indent=2) + "\n"
+      files.write_text(workdir / "config.json", text)
     return
-  # A key that is younger than the run had its default's effect.
-  theirs = json.loads(json.dumps(dict(flatten(base())))) | theirs
+  # A key that is newer than the run had the effect of its default.
+  theirs = json.loads(json.dumps(dict(keys.flatten(keys.base())))) | theirs
+  free = {key for key, each in keys.KEYS.items() if each.free}
   differing = [
     f"{key} was {theirs.get(key)!r}, is {ours.get(key)!r}"
-    for key in sorted(ours.keys() | theirs.keys())
-    if key not in FREE_KEYS and ours.get(key) != theirs.get(key)
+    for key in sorted((ours.keys() | theirs.keys()) - free)
+    if ours.get(key) != theirs.get(key)
   ]
   if differing:
     raise errors.UserError(
       f"{workdir} holds a run with another config: {'; '.join(differing)}."
-      " Take these values back, or give another --workdir"
+      " Restore these values, or give another --workdir"
     )
 
 
-def _claimed(workdir):
+def _of_checkpoints(workdir):
   """The config of the run whose checkpoints are here; empty without any."""
   with _reading(workdir):
-    # Not glob, for which a folder that is closed to us is an empty one.
+    # Not glob, which finds nothing in a folder that is not readable.
     names = os.listdir(workdir / "checkpoints")
     if any(name[0].isdigit() for name in names):
-      return _written(workdir)
+      return _read(workdir)
   return {}
 
 
-def _written(workdir):
-  """The keys of `config.json`; empty without one."""
+def _read(workdir):
+  """The keys of `config.json`, by today's names; empty without one."""
   path = workdir / "config.json"
   with _reading(workdir):
     try:
@@ -108,37 +95,37 @@ def _written(workdir):
     except ValueError as error:
       raise _damaged(path, error) from error
     if not isinstance(found, dict):
-      raise _damaged(path, "no object")
-    return _of_today(found)
+      raise _damaged(path, "not an object")
+    for former, key in RENAMED.items():
+      if former in found:
+        found[key] = found.pop(former)
+        _log.info("%s: %s is now called %s", path, former, key)
+    temperature = "eval.knn_temperature"
+    if isinstance(found.get(temperature), float):
+      found[temperature] = [found[temperature]]
+    return found
   return {}
 
 
 @contextlib.contextmanager
 def _reading(workdir):
-  """Leaves out what is not there; says what cannot be read."""
+  """Passes over what does not exist; refuses what cannot be read."""
   try:
     yield
   except (FileNotFoundError, NotADirectoryError):
     pass
   except OSError as error:
     raise errors.UserError(
-      f"cannot read {error.filename or workdir}: {error.strerror}; let this"
-      " user read and write all of the workdir, or give another --workdir"
+      f"cannot read {error.filename or workdir}: {error.strerror}; give this"
+      " user read and write access to the whole workdir, or give another"
+      " --workdir"
     ) from error
 
 
-def _damaged(path, why):
+def _damaged(path, reason):
   return errors.UserError(
-    f"{path} is damaged ({why}); put it back, or give another --workdir"
+    f"{path} is damaged ({reason}); restore it, or give another --workdir"
   )
-
-
-def _of_today(values):
-  """Keys of older runs, in the form that they have now."""
-  key = "eval.knn_temperature"
-  if isinstance(values.get(key), float):
-    values[key] = [values[key]]
-  return values
 
 
 def _tuples(value):

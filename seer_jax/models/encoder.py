@@ -243,14 +243,14 @@ def architecture(
       arch = architectures.Architecture(
         *lists, se_ratio=model.se_ratio, **shape
       )
-    elif model.numbers:
-      key = "config.model.numbers"
-      if len(model.numbers) != 5:
+    elif model.regnet:
+      key = "config.model.regnet"
+      if len(model.regnet) != 5:
         raise ValueError(
-          f"{tuple(model.numbers)} must be five: depth, w_0, w_a, w_m, group"
+          f"{tuple(model.regnet)} must be five: depth, w_0, w_a, w_m, group"
           " width"
         )
-      numbers = tuple(model.numbers)
+      numbers = tuple(model.regnet)
       arch = architectures.from_numbers(
         *numbers, se_ratio=model.se_ratio, **shape
       )

@@ -100,7 +100,7 @@ def plan(
     notes=tuple(notes),
     devices=mesh.size,
     hosts=hosts,
-    trunk=config.model.trunk or str(config.model.numbers),
+    trunk=config.model.trunk or str(config.model.regnet),
     settings={
       "batch_size": config.batch_size,
       "steps": config.steps,
@@ -149,7 +149,7 @@ def _complete(config, mesh, memory) -> list[str]:
     assumed.append(
       f"no data to look at{reason}: assuming {images:,} images of {side} px"
     )
-  here = auto.Situation(
+  here = auto.RunContext(
     images=images,
     side=side,
     devices=mesh.size,

@@ -84,7 +84,7 @@ def run(
       if distributed.is_primary():
         closing.enter_context(run_lock.Lock(workdir))
       # Again, behind the lock: another run may just have begun here.
-      resolved.claim(workdir, config, write=distributed.is_primary())
+      resolved.write(workdir, config, distributed.is_primary())
       if distributed.is_primary():
         record.add_start(workdir, source, images, choices)
     workers.remove_orphans()
@@ -164,7 +164,7 @@ def begin(
   validate.check_each(config)
   mesh = mesh_lib.make(config.mesh.data, config.mesh.fsdp)
   if workdir is not None:
-    resolved.recall(workdir, config)
+    resolved.load(workdir, config)
   source = suite.open_source(config, "train")
   _log.info(
     "%s images, %s labels: %r",
@@ -189,7 +189,7 @@ def replay(
     UserError: there is none; or it was another config's.
   """
   source, mesh, _, _ = begin(config, workdir)
-  resolved.claim(workdir, config, write=False)
+  resolved.write(workdir, config, primary=False)
   with jax.set_mesh(mesh):
     yield from divergence.replay(
       config, workdir, source, mesh, create_task(config)
@@ -215,7 +215,7 @@ def resolve(
   mesh: jax.sharding.Mesh,
 ) -> list[auto.Choice]:
   """Chooses what the config left open, says why, and checks the whole."""
-  here = auto.Situation(
+  here = auto.RunContext(
     images=len(source),
     side=auto.median_side(source, config.data.max_pixels),
     devices=mesh.size,

@@ -35,7 +35,7 @@ def decide(config: ml_collections.ConfigDict) -> None:
       f"config.weights={config.weights}: training from a RegNetZ or one with"
       " wide bottlenecks is not supported; frozen features are (seer-jax eval)"
     )
-  described = config.model.trunk or config.model.numbers or config.model.depths
+  described = config.model.trunk or config.model.regnet or config.model.depths
   for key in ("stem_stride", "strides"):
     if config.model[key] is None:
       config.model[key] = getattr(arch, key)

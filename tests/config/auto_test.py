@@ -16,7 +16,7 @@ def situation(**changes):
     "precision": ("fp32", "a test"),
     "cores": 2,
   }
-  return auto.Situation(**(usual | changes))
+  return auto.RunContext(**(usual | changes))
 
 
 def completed(here, **changes):
@@ -92,7 +92,7 @@ def test_fewer_images_than_devices_or_clusters_are_refused():
 
 
 def test_numbers_of_a_trunk_need_no_name():
-  config, _ = completed(situation(), model__numbers=(2, 16, 16.0, 2.0, 8))
+  config, _ = completed(situation(), model__regnet=(2, 16, 16.0, 2.0, 8))
   assert config.model.trunk is None
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from configs import hardware
 from seer_jax import tasks
-from seer_jax.config import auto, keys, resolved, validate
+from seer_jax.config import auto, from_flags, keys, resolved, validate
 from seer_jax.data import pipeline
 from seer_jax.models import encoder
 from seer_jax.runtime import errors
@@ -37,7 +37,7 @@ LIKE_RG256 = ("seer_rg64", "seer_rg128")
 )
 def test_every_config_resolves_and_its_step_keeps_the_shapes(name, native_conv):
   config = importlib.import_module(f"configs.{name}").get_config()
-  here = auto.Situation(
+  here = auto.RunContext(
     images=50_000,
     side=64,
     devices=1,
@@ -128,7 +128,7 @@ def claimed(workdir):
   """A workdir that a run with an open batch has begun and saved in."""
   config = keys.base()
   config.batch_size, config.crops.sizes = 48, (40, 16)
-  resolved.claim(workdir, config)
+  resolved.write(workdir, config)
   (workdir / "checkpoints" / "5").mkdir(parents=True)
   return config
 
@@ -136,25 +136,25 @@ def claimed(workdir):
 def test_a_workdir_keeps_its_config_but_for_what_touches_no_result(tmp_path):
   config = claimed(tmp_path)
   config.data.workers = 7
-  resolved.claim(tmp_path, config)
+  resolved.write(tmp_path, config)
   config.seed = 1
   with pytest.raises(errors.UserError, match="seed was 0, is 1"):
-    resolved.claim(tmp_path, config)
+    resolved.write(tmp_path, config)
   assert json.loads((tmp_path / "config.json").read_text())["seed"] == 0
 
 
 def test_a_workdir_without_checkpoint_holds_nothing_to_keep(tmp_path):
   config = keys.base()
-  resolved.claim(tmp_path, config)
+  resolved.write(tmp_path, config)
   config.seed = 1
-  resolved.claim(tmp_path, config)
+  resolved.write(tmp_path, config)
   assert json.loads((tmp_path / "config.json").read_text())["seed"] == 1
 
 
 def test_a_run_goes_on_with_the_choices_it_began_with(tmp_path):
   claimed(tmp_path)
   config = keys.base()
-  resolved.recall(tmp_path, config)
+  resolved.load(tmp_path, config)
   assert config.batch_size == 48
   assert config.crops.sizes == (40, 16)
 
@@ -163,7 +163,7 @@ def test_a_damaged_config_of_a_run_is_told(tmp_path):
   claimed(tmp_path)
   (tmp_path / "config.json").write_text("{")
   with pytest.raises(errors.UserError, match="damaged"):
-    resolved.recall(tmp_path, keys.base())
+    resolved.load(tmp_path, keys.base())
 
 
 # Steps of a run, and its rates: of seer_rg256 and seer_rg10b as SEER's own
@@ -300,3 +300,29 @@ def test_every_recipe_has_a_form_for_every_hardware(name, chip):
 def test_unknown_hardware_is_a_user_error():
   with pytest.raises(errors.UserError, match=r"'v7'; known are a100"):
     importlib.import_module("configs.seer_rg256").get_config("v7")
+
+
+def test_every_key_has_a_check_that_its_default_passes():
+  config = keys.base()
+  for key, value in keys.flatten(config):
+    check = keys.KEYS[key].check
+    assert callable(check.holds) and check.must, key
+    assert value is None or check.passes(value), (key, value)
+    assert not check.passes(object()), key  # It refuses something.
+  assert sorted(dict(keys.flatten(config))) == sorted(keys.KEYS)
+
+
+def test_a_run_with_a_renamed_key_resumes_and_says_so(tmp_path, caplog):
+  config = keys.base()
+  config.model.regnet = (1, 8, 8.0, 2.0, 8)
+  resolved.write(tmp_path, config)
+  (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+  path = tmp_path / "config.json"
+  path.write_text(path.read_text().replace("model.regnet", "model.numbers"))
+  with caplog.at_level("INFO", logger="seer_jax"):
+    resolved.write(tmp_path, config)
+  assert "model.numbers is now called model.regnet" in caplog.text
+  with pytest.raises(
+    errors.UserError, match=r"now called config\.model\.regnet"
+  ):
+    from_flags.read("configs/digits.py", ["--config.model.numbers=(1,)"])

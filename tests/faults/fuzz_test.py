@@ -336,7 +336,7 @@ def test_written_configs(photos, tmp_path_factory, data):
   text = json.dumps(dict(keys.flatten(some)), indent=2).encode()
   (workdir / "config.json").write_bytes(data.draw(damaged(text)))
   try:
-    resolved.recall(workdir, copy.deepcopy(some))
-    resolved.claim(workdir, some)
+    resolved.load(workdir, copy.deepcopy(some))
+    resolved.write(workdir, some)
   except errors.UserError as error:
     assert "\n" not in str(error)

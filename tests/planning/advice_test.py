@@ -17,7 +17,7 @@ def resolved(config, devices, **changes):
   config.model.remat = "block"
   for key, value in changes.items():
     keys.put(config, key.replace("__", "."), value)
-  here = auto.Situation(
+  here = auto.RunContext(
     images=10**9,
     side=500,
     devices=devices,

@@ -306,7 +306,7 @@ def test_what_does_not_fit_comes_with_keys_to_try():
   config.data.train.kind = "folder"  # That is not there.
   config.batch_size = 2**13
   config.crops.sizes = (64,)
-  config.model.numbers = (1, 16, 16.0, 2.0, 8)
+  config.model.regnet = (1, 16, 16.0, 2.0, 8)
   config.model.strides = (2,)
   config.model.head.hidden = (16,)
   config.precision, config.model.remat = "fp32", "none"

@@ -18,7 +18,7 @@ def small(**finetune_keys):
   config.batch_size, config.steps = 4, 10
   config.crops.sizes = (16,)
   config.eval.size = config.eval.resize = 16
-  config.model.numbers = (3, 8, 8.0, 2.0, 8)
+  config.model.regnet = (3, 8, 8.0, 2.0, 8)
   config.model.stem_stride, config.model.strides = 1, (1, 2, 2)
   config.model.scan, config.model.remat = False, "none"
   config.optim.lr = 0.1

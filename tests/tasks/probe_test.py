@@ -23,7 +23,7 @@ def small(**changes):
   config.crops.sizes, config.crops.scales = (8,), ((1.0, 1.0),)
   config.augment.flip = 0.0
   config.eval.size = config.eval.resize = 8
-  config.model.numbers = (1, 8, 8.0, 2.0, 8)
+  config.model.regnet = (1, 8, 8.0, 2.0, 8)
   config.model.stem_stride, config.model.strides = 1, (2,)
   config.model.scan, config.model.remat = False, "none"
   config.optim.lr, config.optim.lr_batch = 1.0, 1

@@ -16,7 +16,7 @@ SHRUNK = {
   "batch_size": 16,
   "steps": 4,
   "crops.sizes": (16, 8),
-  "model.numbers": (1, 16, 16.0, 2.0, 8),
+  "model.regnet": (1, 16, 16.0, 2.0, 8),
   "model.strides": (2,),
   "model.head.hidden": (16, 16),
   "model.head.out": 8,

@@ -113,10 +113,10 @@ def test_too_many_bad_images_stop_the_run(tmp_path):
     ({"optim__name": "adam"}, r"optim.name is 'adam'"),
     ({"precision": "fp8"}, r"precision is 'fp8'"),
     (
-      {"model__trunk": "resnet50", "model__numbers": ()},
+      {"model__trunk": "resnet50", "model__regnet": ()},
       r"model.trunk: 'resnet50' is no trunk",
     ),
-    ({"model__numbers": (1, 2)}, r"model.numbers"),
+    ({"model__regnet": (1, 2)}, r"model.regnet"),
     ({"data__train__kind": "floder"}, r"floder"),
     ({"data__test__kind": "folder"}, r"folder"),
   ],
@@ -202,7 +202,7 @@ def test_digits_learn_what_the_readme_promises(tmp_path, capsys):
 def test_a_trunk_from_lists_is_trained_loaded_and_taken_elsewhere(tmp_path):
   config = tiny(
     plant(tmp_path / "photos", 40),
-    model__numbers=(),
+    model__regnet=(),
     model__depths=(1,),
     model__widths=(24,),
     model__group_widths=(8,),
@@ -241,7 +241,7 @@ def test_a_trunk_from_lists_is_trained_loaded_and_taken_elsewhere(tmp_path):
       "model__widths": (16, 32),
       "model__group_widths": (8, 12),
     },
-    {"model__numbers": (), "model__trunk": "regnety_33gf"},
+    {"model__regnet": (), "model__trunk": "regnety_33gf"},
   ],
 )
 def test_a_trunk_that_is_none_is_refused(tmp_path, changes):

@@ -73,7 +73,7 @@ def settings(**changes):
     {
       "steps": 40,
       "batch_size": 16,
-      "model.numbers": (1, 16, 16.0, 2.0, 8),
+      "model.regnet": (1, 16, 16.0, 2.0, 8),
       "model.strides": (2,),
       "model.remat": "none",
       "optim.lr": 1.0,

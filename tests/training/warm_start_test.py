@@ -23,7 +23,7 @@ def config_of(weights, task, **changes):
   config.batch_size, config.steps = 8, 4
   config.update_from_flattened_dict(changes)
   warm_start.decide(config)
-  here = auto.Situation(100, 8, 1, "cpu", ("fp32", "a test"), 2, labels=10)
+  here = auto.RunContext(100, 8, 1, "cpu", ("fp32", "a test"), 2, labels=10)
   auto.complete(config, here)
   return config
 
