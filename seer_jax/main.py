@@ -1,9 +1,9 @@
 """python -m seer_jax.main --config configs/digits.py --workdir runs/digits
 
-The command `train` (`python -m seer_jax train`): pre-trains on a pile of images
-and says whether it learned. Started again with the same command, a run goes on
-where it stopped. Any key of the config can be set on the command line, for
-example --config.data.train.path=~/photos.
+The command `train` (`python -m seer_jax train`): pre-trains on images and
+reports whether the network learned. The same command resumes a run where it
+stopped. Any key of the config can be set on the command line, for example
+--config.data.train.path=~/photos.
 
 --mode=plan and --mode=replay are the commands of these names.
 
@@ -11,8 +11,8 @@ Several processes find each other under SLURM, Open MPI, Kubernetes and on Cloud
 TPUs (launch/README.md), or by --coordinator=HOST:PORT --processes=N
 --process=I.
 
-Exit status: 0 done, 2 a mistake you can mend (one line says how), 70 something
-that the run stood on is gone or stuck, 75 stopped by a signal with everything
+Exit status: 0 done, 2 a mistake (one line says how to correct it), 70 something
+that the run needs is gone or stuck, 75 stopped by a signal with everything
 saved, 130 interrupted at once. After 70, 75 and 130 the same command resumes.
 """
 

@@ -120,7 +120,7 @@ def test_a_workdir_of_another_config_is_refused_with_the_difference(
     ((*TINY, "--config.batch_size=many"), "batch_size"),
     (("--config=configs/nowhere.py",), "configs/nowhere.py"),
     ((), "give --config"),
-    (("--config=configs/digits.py",), "give --workdir"),
+    (("--config=configs/digits.py",), "no --workdir is given"),
     ((*TINY, "--workdirr=here"), "workdirr"),
   ],
 )
@@ -140,7 +140,7 @@ def test_mistakes_on_the_command_line_exit_2_with_one_line(
 @pytest.mark.parametrize(
   ("args", "words"),
   [
-    ((), "give --topology"),
+    ((), "no --topology is given"),
     (("--topology=b900:1x8",), "b900"),
     (("--topology=v100:1x3",), "cannot share"),
   ],

@@ -1,9 +1,10 @@
-"""`seer-jax eval`: every protocol, on several representations side by side.
+"""`seer-jax eval`: every protocol, for several representations side by side.
 
-What looks at frozen features (`evals/`) shares one pass over the images, which
-stays on disk. What trains (`linear`, `finetune`, `scratch`) is a run of its own
-through the one loop, in a folder below the results. Both go on where a killed
-evaluation stopped; results that are there already are not computed again.
+Evaluators of frozen features (`evals/`) share one pass over the images, which
+is
+kept on disk. Evaluations that train (`linear`, `finetune`, `scratch`) are runs
+of the training loop, each in a folder below the results. Both resume after a
+kill, and results that exist are not computed again.
 """
 
 import copy
@@ -36,7 +37,7 @@ _RUNS = "runs"
 
 
 class Wanted(NamedTuple):
-  """One evaluation: what is measured, and with how many of the labels."""
+  """An evaluation, and the share of the labels that it may use."""
 
   name: str
   share: float = 1.0
@@ -48,10 +49,9 @@ class Wanted(NamedTuple):
 
 
 def wanted(text: str) -> list[Wanted]:
-  """Reads "knn,linear,finetune@1%".
+  """Parses "knn,linear,finetune@1%".
 
-  Raises:
-    UserError: there is no such evaluation.
+  Raises UserError if there is no such evaluation.
   """
   known = (*suite.EVALUATORS, *TRAINED)
   found = []
@@ -59,14 +59,15 @@ def wanted(text: str) -> list[Wanted]:
     match = re.fullmatch(r"(\w+)(?:@(\d+(?:\.\d+)?)%)?", each.strip())
     if not match or match[1] not in known:
       raise errors.UserError(
-        f"there is no evaluation {each.strip()!r}; --evals takes"
+        f"--evals has {each.strip()!r}, which does not exist; it takes"
         f" {', '.join(known)}, and finetune@1% for a share of the labels"
       )
     share = float(match[2]) / 100 if match[2] else 1.0
     if match[2] and (match[1] not in TRAINED or not 0 < share <= 1):
       raise errors.UserError(
-        f"--evals {each.strip()}: only {', '.join(TRAINED)} take a share, above"
-        " 0 and up to 100 %; logistic and svm have config.eval.shares"
+        f"--evals has {each.strip()}, but only {', '.join(TRAINED)} take a"
+        " share, above 0 and at most 100 %; for logistic and svm set"
+        " config.eval.shares"
       )
     found.append(Wanted(match[1], share))
   return found
@@ -85,16 +86,13 @@ class Evaluation:
   ):
     """Opens the data.
 
+    Raises UserError if the config is wrong, or the data cannot be opened.
+
     Args:
       config: `data`, `eval`, `mesh` and `precision` are used.
-      recipes: configs of "linear" and "finetune"; their data are `config`'s.
-      out: where results and runs are kept.
-      seeds: of evaluations that train.
-      labelled: whether images to test on are needed: without a test set, a
-        share of the training images is held out.
-
-    Raises:
-      UserError: something in it cannot be, or cannot be opened.
+      recipes: configs of "linear" and "finetune", with the data of `config`.
+      labelled: whether test images are needed; if there is no test set, a share
+        of the training images is held out.
     """
     validate.check_each(config)
     if labelled and not config.data.test.kind:
@@ -115,10 +113,10 @@ class Evaluation:
   def run(
     self, subject: subjects_lib.Subject, evaluations: Sequence[Wanted]
   ) -> Iterator[results.Result]:
-    """The figures of a subject, as they are found.
+    """Yields the figures of a subject as they are found.
 
-    Raises:
-      UserError: labels or images are missing, or features are not finite.
+    Raises UserError if labels or images are missing, or features are not
+    finite.
     """
     for each in evaluations:
       if each.name in TRAINED and subject.name == subjects_lib.PIXELS:
@@ -131,7 +129,7 @@ class Evaluation:
         yield from self._frozen(subject, each.name)
 
   def _frozen(self, subject, name):
-    """Evaluators of `evals/`, by their own names."""
+    """Runs an evaluator of `evals/`."""
     config = copy.deepcopy(self._config)
     config.eval.evals = (name,)
     images = suite.sets(config, self._source, labelled=name != "stats")
@@ -141,8 +139,8 @@ class Evaluation:
     fewest = len(images.bank.indices)
     if name == "knn" and max(config.eval.knn_k) > fewest:
       raise errors.UserError(
-        f"k={max(config.eval.knn_k)} neighbours of only {fewest} images; give"
-        f" --config.eval.knn_k with at most {fewest}"
+        f"config.eval.knn_k asks for {max(config.eval.knn_k)} neighbours, but"
+        f" there are only {fewest} images; give at most {fewest}"
       )
     precision = self._precision()
     about = subject.fingerprint, repr(subject.encoder), _facts(images)
@@ -168,7 +166,7 @@ class Evaluation:
     yield from self._results.once(subject.name, name, key, compute)
 
   def _trained(self, subject, each):
-    """Runs of the loop, one a seed; their mean and spread."""
+    """Mean and deviation over runs of the loop, one per seed."""
     found = []
     for seed in range(self._seeds):
       found.append(self.trained(subject, each, seed))
@@ -204,14 +202,16 @@ class Evaluation:
   def trained_with(
     self, subject: subjects_lib.Subject, name: str, share: float, seed: int
   ) -> float:
-    """Accuracy of one evaluation that trains, with a share of the labels."""
+    """Accuracy of an evaluation that trains on a share of the labels."""
     each = Wanted(name, share)
     return self.trained(subject, each, seed)[str(each)]
 
   def logistic(
     self, subject: subjects_lib.Subject, share: float, seed: int
   ) -> float:
-    """Accuracy of logistic regression on frozen features, likewise."""
+    """Accuracy of logistic regression on frozen features and a share of the
+    labels.
+    """
     images = suite.sets(self._config, self._source, labelled=True)
     labels = low_shot.percent(share)
     seed = seed if share < 1 else 0  # All are drawn in one way only.
@@ -230,7 +230,7 @@ class Evaluation:
     return result.value
 
   def _features(self, subject, images):
-    """Labelled features of bank and query, of the mean of the trunk."""
+    """Labelled features of bank and query, averaged over positions."""
     precision = self._precision()
     extract = features.Extractor(
       subject.encoder,
@@ -253,11 +253,11 @@ class Evaluation:
 
   @property
   def images(self) -> int:
-    """How many there are to learn from."""
+    """How many images there are to learn from."""
     return len(self._source)
 
   def _recipe(self, subject, each, seed):
-    """The config of a run, down to its seed."""
+    """The resolved config of a run."""
     name = "linear" if each.name == "linear" else "finetune"
     config = copy.deepcopy(self._recipes[name])
     config.task, config.seed = TRAINED[each.name], seed
@@ -271,7 +271,7 @@ class Evaluation:
       train = config.data.train
       if _is_part(train):
         raise errors.UserError(
-          f"{each}: a share of the labels is drawn from a whole set, but"
+          f"--evals {each} needs a whole dataset to draw labels from, but"
           " config.data.train is a part or a mix, or the test set was held out"
           " of it; give --train and --test"
         )
@@ -287,11 +287,11 @@ def _is_part(source):
 
 
 def _held_out(config):
-  """The same with a part of the training images as the test set."""
+  """The config, with a part of the training images as the test set."""
   config = copy.deepcopy(config)
   if _is_part(config.data.train):
     raise errors.UserError(
-      "there is no test set, and none can be held out of config.data.train,"
+      "no test set is given, and none can be held out of config.data.train,"
       " which is a part or a mix; give --test"
     )
   config.data.test = copy.deepcopy(config.data.train)
@@ -316,7 +316,7 @@ def _figures(workdir, name, config):
 
 
 def _best_of_taps(found, name, config):
-  """For each tap the head that is best on the labels to choose by."""
+  """For each tap, the head that is best on the labels for choosing."""
   best = {}
   for tap in probe.taps(config):
     heads = {
@@ -331,7 +331,7 @@ def _best_of_taps(found, name, config):
 
 
 def _facts(images):
-  """What tells the images of an evaluation from others."""
+  """What identifies the images of an evaluation."""
   return [
     (each.source.fingerprint, tuple(each.indices))
     for each in (images.bank, images.query)

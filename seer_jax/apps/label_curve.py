@@ -1,16 +1,16 @@
 """`seer-jax labels`: how many labels a representation saves.
 
-For shares of the labels, the accuracy of a probe and of fine-tuning from the
-representation, of the same network trained from scratch on the same labels, and
-of raw pixels. Where the curve from scratch reaches the accuracy that the
-representation has with a share of the labels says how many times fewer labels
-it needs.
+For shares of the labels, it compares the accuracy of a probe and of
+fine-tuning,
+of the same network trained from scratch on the same labels, and of raw pixels.
+The share at which the curve from scratch reaches the accuracy of the
+representation gives the factor of labels saved.
 """
 
 import functools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -21,15 +21,10 @@ PIXELS = "pixels"
 
 
 class Curve(NamedTuple):
-  """Accuracies of one method: a row of seeds for each share.
-
-  Attributes:
-    name: of the method.
-    accuracy_SxR: S shares, R seeds; NaN where a share was not measured.
-  """
+  """Accuracies of a method."""
 
   name: str
-  accuracy_SxR: np.ndarray
+  accuracy_SxR: np.ndarray  # For S shares and R seeds; NaN where not measured.
 
   @property
   def mean(self) -> np.ndarray:
@@ -55,12 +50,10 @@ def measured(
   """The four curves, that from scratch first.
 
   Args:
-    evaluation: measures, and remembers what it measured.
-    ours: the representation.
     pixels: the other baseline.
     shares: of the labels, rising.
-    seeds: of the probe: each draws labels anew.
-    trained_seeds: of all else, which takes longer.
+    seeds: of the probe; each draws other labels.
+    trained_seeds: of everything else, which takes longer.
   """
 
   def curve(name, measure, seeds):
@@ -85,36 +78,28 @@ def measured(
 
 
 class Saving(NamedTuple):
-  """N of "matches supervised with N times fewer labels".
+  """N of "matches supervised with N times fewer labels"."""
 
-  Attributes:
-    times: N, of the mean curves.
-    low: the smallest over seeds.
-    high: the largest.
-    is_bound: the curve from scratch never gets that far: N is at least that.
-    share: of the labels, at which the representation was compared.
-    median: of the ratios at all shares; N itself is the best of them.
-  """
-
-  times: float
-  low: float
-  high: float
+  times: float  # N, of the mean curves.
+  low: float  # The smallest over seeds.
+  high: float  # The largest over seeds.
+  # The curve from scratch never gets that far, so N is a lower bound.
   is_bound: bool
-  share: float
-  median: float
+  share: float  # Of the labels, at which N was found.
+  median: float  # Of the ratios at all shares, of which N is the largest.
 
 
 def saving(ours: Curve, scratch: Curve, shares: Sequence[float]) -> Saving:
   """How many times fewer labels `ours` needs than training from scratch.
 
-  For each of our shares: the share at which the curve from scratch, linear in
-  the logarithm of the labels, reaches the same accuracy, over ours. The figure
-  is the largest ratio. Where the curve from scratch never gets that far, or
-  begins above, the ratio is a bound.
+  At each share of ours, the curve from scratch is searched, linearly in the
+  logarithm of the labels, for the share at which it reaches the same accuracy.
+  The figure is the largest ratio of the two shares. If the curve from scratch
+  never gets that far, or begins above, the ratio is a bound.
   """
   means = _ratios(ours.mean, scratch.mean, shares)
   times, is_bound, at = max(means, key=lambda each: each[0])
-  # Every seed of the one against every seed of the other.
+  # Every seed of one against every seed of the other.
   there = [
     _ratios(ours_S, scratch_S, shares)[at][0]
     for ours_S in ours.accuracy_SxR.T
@@ -125,7 +110,7 @@ def saving(ours: Curve, scratch: Curve, shares: Sequence[float]) -> Saving:
 
 
 def _ratios(ours_S, scratch_S, shares):
-  """(ratio, whether it is only a bound, number of the share)."""
+  """(ratio, whether it is only a bound, index of the share) for each share."""
   # More labels never hurt in expectation: a dip is noise of a seed.
   scratch_S = np.maximum.accumulate(scratch_S)
   found = []
@@ -135,7 +120,7 @@ def _ratios(ours_S, scratch_S, shares):
     elif accuracy <= scratch_S[0]:
       found.append((min(1.0, shares[0] / share), True, at))
     else:
-      # The first share at which it gets that far.
+      # The first share at which the curve from scratch gets that far.
       k = int(np.argmax(scratch_S >= accuracy))
       low, high = scratch_S[k - 1], scratch_S[k]
       along = (accuracy - low) / (high - low)
@@ -146,7 +131,7 @@ def _ratios(ours_S, scratch_S, shares):
 
 
 def sentence(name: str, it: Saving) -> str:
-  """What the curves say, with its interval over seeds."""
+  """A saving in words, with its interval over seeds."""
   if it.times <= 1:
     return f"{name}: needs as many labels as training from scratch, or more"
   least = "at least " if it.is_bound else ""
@@ -161,7 +146,7 @@ def sentence(name: str, it: Saving) -> str:
 
 
 def sentences(curves: Sequence[Curve], shares: Sequence[float]) -> list[str]:
-  """One for each use of the representation; the first curve is scratch."""
+  """A sentence for each use of the representation."""
   scratch, *others = curves
   return [
     sentence(curve.name, saving(curve, scratch, shares))
@@ -173,7 +158,7 @@ def sentences(curves: Sequence[Curve], shares: Sequence[float]) -> list[str]:
 def rows(
   curves: Sequence[Curve], shares: Sequence[float], images: int
 ) -> list[list[str]]:
-  """A table: a row a share, a column a method."""
+  """A table with a row per share and a column per method."""
   table = [["labels", *(curve.name for curve in curves)]]
   for at, share in enumerate(shares):
     cells = [_cell(curve, at) for curve in curves]
@@ -206,13 +191,10 @@ def plot(
   shares: Sequence[float],
   images: int,
   title: str,
-  path: str,
+  file: IO[bytes],
+  kind: str,
 ) -> None:
-  """Draws the curves; the ending of `path` is the format (png, svg).
-
-  Raises:
-    OSError: it cannot be written.
-  """
+  """Draws the curves into a file, as "png" or "svg"."""
   import matplotlib.figure
   import matplotlib.ticker
 
@@ -244,4 +226,4 @@ def plot(
   axes.set_title(title)
   axes.grid(alpha=0.3)
   axes.legend()
-  figure.savefig(path, dpi=150)
+  figure.savefig(file, format=kind, dpi=150)

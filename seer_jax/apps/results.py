@@ -21,12 +21,11 @@ class ResultFile:
   """A file of JSON lines, one for each evaluation of each subject."""
 
   def __init__(self, path: pathlib.Path):
-    """Reads what there is."""
     self._path = path
     self._known: dict[str, dict[str, float]] = {}
     text = path.read_text(errors="replace") if path.exists() else ""
     for each in text.splitlines():
-      # A kill may have torn the last line, or somebody edited the file.
+      # The last line may be cut off by a kill, or the file edited.
       with contextlib.suppress(ValueError, KeyError, TypeError):
         line = json.loads(each)
         self._known[line["key"]] = dict(line["figures"])
@@ -39,13 +38,11 @@ class ResultFile:
     key: str,
     compute: Callable[[], dict[str, float]],
   ) -> Iterator[Result]:
-    """Results under a key: those of the file, or computed and added to it.
+    """Results under a key, from the file, or computed and appended to it.
 
     Args:
-      what: is evaluated.
-      evaluation: its name.
-      key: of all that the figures depend on.
-      compute: figures by name.
+      key: a fingerprint of everything that the figures depend on.
+      compute: returns figures by name.
     """
     if key not in self._known:
       self._known[key] = compute()

@@ -17,36 +17,27 @@ from seer_jax.weights import load
 
 _log = logging.getLogger(__name__)
 
-# Names of no weights: raw pixels, and the network as it begins.
+# The baselines: raw pixels, and the network before training.
 PIXELS, UNTRAINED = "pixels", "untrained"
-# Larger pictures are shrunk before their pixels are features.
+# Pictures are shrunk to this side before their pixels are features.
 _PIXEL_SIDE = 32
 
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-  """An encoder with its variables.
+  """An encoder with its variables."""
 
-  Attributes:
-    name: as the user gave it; unique in a table.
-    weights: that training begins from; "" for a baseline.
-    shape_of: weights whose network it has; "" for pixels.
-    encoder: an `evals.features.Encoder`.
-    variables: of it.
-    fingerprint: of the variables.
-  """
-
-  name: str
-  weights: str
-  shape_of: str
-  encoder: Any
+  name: str  # As the user gave it; unique in a table.
+  weights: str  # That training starts from; "" for a baseline.
+  shape_of: str  # Weights with the same network; "" for pixels.
+  encoder: Any  # An `evals.features.Encoder`.
   variables: Any
   fingerprint: str
 
 
 @dataclasses.dataclass(frozen=True)
 class _Pixels:
-  """Normalised pixels of small pictures as features."""
+  """Normalized pixels of small pictures as features."""
 
   preprocessing: Preprocessing
 
@@ -59,22 +50,21 @@ class _Pixels:
 def opened(names: Sequence[str], seed: int) -> list[Subject]:
   """Opens what is to be evaluated, in order.
 
-  Args:
-    names: of workdirs, checkpoints, weights; "pixels"; "untrained", which is
-      the network of the first of the others, as drawn with `seed`.
-    seed: of that network.
+  Raises UserError if one cannot be loaded or is given twice, or "untrained" is
+  given alone.
 
-  Raises:
-    UserError: one cannot be loaded, is named twice, or "untrained" stands
-      alone.
+  Args:
+    names: of workdirs, checkpoints or weights; "pixels"; or "untrained", which
+      is the network of the first of the others, initialized with `seed`.
+    seed: of that network.
   """
   twice = [name for at, name in enumerate(names) if name in names[:at]]
   if twice:
-    raise errors.UserError(f"{twice[0]} is named twice; leave one out")
+    raise errors.UserError(f"{twice[0]} is given twice; remove one")
   networks = [name for name in names if name not in (PIXELS, UNTRAINED)]
   if UNTRAINED in names and not networks:
     raise errors.UserError(
-      "untrained is the network of other weights before training; name these"
+      "untrained is the network of other weights before training; give those"
       " too: seer-jax eval runs/photos untrained"
     )
   loaded = {name: load.load(name) for name in networks}
@@ -108,12 +98,12 @@ def _subject(name, loaded, reference, first, seed):
 
 
 def _bare(network: encoder_lib.Encoder):
-  """The trunk and projection; a classifier of random weights says nothing."""
+  """The trunk and projection, without the random classifier."""
   return network.clone(classes=0)
 
 
 def _small(reference):
-  """How pictures become few enough pixels."""
+  """A preprocessing that leaves few enough pixels."""
   side = _PIXEL_SIDE
   if reference is not None:
     side = min(side, reference.preprocessing.size)
@@ -124,21 +114,21 @@ def _small(reference):
 
 
 def is_classifier(subject: Subject) -> bool:
-  """Whether its network has logits of its own."""
+  """Whether its network has logits."""
   return bool(getattr(subject.encoder, "classes", 0))
 
 
 def check_classes(subject: Subject, labels: Sequence[str]) -> None:
-  """Refuses a classifier of other labels than those it is tested on.
+  """Refuses a classifier whose labels are not those of the test images.
 
   Raises:
-    UserError: says how many both have.
+    UserError: says how many each has.
   """
   classes = subject.encoder.classes
   if classes != len(labels):
     some = ", ".join(errors.shown(name) for name in labels[:3])
     raise errors.UserError(
       f"{subject.name} classifies {classes} labels, but the test images have"
-      f" {len(labels)} ({some}, ...); give the data that it was trained for, or"
-      " leave out --evals accuracy"
+      f" {len(labels)} ({some}, ...); test on the data that it was trained for,"
+      " or leave out --evals accuracy"
     )

@@ -8,7 +8,7 @@ Figures = Mapping[str, Mapping[str, float]]
 
 
 def collect(results: Iterable[tuple[str, str, float]]) -> dict:
-  """Results (what, name, value), by name and then by subject."""
+  """Groups results (what, name, value) by name and then by subject."""
   found: dict[str, dict[str, float]] = {}
   for what, name, value in results:
     found.setdefault(name, {})[what] = value
@@ -16,9 +16,9 @@ def collect(results: Iterable[tuple[str, str, float]]) -> dict:
 
 
 def cells(figures: Figures, columns: Sequence[str]) -> list[list[str]]:
-  """A head and a row for each figure; "0.951 ± 0.004" over seeds.
+  """A header and a row per figure; with several seeds "0.951 ± 0.004".
 
-  Of the heads of a probe only the chosen ones are shown; all are in the file.
+  Of a probe's heads only the chosen ones are shown; the file has all of them.
   """
   rows = [["", *columns]]
   for name, values in figures.items():
@@ -41,7 +41,7 @@ def _cell(value, spread):
 
 
 def terminal(rows: Sequence[Sequence[str]]) -> str:
-  """Columns of equal width."""
+  """Aligned columns."""
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
   return "\n".join(
     "  ".join(
@@ -53,7 +53,7 @@ def terminal(rows: Sequence[Sequence[str]]) -> str:
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-  """A table of GitHub's kind."""
+  """A Markdown table."""
   head, *body = [[_escaped(text) for text in row] for row in rows]
   rule = ["---", *("--:" for _ in head[1:])]
   return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *body))
@@ -64,6 +64,6 @@ def _escaped(text):
 
 
 def by_rankme(figures: Figures, columns: Sequence[str]) -> list[str]:
-  """Subjects, the highest RankMe first: what label-free comparison goes by."""
+  """Subjects by RankMe, the highest first: a ranking without labels."""
   rank = figures["features/rankme"]
   return sorted(columns, key=lambda one: -rank.get(one, 0))

@@ -1,8 +1,8 @@
 """The command line: `python -m seer_jax COMMAND`, or `seer-jax COMMAND`.
 
-A command stands in the file of its room: its arguments, two examples, and a
-function that runs it. What it runs is imported there and not here, so that
-`--help` answers at once and a machine without JAX can be told so.
+Each command has a sentence, two examples, its arguments and a function that
+runs it. That function imports what it needs, so that `--help` answers at once,
+on machines without JAX too.
 """
 
 import os
@@ -51,8 +51,8 @@ def cli() -> None:
     status = main(sys.argv[1:])
     sys.stdout.flush()
   except BrokenPipeError:
-    # Who reads the output, such as `head`, has had enough. What is still to be
-    # flushed at the end must go nowhere.
+    # The reader of the output, such as `head`, has left. What Python flushes at
+    # exit must go nowhere.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     status = errors.UNREAD
   sys.exit(status)
@@ -61,13 +61,10 @@ def cli() -> None:
 def main(argv: Sequence[str]) -> int:
   """Runs a command.
 
-  Args:
-    argv: the name of the command, and its arguments.
-
   Returns:
     The exit status: 0 done, 2 a mistake of the user, 70 something that the
     command needs is gone, 75 stopped by a signal, 130 interrupted before it
-    could stop. One line on standard error says what.
+    could stop. One line on standard error gives the reason.
   """
   try:
     return _run(*argv)
@@ -90,7 +87,7 @@ def _run(name="", *arguments):
     print(f"seer_jax {seer_jax.__version__}")
     return 0
   if name not in COMMANDS:
-    known = f"Commands: {', '.join(COMMANDS)}; --help tells more"
+    known = f"Commands: {', '.join(COMMANDS)}; see --help"
     if not name:
       raise errors.UserError(f"no command is given. {known}")
     hint = nearest(name, COMMANDS).rstrip(";") or "."
@@ -109,11 +106,11 @@ def overview() -> str:
       "",
       *lines,
       "",
-      "seer-jax COMMAND --help tells the arguments of one, with examples.",
+      "seer-jax COMMAND --help shows its arguments, with examples.",
       "python -m seer_jax COMMAND does the same.",
       "",
-      "Exit status: 0 done; 2 a mistake that one line explains; 70 a worker, a",
-      "disk or another process is gone; 75 stopped by a signal, all is saved;",
-      "130 interrupted at once. After 70, 75 and 130 the same command goes on.",
+      "Exit status: 0 done; 2 a mistake, which one line explains; 70 a worker,",
+      "disk or process is gone; 75 stopped by a signal, and all is saved; 130",
+      "interrupted at once. After 70, 75 and 130 the same command resumes.",
     ]
   )

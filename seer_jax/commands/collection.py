@@ -1,11 +1,12 @@
-"""What people do with a folder of pictures: embed it, and then use it."""
+"""`embed`, `search`, `duplicates` and `cluster`: a folder of images, used."""
 
 import argparse
+import functools
 import os
 from typing import Any
 
 from seer_jax.commands import data, logs, process
-from seer_jax.commands.parser import Command
+from seer_jax.commands.parser import Command, option
 from seer_jax.runtime import errors, files
 
 _SHOWN = 20  # Rows in the terminal, and groups on a page.
@@ -18,11 +19,7 @@ def _add_folder(parser):
 
 
 def opened(folder: str) -> Any:
-  """The embeddings of a command, with the log shown.
-
-  Raises:
-    UserError: there are none.
-  """
+  """Opens embeddings, and shows the log. Raises UserError if there are none."""
   from seer_jax.apps.embedding import embeddings
 
   logs.show()
@@ -31,7 +28,7 @@ def opened(folder: str) -> Any:
 
 
 def write(path: str | os.PathLike[str], text: str) -> None:
-  """Writes a result, and says where."""
+  """Writes a file, and prints its path."""
 
   files.write_text(files.user_path(os.fspath(path)), text)
   print(f"written: {path}")
@@ -39,40 +36,22 @@ def write(path: str | os.PathLike[str], text: str) -> None:
 
 def _add_embed(parser):
   data.add_source(parser)
-  add = parser.add_argument
-  add("--weights", metavar="W", required=True, help="as `seer_jax.load` takes")
-  add("--out", metavar="DIR", required=True, help="the same folder goes on")
-  add(
-    "--dtype",
-    choices=("float32", "float16"),
-    default="float32",
-    help="of the embeddings (%(default)s)",
-  )
-  add(
-    "--tap",
-    default="avgpool",
-    help="output of the network: projection, res4:2x2... (%(default)s)",
-  )
-  add(
-    "--precision", default="", help="fp32, bf16, fp16; the hardware's if empty"
-  )
-  add("--batch", metavar="N", type=int, default=32, help="(%(default)s)")
-  add(
-    "--shard",
-    metavar="N",
-    type=int,
-    default=2048,
-    help="images a file, the most that a kill costs (%(default)s)",
-  )
+  add = functools.partial(option, parser)
+  add("--weights", "W", "what `seer_jax.load` takes", required=True)
+  add("--out", "DIR", "the same folder resumes", required=True)
+  dtypes = ("float32", "float16")
+  add("--dtype", None, "of the embeddings", "float32", choices=dtypes)
+  add("--tap", None, "network output: projection, res4:2x2...", "avgpool")
+  add("--precision", None, "fp32, bf16, fp16; empty: the hardware's", "")
+  add("--batch", "N", "images per batch", 32)
+  add("--shard", "N", "images per file; the most that a kill costs", 2048)
   several = parser.add_argument_group(
     "several processes",
-    "They divide the files; found by themselves under SLURM, Open MPI,"
-    " Kubernetes and on Cloud TPUs.",
+    "They divide the files; detected under SLURM, Open MPI, Kubernetes and on"
+    " Cloud TPUs.",
   )
-  several.add_argument("--processes", metavar="N", type=int)
-  several.add_argument(
-    "--process", metavar="I", type=int, help="which this is, from 0"
-  )
+  option(several, "--processes", "N", "how many there are", kind=int)
+  option(several, "--process", "I", "index of this one, from 0", kind=int)
 
 
 def _embed(options: argparse.Namespace) -> None:
@@ -89,7 +68,7 @@ def _embed(options: argparse.Namespace) -> None:
     raise errors.UserError(f"--batch is {options.batch}; it must be positive")
   with preemption.Preemption(process_pool.stop):
     keys = data.keys_of(options)
-    # Found again from wherever `view` is started.
+    # `view` finds them again from whatever folder it is started in.
     for key in ("path", "labels", "exclude", "only"):
       keys[key] = filesystem.absolute(keys[key])
     source = sources.open_source(keys)
@@ -116,7 +95,7 @@ def _embed(options: argparse.Namespace) -> None:
 
 
 def _lasting(weights):
-  """A path that holds from everywhere: `search` loads the weights again."""
+  """An absolute path, since `search` loads the weights again."""
 
   path = files.user_path(weights)
   return str(path.resolve()) if path.exists() else weights
@@ -136,27 +115,24 @@ def _rank(options):
 
 def _add_search(parser):
   _add_folder(parser)
-  add = parser.add_argument
-  add(
+  parser.add_argument(
     "query",
     metavar="QUERY",
     nargs="+",
-    help="id in DIR or path of an image; several mean their centroid",
+    help="id in DIR or path of an image; of several, the centroid is taken",
   )
-  add("--k", metavar="N", type=int, default=10, help="(%(default)s)")
+  add = functools.partial(option, parser)
+  add("--k", "N", "images to find", 10)
   add(
     "--index",
+    None,
+    "faiss: approximate, built once, for millions of images",
+    "exact",
     choices=("exact", "faiss"),
-    default="exact",
-    help="faiss: approximate, built once, for millions (%(default)s)",
   )
-  add(
-    "--weights",
-    metavar="W",
-    help="of images that are not in DIR, if they have moved",
-  )
-  add("--out", metavar="FILE", help="results as CSV")
-  add("--gallery", metavar="FILE", help="results as a page of pictures")
+  add("--weights", "W", "for images outside DIR, if the weights have moved")
+  add("--out", "FILE", "results as CSV")
+  add("--gallery", "FILE", "results as a page of pictures")
 
 
 def _search(options: argparse.Namespace) -> None:
@@ -178,7 +154,7 @@ def _search(options: argparse.Namespace) -> None:
     if row >= 0
   ]
   if not results:
-    raise errors.UserError(f"{options.folder} holds no other image")
+    raise errors.UserError(f"{options.folder} has no other image to find")
   table = [list(results[0]), *(list(map(str, r.values())) for r in results)]
   print(tables.terminal(table))
   if options.out:
@@ -197,40 +173,31 @@ def _search(options: argparse.Namespace) -> None:
 
 def _add_duplicates(parser):
   _add_folder(parser)
-  add = parser.add_argument
+  add = functools.partial(option, parser)
   add(
     "--bits",
-    metavar="N",
-    type=int,
-    default=10,
-    help="of 64 in which perceptual hashes of copies may differ, up to 11; -1"
-    " for equal files only (%(default)s)",
+    "N",
+    "how many of the 64 bits of perceptual hashes may differ, up to 11; -1 for"
+    " equal files only",
+    10,
   )
-  add(
-    "--cosine",
-    metavar="C",
-    type=float,
-    default=0.8,
-    help="of their embeddings, at least (%(default)s)",
-  )
+  add("--cosine", "C", "lowest cosine of the embeddings of copies", 0.8)
   add(
     "--features",
-    metavar="C",
-    type=float,
-    help="embeddings so close are copies too, whatever the hashes: crops",
+    "C",
+    "embeddings this close mean copies, whatever the hashes: crops",
+    kind=float,
   )
-  add("--out", metavar="FILE", help="groups as CSV")
-  add(
-    "--drop",
-    metavar="FILE",
-    help="ids of all but one of each group, as --exclude takes",
-  )
-  add("--gallery", metavar="FILE", help="groups as a page of pictures")
+  add("--out", "FILE", "groups as CSV")
+  add("--drop", "FILE", "ids of all but one of each group, for --exclude")
+  add("--gallery", "FILE", "groups as a page of pictures")
 
 
 def _duplicates(options: argparse.Namespace) -> None:
   if not -1 <= options.bits <= 11:
-    raise errors.UserError(f"--bits is {options.bits}; give -1 to 11")
+    raise errors.UserError(
+      f"--bits is {options.bits}; it must be from -1 to 11"
+    )
   found = opened(options.folder)
   from seer_jax.apps.collection import duplicates
   from seer_jax.apps.embedding import shards
@@ -243,14 +210,14 @@ def _duplicates(options: argparse.Namespace) -> None:
   exact = sum(group.kind == "exact" for group in several)
   extra = sum(len(group.others) for group in several)
   print(
-    f"{len(several)} groups of copies, {exact} of equal files; without"
-    f" {extra} images, one of each is left of {len(found)}"
+    f"{len(several)} groups of copies, {exact} of equal files; {extra} of the"
+    f" {len(found)} images are superfluous"
   )
   for row in rows[:_SHOWN]:
     mark = "keep" if row["keep"] else f"{row['bits']:2d} bits, {row['cosine']}"
     print(f"  {row['group']:4d}  {row['kind']:5}  {mark:16}  {row['id']}")
   if len(rows) > _SHOWN:
-    print(f"  and {len(rows) - _SHOWN} more; --out FILE has all")
+    print(f"  and {len(rows) - _SHOWN} more; --out FILE lists all")
   if options.out:
     write(options.out, shards.as_csv(rows))
   if options.drop:
@@ -271,30 +238,25 @@ def _duplicates(options: argparse.Namespace) -> None:
 
 def _add_cluster(parser):
   _add_folder(parser)
-  add = parser.add_argument
+  add = functools.partial(option, parser)
   add(
     "--k",
-    metavar="N",
-    help="clusters; 1000,50 is a hierarchy (the root of half the images)",
+    "N",
+    "clusters (square root of half the images); 1000,50 is a hierarchy",
   )
   add(
     "--method",
+    None,
+    "spherical k-means; the same with no cluster above the mean size; HDBSCAN;"
+    " SwAV's own prototypes",
+    "kmeans",
     choices=("kmeans", "balanced", "hdbscan", "prototypes"),
-    default="kmeans",
-    help="spherical k-means; the same with no cluster above the mean size;"
-    " HDBSCAN; SwAV's own prototypes (%(default)s)",
   )
-  add(
-    "--min-size",
-    metavar="N",
-    type=int,
-    default=5,
-    help="of HDBSCAN's clusters (%(default)s)",
-  )
-  add("--seed", metavar="N", type=int, default=0, help="(%(default)s)")
-  add("--out", metavar="DIR", help="for the CSV files (DIR/clusters)")
-  add("--links", metavar="DIR", help="a folder of links for each cluster")
-  add("--gallery", metavar="FILE", help="the most typical of each, as a page")
+  add("--min-size", "N", "of HDBSCAN's clusters", 5)
+  add("--seed", "N", "of k-means", 0)
+  add("--out", "DIR", "for the CSV files (DIR/clusters)")
+  add("--links", "DIR", "a folder of links for each cluster")
+  add("--gallery", "FILE", "the most typical of each, as a page")
 
 
 def _cluster(options: argparse.Namespace) -> None:
@@ -354,7 +316,7 @@ def _levels(text, images):
     return [int(each) for each in text.split(",")]
   except ValueError:
     raise errors.UserError(
-      f"--k is {text}; give a number, or falling ones such as 1000,50"
+      f"--k is {text}; give a number, or a falling list such as 1000,50"
     ) from None
 
 
@@ -369,7 +331,7 @@ EMBED = Command(
   _embed,
 )
 SEARCH = Command(
-  "Finds the images most like an image, an id, or several of these.",
+  "Finds the images most similar to one or several images.",
   (
     "seer-jax search ~/photos.seer ~/wanted.jpg",
     "seer-jax search ~/photos.seer a.jpg b.jpg --k 50 --gallery found.html",
@@ -387,7 +349,7 @@ DUPLICATES = Command(
   _duplicates,
 )
 CLUSTER = Command(
-  "Sorts images into clusters: k-means, a hierarchy, HDBSCAN, prototypes.",
+  "Clusters images: k-means, a hierarchy, HDBSCAN, prototypes.",
   (
     "seer-jax cluster ~/photos.seer --k 20 --gallery clusters.html",
     "seer-jax cluster ~/photos.seer --k 1000,50 --method balanced --links x",

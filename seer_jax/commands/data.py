@@ -1,13 +1,14 @@
 """`pack` and `inspect`: images into shards, and what is in them."""
 
 import argparse
+import functools
 import os
 from typing import Any
 
-from seer_jax.commands.parser import Command
+from seer_jax.commands.parser import Command, option
 from seer_jax.runtime import errors, files, preemption, process_pool
 
-# Options that are keys of a source too.
+# Options that are also keys of a source.
 _KEYS = (
   *("split", "name", "labels", "column", "exclude", "only"),
   *("take", "skip", "balanced"),
@@ -16,68 +17,50 @@ _KEYS = (
 
 def add_source(parser: argparse.ArgumentParser) -> None:
   """Adds the options that describe a source."""
-  add = parser.add_argument
-  add("source", metavar="SRC", help="folder, list, shards, or a URL of these")
-  add("--kind", help="of SRC, if SRC does not show: folder, list, tar, tfds...")
-  add("--split", default="", help="as config.data.train.split")
-  add("--name", default="", help="of the TFDS data set")
-  add("--labels", metavar="FILE", default="", help="of a list: .npy of labels")
-  add(
-    "--column",
-    metavar="NAME",
-    default="",
-    help="of a list in Parquet or CSV: with the paths",
+  parser.add_argument(
+    "source", metavar="SRC", help="folder, list, shards, or a URL of these"
   )
+  add = functools.partial(option, parser)
+  add(
+    "--kind", None, "folder, list, tar, tfds...; found from SRC where possible"
+  )
+  add("--split", None, "as config.data.train.split", "")
+  add("--name", None, "of the TFDS dataset", "")
+  add("--labels", "FILE", "of a list: .npy file of labels", "")
+  add("--column", "NAME", "of a list in Parquet or CSV: with the paths", "")
   add(
     "--exclude",
-    metavar="FILE",
-    default="",
-    help="ids, paths or SHA-256 hashes of images to leave out, a line each",
+    "FILE",
+    "ids, paths or SHA-256 hashes of images to leave out, one per line",
+    "",
   )
-  add("--only", metavar="FILE", default="", help="names the images to take")
-  add("--take", type=float, default=1.0, help="share or number to take")
-  add("--skip", type=float, default=0.0, help="share or number to leave before")
-  add("--balanced", action="store_true", help="as many of each class")
-  add(
-    "--workers",
-    metavar="N",
-    type=int,
-    default=os.cpu_count(),
-    help="how many read images at once (%(default)s)",
+  add("--only", "FILE", "names of the images to take, one per line", "")
+  add("--take", "N", "share or number of images to take", 1.0)
+  add("--skip", "N", "share or number of images to skip before", 0.0)
+  parser.add_argument(
+    "--balanced", action="store_true", help="take equally many of each class"
   )
-  add(
-    "--max_pixels",
-    metavar="N",
-    type=int,
-    default=200_000_000,
-    help="larger images are unusable (%(default)s)",
-  )
+  add("--workers", "N", "images read concurrently", os.cpu_count())
+  add("--max_pixels", "N", "images with more pixels are unusable", 200_000_000)
 
 
 def _add_pack(parser):
   add_source(parser)
-  add = parser.add_argument
-  add("target", metavar="DST", help="folder for the shards")
-  add(
-    "--side",
-    metavar="PIXELS",
-    type=int,
-    default=0,
-    help="shrink shorter sides to this; 0 leaves them",
-  )
+  parser.add_argument("target", metavar="DST", help="folder for the shards")
+  add = functools.partial(option, parser)
+  add("--side", "PIXELS", "shrink shorter sides to this, 0 for never", 0)
   add(
     "--shard",
-    metavar="N",
-    type=int,
-    help="images a shard (4096; of small collections fewer)",
+    "N",
+    "images per shard (4096; fewer for small collections)",
+    kind=int,
   )
 
 
 def keys_of(options: argparse.Namespace) -> dict[str, Any]:
-  """The keys of a source that the options describe, for `open_source`.
+  """The keys of a source (`open_source`) that the options describe.
 
-  Raises:
-    UserError: a number is not positive; a mixture.
+  Raises UserError if a number is not positive, or it is a mixture.
   """
   from seer_jax.data import pack
 
@@ -85,11 +68,13 @@ def keys_of(options: argparse.Namespace) -> dict[str, Any]:
   if kind is None:
     kind = pack.kind_of(os.path.expanduser(options.source))
   if kind == "mix":
-    raise errors.UserError("--kind=mix is for training: give one source a time")
+    raise errors.UserError(
+      "--kind=mix is for training only; give one source at a time"
+    )
   for key in ("shard", "workers", "max_pixels"):
     value = getattr(options, key, None)
     if value is not None and value < 1:
-      raise errors.UserError(f"--{key} must be positive")
+      raise errors.UserError(f"--{key} is {value}; it must be positive")
   keys = {key: getattr(options, key) for key in _KEYS}
   return keys | {"kind": kind, "path": options.source}
 
@@ -106,11 +91,11 @@ def _pack(options: argparse.Namespace) -> None:
 
   if filesystem.is_url(options.target):
     raise errors.UserError(
-      f"DST is {options.target}; shards are written to this machine's file"
-      " systems only: give a folder, then copy it"
+      f"DST is {options.target}, but shards can only be written to this"
+      " machine's file systems; give a folder, and copy it afterwards"
     )
   if options.side < 0:
-    raise errors.UserError("--side must be 0 or positive")
+    raise errors.UserError(f"--side is {options.side}; it must be 0 or more")
   with preemption.Preemption(process_pool.stop):
     source = _open(options)
     print(source)
@@ -136,7 +121,7 @@ def _inspect(options: argparse.Namespace) -> None:
 
 
 PACK = Command(
-  "Packs images into ArrayRecord shards, without EXIF and GPS; resumes.",
+  "Packs images into ArrayRecord shards, without EXIF or GPS; resumes.",
   (
     "seer-jax pack ~/photos ~/packed",
     "seer-jax pack 'gs://bucket/x-*.tar' ~/packed --side=512 --shard=1000",
@@ -145,7 +130,7 @@ PACK = Command(
   _pack,
 )
 INSPECT = Command(
-  "Looks through images: sizes, labels, unusable and equal ones, speed.",
+  "Surveys images: sizes, labels, unusable files, copies, reading speed.",
   (
     "seer-jax inspect ~/photos",
     "seer-jax inspect list.txt --labels=labels.npy",

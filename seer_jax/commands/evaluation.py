@@ -1,54 +1,44 @@
-"""`eval` and `labels`: what a representation is worth."""
+"""`eval` and `labels`: measuring representations."""
 
 import argparse
-import contextlib
+import functools
 
 from seer_jax.commands import logs, process
-from seer_jax.commands.parser import Command
+from seer_jax.commands.parser import Command, option
 from seer_jax.runtime import errors, files
 
 
 def _add_common(parser):
-  add = parser.add_argument
-  add("--train", metavar="SRC", help="labelled images to learn from")
-  add("--test", metavar="SRC", help="labelled images to test on")
+  add = functools.partial(option, parser)
+  add("--train", "SRC", "labelled images to learn from")
+  add("--test", "SRC", "labelled images to test on")
   add(
-    "--out",
-    metavar="DIR",
-    default="evals",
-    help="results, and the runs behind them; the same folder resumes"
-    " (%(default)s)",
+    "--out", "DIR", "results and their runs; the same folder resumes", "evals"
   )
-  add("--finetune", metavar="FILE", help="config of fine-tuning and of scratch")
+  add("--finetune", "FILE", "config of fine-tuning and of scratch")
 
 
 def _add_eval(parser):
-  add = parser.add_argument
-  add(
+  parser.add_argument(
     "what",
     metavar="WHAT",
     nargs="+",
     help="workdir, checkpoint, weights by path or name, pixels, untrained",
   )
+  add = functools.partial(option, parser)
   add(
     "--evals",
-    metavar="LIST",
-    default="knn,logistic",
-    help="of stats, knn, logistic, svm, accuracy, linear, finetune, scratch;"
-    " finetune@1%% takes a share of the labels (%(default)s)",
+    "LIST",
+    "of stats, knn, logistic, svm, accuracy, linear, finetune, scratch;"
+    " finetune@1%% takes a share of the labels",
+    "knn,logistic",
   )
-  add(
-    "--seeds",
-    metavar="N",
-    type=int,
-    default=1,
-    help="of evaluations that train (%(default)s)",
-  )
-  add("--linear", metavar="FILE", help="config of the linear probe's training")
-  add(
+  add("--seeds", "N", "of evaluations that train", 1)
+  add("--linear", "FILE", "config of the linear probe's training")
+  parser.add_argument(
     "--without-labels",
     action="store_true",
-    help="rank by signs that need none: RankMe, alpha, unique prototypes",
+    help="rank by signs that need no labels: RankMe, alpha, unique prototypes",
   )
   _add_common(parser)
 
@@ -75,8 +65,8 @@ def _eval(options: argparse.Namespace) -> None:
   )
   if not figures:
     raise errors.UserError(
-      f"--evals {options.evals}: nothing to measure. Accuracy is of weights"
-      " with a classifier, which linear and finetune train; pixels have no"
+      f"--evals {options.evals} measures nothing here: accuracy needs weights"
+      " with a classifier, which linear and finetune train, and pixels have no"
       " trunk to train"
     )
   columns = [subject.name for subject in opened]
@@ -86,28 +76,22 @@ def _eval(options: argparse.Namespace) -> None:
   if options.without_labels:
     order = map(str, range(1, len(columns) + 1))
     rows.insert(1, ["rank, by features/rankme", *order])
-  with _writing(path := out / "evals.md"):
-    path.write_text(tables.markdown(rows) + "\n")
+  files.write_text(out / "evals.md", tables.markdown(rows) + "\n")
   print(tables.terminal(rows))
 
 
 def _add_labels(parser):
-  add = parser.add_argument
-  add(
+  parser.add_argument(
     "what", metavar="WHAT", help="workdir, checkpoint, weights by path or name"
   )
-  add(
-    "--shares",
-    metavar="LIST",
-    default="1,2,5,10,20,50,100",
-    help="of the labels, in percent (%(default)s)",
-  )
-  add("--seeds", metavar="N", type=int, default=3, help="draws (%(default)s)")
+  add = functools.partial(option, parser)
+  add("--shares", "LIST", "of the labels, in percent", "1,2,5,10,20,50,100")
+  add("--seeds", "N", "draws of the labels", 3)
   add(
     "--seeds-trained",
-    metavar="N",
-    type=int,
-    help="of all but the probe, where as many of these take too long",
+    "N",
+    "of all but the probe, if as many of these take too long",
+    kind=int,
   )
   _add_common(parser)
 
@@ -122,7 +106,9 @@ def _labels(options: argparse.Namespace) -> None:
   seeds = options.seeds
   trained = options.seeds_trained or seeds
   if min(seeds, trained) < 1:
-    raise errors.UserError("--seeds must be positive")
+    raise errors.UserError(
+      f"--seeds is {min(seeds, trained)}; it must be positive"
+    )
   evaluation = evaluate.Evaluation(config, recipes, out)
   ours, pixels = subjects.opened([options.what, "pixels"], config.seed)
   curves = label_curve.measured(
@@ -130,11 +116,11 @@ def _labels(options: argparse.Namespace) -> None:
   )
   table = label_curve.rows(curves, shares, evaluation.images)
   said = label_curve.sentences(curves, shares)
-  with _writing(path := out / "labels.md"):
-    path.write_text("\n\n".join([tables.markdown(table), *said]) + "\n")
-  for ending in ("png", "svg"):
-    with _writing(path := out / f"labels.{ending}"):
-      label_curve.plot(curves, shares, evaluation.images, ours.name, str(path))
+  text = "\n\n".join([tables.markdown(table), *said])
+  files.write_text(out / "labels.md", text + "\n")
+  for kind in ("png", "svg"):
+    with files.whole_file(out / f"labels.{kind}") as file:
+      label_curve.plot(curves, shares, evaluation.images, ours.name, file, kind)
   print("\n".join([tables.terminal(table), *said]))
 
 
@@ -145,25 +131,15 @@ def _shares(text):
     shares = []
   if not shares or sorted(set(shares)) != shares or shares[0] <= 0:
     raise errors.UserError(
-      f"--shares={text}: give rising percentages, such as 1,10,100"
+      f"--shares is {text}; give rising percentages, such as 1,10,100"
     )
   if shares[-1] > 1:
-    raise errors.UserError(f"--shares={text}: there are no more than 100 %")
+    raise errors.UserError(f"--shares is {text}; the last may be 100 at most")
   return shares
 
 
-@contextlib.contextmanager
-def _writing(path):
-  try:
-    yield
-  except OSError as error:
-    raise errors.of_disk(
-      error, f"cannot write {path}: {error.strerror}"
-    ) from error
-
-
 def _begin(options, names, **recipes):
-  """(config, configs of the recipes, out) of the options."""
+  """(config, configs of what trains, out) of the options."""
   from seer_jax.config import defaults, from_flags
 
   logs.show()
@@ -191,7 +167,7 @@ def _point(source, path):
 
 
 def _take_data(config, names):
-  """Where no data are named, those of the first run are meant."""
+  """Uses the data of the first run, if none are given."""
   from seer_jax.config import resolved
 
   train = config.data.train
@@ -218,7 +194,7 @@ EVAL = Command(
   has_config=True,
 )
 LABELS = Command(
-  "Draws accuracy over the number of labels, against training from scratch.",
+  "Plots accuracy over the number of labels, against training from scratch.",
   (
     "seer-jax labels runs/photos --train ~/a --test ~/b --shares 1,10,100",
     "seer-jax labels seer_32 --train ~/in1k/train --test ~/in1k/val --seeds 1",

@@ -1,55 +1,38 @@
 """`label` and `view`: from a few labels to all, and by eye."""
 
 import argparse
+import functools
 import os
 import sys
 
 from seer_jax.commands import collection
-from seer_jax.commands.parser import Command
+from seer_jax.commands.parser import Command, option
 from seer_jax.runtime import errors, files
 
 
 def _add_label(parser):
-  add = parser.add_argument
-  add(
+  parser.add_argument(
     "examples",
     metavar="EXAMPLES",
-    help="a folder with a sub-folder of examples for each category, or a CSV"
-    " file with columns id and label",
+    help="a folder with a sub-folder of examples per category, or a CSV file"
+    " with columns id and label",
   )
-  add(
+  parser.add_argument(
     "source",
     metavar="SOURCE",
     help="embeddings, as seer-jax embed writes them; or images, with --weights",
   )
-  add("--weights", metavar="W", help="to embed SOURCE, or if they have moved")
-  add(
-    "--out",
-    metavar="DIR",
-    default="sorted",
-    help="for predictions and pages (%(default)s)",
-  )
-  add(
-    "--precision",
-    metavar="P",
-    type=float,
-    default=0.95,
-    help="wanted of accepted predictions (%(default)s)",
-  )
+  add = functools.partial(option, parser)
+  add("--weights", "W", "to embed SOURCE, or if they have moved")
+  add("--out", "DIR", "for predictions and pages", "sorted")
+  add("--precision", "P", "wanted of accepted predictions", 0.95)
   add(
     "--shares",
-    metavar="LIST",
-    help="how frequent categories are, if not as among the examples:"
-    " harmful=0.01",
+    "LIST",
+    "how frequent categories are, if not as among the examples: harmful=0.01",
   )
-  add(
-    "--ask",
-    metavar="N",
-    type=int,
-    default=0,
-    help="write ask.csv: the N images whose labels would help most",
-  )
-  add("--links", metavar="DIR", help="a folder of links for each category")
+  add("--ask", "N", "write ask.csv: the N images most worth labelling", 0)
+  add("--links", "DIR", "a folder of links for each category")
 
 
 def _label(options: argparse.Namespace) -> None:
@@ -77,8 +60,8 @@ def _label(options: argparse.Namespace) -> None:
     out / "predictions.html",
     gallery.page(
       f"Sorted into {len(known.names)} categories",
-      "The most certain of each category, with the probability of it; at the"
-      " end those of which the classifier is not sure.",
+      "The most certain predictions of each category, with their probability;"
+      " last, images of which the classifier is not sure.",
       found,
       gallery.first_of(found, groups, predictions.confidence),
     ),
@@ -93,15 +76,15 @@ def _label(options: argparse.Namespace) -> None:
 
 
 def _embedded(options):
-  """The embeddings that SOURCE is, or that are made of it."""
+  """The embeddings in SOURCE, or those made of its images."""
   from seer_jax.apps.embedding import embed_folder
 
   source = files.user_path(options.source)
   if not (source / embed_folder.ABOUT).exists():
     if not options.weights:
       raise errors.UserError(
-        f"{options.source} holds no embeddings: make them with seer-jax embed,"
-        " or give --weights to do so here"
+        f"{options.source} has no embeddings: run seer-jax embed first, or give"
+        " --weights to embed it here"
       )
     target = str(files.user_path(options.out) / "embedded")
     arguments = [options.source, "--weights", options.weights, "--out", target]
@@ -111,22 +94,21 @@ def _embedded(options):
 
 
 def _add_view(parser):
-  add = parser.add_argument
-  add("folder", metavar="DIR", help="embeddings, as seer-jax embed writes them")
+  parser.add_argument(
+    "folder", metavar="DIR", help="embeddings, as seer-jax embed writes them"
+  )
+  add = functools.partial(option, parser)
   add(
     "--map",
+    None,
+    "auto: UMAP for up to 50,000 images, if it is installed",
+    "auto",
     choices=("auto", "umap", "pca"),
-    default="auto",
-    help="auto: UMAP for up to 50,000 images, if it is installed (%(default)s)",
   )
-  add(
-    "--port",
-    metavar="N",
-    type=int,
-    default=0,
-    help="to listen at; 0 is any that is free (%(default)s)",
+  add("--port", "N", "to listen at; 0 is any free one", 0)
+  parser.add_argument(
+    "--no-browser", action="store_true", help="only print the address"
   )
-  add("--no-browser", action="store_true", help="only print the address")
 
 
 def _view(options: argparse.Namespace) -> None:
@@ -148,14 +130,14 @@ def _view(options: argparse.Namespace) -> None:
 
 
 def _has_screen():
-  """Without one, a browser of the terminal would open, or none and complain."""
+  """Without a screen, a terminal browser would open, or an error appear."""
   return sys.platform != "linux" or bool(
     {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ)
   )
 
 
 LABEL = Command(
-  "Sorts images by a few examples a category, or says that it is not sure.",
+  "Sorts images by a few examples per category; says where it is not sure.",
   (
     "seer-jax label ~/examples ~/photos.seer --precision 0.95",
     "seer-jax label ~/labels.csv ~/photos.seer --ask 20",
@@ -164,7 +146,7 @@ LABEL = Command(
   _label,
 )
 VIEW = Command(
-  "Shows a map of the images in the browser: to look, select and label.",
+  "Shows a map of the images in the browser, to look, select and label.",
   (
     "seer-jax view ~/photos.seer",
     "seer-jax view ~/photos.seer --map pca --port 8080 --no-browser",

@@ -9,35 +9,30 @@ from typing import Any, NoReturn
 
 from seer_jax.runtime import errors
 
-# "--config.swav.epsilon=0.04", or its value in the next argument.
+# "--config.swav.epsilon=0.04", or the value as the next argument.
 _OVERRIDE = re.compile(r"--(no)?config\.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-  """A command of the command line.
-
-  Attributes:
-    sentence: what it does.
-    examples: two command lines.
-    add_arguments: of a parser.
-    run: what it does with the options; returns the exit status, None for 0.
-    has_config: whether it takes `--config`, and `--config.KEY=VALUE`; these
-      are then in `options.overrides`, as they were given.
-  """
+  """A command of the command line."""
 
   sentence: str
-  examples: tuple[str, str]
+  examples: tuple[str, str]  # Two command lines.
+  # Adds its arguments to a parser.
   add_arguments: Callable[[argparse.ArgumentParser], None]
+  # Takes the options; returns the exit status, None for 0.
   run: Callable[[argparse.Namespace], Any]
+  # Whether it takes `--config`, and `--config.KEY=VALUE`, which are then in
+  # `options.overrides` as they were given.
   has_config: bool = False
 
   def __call__(self, name: str, arguments: Sequence[str]) -> Any:
-    """Reads the arguments, and runs."""
+    """Parses the arguments and runs the command."""
     return self.run(self.parse(name, arguments))
 
   def parser(self, name: str) -> argparse.ArgumentParser:
-    """Reads the options, and has the help, of the command of that name."""
+    """The parser of the command under a name, with its help."""
     parser = _Parser(
       prog=f"seer-jax {name}",
       description=self.sentence,
@@ -57,10 +52,9 @@ class Command:
     return parser
 
   def parse(self, name: str, arguments: Sequence[str]) -> argparse.Namespace:
-    """The options.
+    """Parses the arguments.
 
-    Raises:
-      UserError: an argument is unknown, missing or wrong.
+    Raises UserError if one is unknown, missing or wrong.
     """
     parser = self.parser(name)
     options, rest = parser.parse_known_args(arguments)
@@ -71,25 +65,43 @@ class Command:
     return options
 
 
+def option(
+  parser: Any,
+  name: str,
+  metavar: str | None,
+  help: str,  # noqa: A002
+  default: Any = None,
+  kind: Callable[[str], Any] | None = None,
+  **more: Any,
+) -> None:
+  """Adds an option, whose default gives its type and is shown in the help."""
+  if default not in (None, ""):
+    help += " (%(default)s)"  # noqa: A001
+  kind = kind or (str if default is None else type(default))
+  parser.add_argument(
+    name, metavar=metavar, help=help, default=default, type=kind, **more
+  )
+
+
 class _Parser(argparse.ArgumentParser):
-  """argparse's, but for its usage in front of every complaint."""
+  """An argument parser whose errors are one line."""
 
   def error(self, message: str) -> NoReturn:
-    raise errors.UserError(f"{self.prog}: {message}; --help tells more")
+    raise errors.UserError(f"{self.prog}: {message}; see --help")
 
 
 def _complaint(parser, argument):
-  """About an argument that no option takes."""
-  what = f"what is {argument!r}?"
+  """The message about an argument that no option takes."""
+  what = f"the argument {argument!r} is unexpected;"
   if argument.startswith("-"):
     name = argument.split("=")[0]
     hint = nearest(name, parser._option_string_actions)
     what = f"there is no option {name}{hint}"
-  return f"{parser.prog}: {what} --help tells more"
+  return f"{parser.prog}: {what} see --help"
 
 
 def _overrides(rest):
-  """(what sets keys of the config, what does not)."""
+  """(arguments that set keys of the config, the others)."""
   ours, others = [], []
   value_follows = False
   for argument in rest:
@@ -105,6 +117,6 @@ def _overrides(rest):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-  """Asks for the known name that is most like a wrong one, if any is."""
+  """Suggests the known name that is closest to a wrong one, if any is."""
   close = difflib.get_close_matches(name, list(known), n=1)
   return f"; did you mean {close[0]}?" if close else ";"

@@ -1,17 +1,18 @@
-"""`plan` and `doctor`: hardware that is elsewhere, and what is wrong here."""
+"""`plan` and `doctor`: hardware that is absent, and what is wrong here."""
 
 import argparse
 
 from seer_jax.commands import logs
-from seer_jax.commands.parser import Command
+from seer_jax.commands.parser import Command, option
 from seer_jax.runtime import errors
 
 
 def _add_plan(parser):
-  parser.add_argument(
+  option(
+    parser,
     "--topology",
-    metavar="CHIP:SHAPE",
-    help="v100:64x8 (hosts x GPUs) or v5p:8x8x8 (chips of a slice)",
+    "CHIP:SHAPE",
+    "v100:64x8 (hosts x GPUs) or v5p:8x8x8 (chips of a slice)",
   )
 
 
@@ -21,7 +22,8 @@ def _plan(options: argparse.Namespace) -> None:
   config = from_flags.read(options.config, options.overrides)
   if options.topology is None:
     raise errors.UserError(
-      "give --topology, such as v100:64x8 (hosts x GPUs) or v5p:8x8x8"
+      "no --topology is given; an example is v100:64x8 (hosts x GPUs) or"
+      " v5p:8x8x8 (chips of a slice)"
     )
   from seer_jax.planning import plan, plan_report
 
@@ -50,7 +52,7 @@ PLAN = Command(
   has_config=True,
 )
 DOCTOR = Command(
-  "Tells what this machine has, and what is wrong with it.",
+  "Describes this machine and its installation, and finds faults.",
   ("seer-jax doctor", "JAX_PLATFORMS=cpu seer-jax doctor"),
   lambda parser: None,
   _doctor,

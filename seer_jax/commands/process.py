@@ -1,9 +1,9 @@
-"""What a process is told before JAX starts: where programs and memory are kept.
+"""Settings made before JAX starts: the compilation cache and memory.
 
-XLA:CPU asks for a program's temporary memory at each call and gives it back
-after. Of hundreds of MiB that is a quarter of a step: glibc passes them on to
-the system, which takes pages back and hands them out again one by one, zeroed
-(RegNetY-400MF, 96 px, 16 images: 83,000 page faults a step; 384 ms became 296).
+XLA:CPU allocates a program's temporary memory at each call and frees it after.
+For hundreds of MiB that takes a quarter of a step, since glibc returns them to
+the system, which hands the pages out again one by one, zeroed (RegNetY-400MF,
+96 px, 16 images: 83,000 page faults a step; without them 384 ms became 296).
 """
 
 import ctypes
@@ -25,26 +25,22 @@ _ACCELERATORS = (
 
 
 def keep_compiled() -> None:
-  """Compiled programs survive the process, in the user's cache folder."""
+  """Keeps compiled programs in the user's cache."""
   import jax
 
   jax.config.update("jax_compilation_cache_dir", str(files.cache_folder()))
 
 
 def collect_seldom() -> None:
-  """Python looks for cycles less often: tracing makes few, of many objects."""
+  """Runs the garbage collector less often: tracing makes few cycles."""
   gc.set_threshold(100_000, 20, 20)
 
 
 def keep_memory() -> bool:
-  """Has this process keep memory that is freed, for the next step.
+  """Has glibc keep memory that is freed, for the next step; whether it does.
 
-  Only where the CPU is what computes, and glibc what allocates. Before threads
-  are started, thus before JAX is imported: glibc gives each thread an arena,
-  and only the first can hold so much.
-
-  Returns:
-    Whether it was asked for.
+  Only if the CPU computes and JAX is not imported yet: glibc gives each thread
+  an arena, and only the first one can hold so much.
   """
   if "jax" in sys.modules or _has_accelerator() or not host.has_glibc():
     return False

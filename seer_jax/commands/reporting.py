@@ -1,37 +1,38 @@
 """`report`: one page that says whether a run worked."""
 
 import argparse
+import functools
 import pathlib
 
 from seer_jax.commands import logs, process
-from seer_jax.commands.parser import Command
+from seer_jax.commands.parser import Command, option
 from seer_jax.runtime import errors, files
 
 
 def _add_arguments(parser):
-  add = parser.add_argument
-  add(
+  add = functools.partial(option, parser)
+  parser.add_argument(
     "workdirs",
     metavar="WORKDIR",
     nargs="+",
-    help="of a run; several are put on one page, side by side",
+    help="of a run; several are compared on one page",
   )
   add(
     "--out",
-    metavar="FILE",
-    help="the page (WORKDIR/report.html; of several runs, report.html here)",
+    "FILE",
+    "the page (WORKDIR/report.html; of several runs, report.html here)",
   )
   add(
     "--images",
-    metavar="N",
-    type=int,
-    help="images of each run to look at, 0 for no pictures (as the run's"
-    " config has it)",
+    "N",
+    "images of each run to look at, 0 for no pictures (by default, as in the"
+    " run's config)",
+    kind=int,
   )
   add(
     "--evals",
-    metavar="DIR",
-    help="what seer-jax eval wrote, for its figures (WORKDIR/evals)",
+    "DIR",
+    "what seer-jax eval wrote, for its figures (WORKDIR/evals)",
   )
 
 

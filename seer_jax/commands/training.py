@@ -2,40 +2,42 @@
 
 import argparse
 import contextlib
+import functools
 import gc
 import logging
 import os
 import sys
 
 from seer_jax.commands import logs, process
-from seer_jax.commands.parser import Command
+from seer_jax.commands.parser import Command, option
 from seer_jax.runtime import errors, files
 
 _log = logging.getLogger(__name__)
 
 
 def _add_arguments(parser):
-  add = parser.add_argument
-  add(
-    "--workdir",
-    metavar="DIR",
-    help="where the run is kept; the same folder resumes it",
+  option(
+    parser, "--workdir", "DIR", "folder of the run; the same one resumes it"
   )
   several = parser.add_argument_group(
     "several processes",
-    "Found by themselves under SLURM, Open MPI, Kubernetes and on Cloud TPUs.",
+    "Detected under SLURM, Open MPI, Kubernetes and on Cloud TPUs.",
   )
-  add = several.add_argument
-  add("--coordinator", metavar="HOST:PORT", help="where the first one listens")
-  add("--processes", metavar="N", type=int, help="how many there are")
-  add("--process", metavar="I", type=int, help="which this is, from 0")
-  add(
-    "--patience",
-    metavar="SECONDS",
-    type=float,
-    default=300,
-    help="how long to wait for the others (%(default)s)",
+  add = functools.partial(option, several)
+  add("--coordinator", "HOST:PORT", "where the first process listens")
+  add("--processes", "N", "how many there are", kind=int)
+  add("--process", "I", "index of this one, from 0", kind=int)
+  add("--patience", "SECONDS", "how long to wait for the others", 300.0)
+
+
+def _add_training(parser):
+  parser.add_argument(
+    "--compile-only",
+    action="store_true",
+    help="compile the run's programs into the cache, without training: once,"
+    " before many processes that share the cache start",
   )
+  _add_arguments(parser)
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -59,7 +61,7 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _report(workdir, images):
-  """Leaves `report.html`; the run is what counts, so nothing here ends it."""
+  """Writes `report.html`; a failure is only a warning, since the run counts."""
   import jax
 
   from seer_jax.apps.report import report
@@ -69,13 +71,15 @@ def _report(workdir, images):
     return
   # The network runs in one process; of several, the others have ended.
   alone = jax.process_count() == 1
-  gc.collect()  # What the run had on the devices.
+  gc.collect()  # Arrays of the run on the devices.
   path = workdir / report.NAME
   try:
     (verdict,) = report.write([workdir], path, images if alone else 0)
-    print(f"{verdict.title}: {report.NAME} in the workdir shows how")
+    print(f"{verdict.title}: see {report.NAME} in the workdir")
   except Exception as error:
-    _log.warning("no report: %s; seer-jax report tries again", error)
+    _log.warning(
+      "the report could not be written: %s; seer-jax report tries again", error
+    )
     _log.debug("the report failed", exc_info=True)
 
 
@@ -94,7 +98,7 @@ def _begin(options, needs_workdir=True):
 
   config = from_flags.read(options.config, options.overrides)
   if not options.workdir and needs_workdir:
-    raise errors.UserError("give --workdir, the folder to keep the run in")
+    raise errors.UserError("no --workdir is given; name a folder for the run")
   import jax
 
   from seer_jax.runtime import distributed
@@ -112,7 +116,7 @@ def _begin(options, needs_workdir=True):
 
 @contextlib.contextmanager
 def _ending_together():
-  """One of several processes fails, and all end, saying why."""
+  """When one of several processes fails, ends all, with its message."""
   from seer_jax.runtime import abort
 
   try:
@@ -125,7 +129,7 @@ def _ending_together():
   except KeyboardInterrupt:
     abort.fail(
       errors.INTERRUPTED,
-      "interrupted; what was not saved is lost, and the same command goes on"
+      "interrupted; what was not saved is lost, and the same command resumes"
       " from the newest checkpoint",
     )
   except Exception as error:
@@ -133,18 +137,8 @@ def _ending_together():
     raise
 
 
-def _add_training(parser):
-  parser.add_argument(
-    "--compile-only",
-    action="store_true",
-    help="compile the run's programs into the cache, and train nothing: once,"
-    " before many processes that share the cache start",
-  )
-  _add_arguments(parser)
-
-
 TRAIN = Command(
-  "Pre-trains on images; run again, it goes on where it stopped.",
+  "Pre-trains on images; run again, it resumes where it stopped.",
   (
     "seer-jax train --config configs/digits.py --workdir runs/digits",
     "seer-jax train --config configs/folder.py --workdir runs/photos"
@@ -155,7 +149,7 @@ TRAIN = Command(
   has_config=True,
 )
 REPLAY = Command(
-  "Repeats the step at which a run gave up, and looks for the cause.",
+  "Repeats the step at which a run diverged, and looks for the cause.",
   (
     "seer-jax replay --config configs/digits.py --workdir runs/digits",
     "seer-jax replay --config configs/folder.py --workdir runs/photos"

@@ -3,21 +3,22 @@
 import argparse
 import os
 
-from seer_jax.commands.parser import Command
+from seer_jax.commands.parser import Command, option
 from seer_jax.runtime import errors, files
 
 
 def _add_arguments(parser):
-  add = parser.add_argument
-  add("source", metavar="IN", help="file, folder or name; a run's workdir")
-  add("target", metavar="OUT", nargs="?", help="what to write")
-  add(
-    "--to",
-    metavar="FORMAT",
-    help="of OUT: vissl, timm, torchvision, huggingface, orbax, stablehlo or"
-    " onnx",
+  parser.add_argument(
+    "source", metavar="IN", help="file, folder or name; a run's workdir"
   )
-  add(
+  parser.add_argument("target", metavar="OUT", nargs="?", help="what to write")
+  option(
+    parser,
+    "--to",
+    "FORMAT",
+    "of OUT: vissl, timm, torchvision, huggingface, orbax, stablehlo or onnx",
+  )
+  parser.add_argument(
     "--no-check",
     dest="check",
     action="store_false",
@@ -28,9 +29,9 @@ def _add_arguments(parser):
 def _convert(options: argparse.Namespace) -> None:
   if (options.target is None) != (options.to is None):
     raise errors.UserError(
-      "give both OUT and --to, or neither to see what is in IN"
+      "give both OUT and --to; or neither, to see what is in IN"
     )
-  # What is converted is read and written once: no accelerator is needed.
+  # Arrays are read and written once, which needs no accelerator.
   os.environ.setdefault("JAX_PLATFORMS", "cpu")
   import jax
 
@@ -48,7 +49,7 @@ def _convert(options: argparse.Namespace) -> None:
 
 
 CONVERT = Command(
-  "Tells what is in weights, or writes them in another project's format.",
+  "Shows what is in weights, or writes them in another project's format.",
   (
     "seer-jax convert seer_32.torch",
     "seer-jax convert runs/photos photos.onnx --to onnx",

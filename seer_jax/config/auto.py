@@ -40,26 +40,17 @@ class Choice(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class RunContext:
-  """What choices are made from.
+  """What choices are made from."""
 
-  Attributes:
-    images: how many there are.
-    side: median shorter side of a sample of them, in pixels.
-    devices: in the mesh, over all hosts.
-    platform: of these, as JAX names it.
-    precision: what they multiply fastest, and why (`mesh.native_precision`).
-    cores: of this host.
-    labels: how many the images have.
-    memory: bytes that a program has on a device; 0 where it is the host's.
-  """
-
-  images: int
-  side: int
-  devices: int
-  platform: str
+  images: int  # How many there are.
+  side: int  # Median shorter side of a sample of them, in pixels.
+  devices: int  # In the mesh, over all hosts.
+  platform: str  # Of these, as JAX names it.
+  # What they multiply fastest, and why (`mesh.native_precision`).
   precision: tuple[str, str]
-  cores: int
-  labels: int = 0
+  cores: int  # Of this host.
+  labels: int = 0  # How many the images have.
+  # Bytes that a program has on a device; 0 where it is the host's.
   memory: int = 0
 
   @property
@@ -73,8 +64,7 @@ def median_side(
 ) -> int:
   """Median shorter side of images spread evenly over the source.
 
-  Raises:
-    UserError: not one of the sampled images could be read.
+  Raises UserError if not one of the sampled images could be read.
   """
   sides = []
   for index in np.linspace(0, len(source) - 1, sample).astype(int).tolist():
@@ -98,9 +88,8 @@ def complete(
 ) -> list[Choice]:
   """Fills in every key that is None; returns what it chose, in order.
 
-  Raises:
-    UserError: the batch is larger than the data, or cannot be split evenly
-      over the devices.
+  Raises UserError if the batch is larger than the data, or cannot be split
+  evenly over the devices.
   """
   if here.images < _FEWEST:
     raise errors.UserError(

@@ -27,11 +27,6 @@ def resized(
 ) -> dict[str, Any]:
   """The keys of another batch, and of what must divide it or be its multiple.
 
-  Args:
-    config: resolved.
-    batch: images a step.
-    devices: that share it.
-
   Returns:
     Their new values, by dotted keys.
   """

@@ -14,13 +14,12 @@ from seer_jax.runtime import errors
 def read(path: str | None, overrides: Sequence[str] = ()) -> keys.ConfigDict:
   """The config that a file gives, with the overrides.
 
+  Raises UserError if there is no file, it fails, or has no such keys.
+
   Args:
     path: of a file with a function `get_config`; what follows a colon is its
       argument ("configs/seer_rg256.py:v100").
     overrides: "--config.swav.epsilon=0.04", or a value in the next entry.
-
-  Raises:
-    UserError: there is no file, it fails, or has no such keys.
   """
   if not path:
     raise errors.UserError("give --config, for example configs/digits.py")

@@ -24,17 +24,11 @@ _IN_LOOPS = 5
 
 
 class _Block(NamedTuple):
-  """Sizes of a block: numbers, for one image, of one resolution.
+  """Sizes of a block: numbers, for one image, of one resolution."""
 
-  Attributes:
-    inside: kept if it is not computed again.
-    out: of its result, which is kept in any case.
-    parameters: of its layers.
-  """
-
-  inside: int
-  out: int
-  parameters: int
+  inside: int  # Kept if it is not computed again.
+  out: int  # Of its result, which is kept in any case.
+  parameters: int  # Of its layers.
 
 
 def least(
@@ -46,8 +40,6 @@ def least(
   """The value of `model.remat` to take, and why.
 
   Args:
-    config: resolved, but for this.
-    devices: that share the batch.
     memory: bytes that a program has on each; 0 where it is the host's.
     scale: what a compiler needed, over what was estimated for it.
   """
@@ -87,11 +79,6 @@ def estimate(config: ml_collections.ConfigDict, devices: int, rung: str) -> int:
   Parameters, momentum and gradients in float32; the maps that the forward pass
   leaves to the backward pass; of blocks that are computed again, those of the
   largest. docs/performance.md compares it with what compilers need.
-
-  Args:
-    config: resolved, but for `model.remat`.
-    devices: that share the batch.
-    rung: a value of `model.remat`.
   """
   arch, crops = encoder.architecture(config.model), config.crops
   execution, size = regnet.Execution(rung), _BYTES[config.precision]

@@ -30,8 +30,7 @@ def load(workdir: pathlib.Path, config: ConfigDict) -> None:
 def of_run(workdir: pathlib.Path) -> ConfigDict:
   """The config of an earlier run; keys that it lacks have their defaults.
 
-  Raises:
-    UserError: its `config.json` cannot be read.
+  Raises UserError if its `config.json` cannot be read.
   """
   config = keys.base()
   with config.ignore_type():
@@ -46,13 +45,10 @@ def write(
 ) -> None:
   """Writes a resolved config, or compares it with that of the workdir's run.
 
-  Args:
-    workdir: of the run.
-    config: resolved.
-    primary: whether to write it, if there is none yet.
+  Raises UserError if the workdir belongs to a run with another config.
 
-  Raises:
-    UserError: the workdir belongs to a run with another config.
+  Args:
+    primary: whether to write it, if there is none yet.
   """
   ours = json.loads(json.dumps(dict(keys.flatten(config))))
   theirs = _of_checkpoints(workdir)

@@ -42,15 +42,12 @@ def decode(data: bytes, max_pixels: int) -> np.ndarray:
   Grey and palette images become RGB, 16 bits become 8, an animation gives its
   first frame, and an EXIF orientation is applied. Alpha is dropped, leaving the
   colours stored under it, as PIL's `convert("RGB")` does (except that libtiff
-  blends a TIFF onto black).
+  blends a TIFF onto black). Raises BadImage if empty, cut short, damaged, too
+  large, or not an image.
 
   Args:
-    data: the encoded file.
     max_pixels: largest height x width accepted, as the header has it: larger
       images are refused before any pixel is decoded.
-
-  Raises:
-    BadImage: empty, cut short, damaged, too large, or not an image.
   """
   image_HxWx3 = _decode_bgr(data, max_pixels)
   return _swap_red_and_blue(image_HxWx3)
@@ -131,18 +128,14 @@ def multi_crop_bytes(
 ) -> tuple[np.ndarray, ...]:
   """`multi_crop` of an encoded image: same draws, same boxes, less work.
 
-  A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where every box, drawn
-  before from the header, still is as large as its crop.
+  A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where every box, drawn before
+  from the header, still is as large as its crop. Raises BadImage if as
+  `decode`.
 
   Args:
-    data: the encoded file.
     rng: as it was before the call, should that raise.
-    groups: the layout.
     ratio: limits of the boxes' aspect ratio, width over height.
     max_pixels: as for `decode`, of the image in full.
-
-  Raises:
-    BadImage: as `decode`.
   """
   before = rng.bit_generator.state
   size = image_header.upright_jpeg_size(data)
@@ -171,8 +164,9 @@ def center_crop(
 ) -> np.ndarray:
   """The evaluation view: shorter side to `resize`, then the central square.
 
+  Raises ValueError if `size` is larger than `resize`, or no such interpolation.
+
   Args:
-    image_HxWx3: uint8.
     resize: pixels of the shorter side.
     size: pixels of the square's side, S.
     interpolation: "area" averages; "bilinear" and "bicubic" equal, bit for
@@ -181,9 +175,6 @@ def center_crop(
 
   Returns:
     `crop_SxSx3`, uint8.
-
-  Raises:
-    ValueError: `size` is larger than `resize`, or no such interpolation.
   """
   if size > resize:
     raise ValueError(f"cannot cut {size} pixels out of {resize}: size > resize")

@@ -93,8 +93,7 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
 def jpeg_orientation(data: bytes) -> int:
   """The EXIF orientation, 1 to 8; 1 where none is given.
 
-  Raises:
-    struct.error: the header is cut short.
+  Raises struct.error if the header is cut short.
   """
   for marker, start in _jpeg_segments(data):
     if marker == _APP1 and data.startswith(b"Exif\0\0", start):

@@ -81,15 +81,8 @@ def report(
 ) -> Iterator[str]:
   """Lines about the images of a source; all of them are decoded for it.
 
-  Of each image eight bytes are kept, in a temporary file.
-
-  Args:
-    source: of the images.
-    max_pixels: as for `crops.decode`.
-    workers: how many processes look.
-
-  Raises:
-    UserError: no image is usable; after the lines that say why.
+  Of each image eight bytes are kept, in a temporary file. Raises UserError if
+  no image is usable; after the lines that say why.
   """
   scan, bad, excluded, size = _Scan(source, max_pixels), [], 0, 0
   shorter, longer, labels = (collections.Counter() for _ in range(3))

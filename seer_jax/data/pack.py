@@ -137,18 +137,12 @@ def pack(
 ) -> str:
   """Packs all shards that are not there yet; returns what was done.
 
+  Raises UserError if the folder holds something else, or cannot be written to,
+  Lost if the disk is full, and Stopped if `process_pool.stop` was called.
+
   Args:
-    source: the images.
-    target: folder for the shards.
     shard: images in each; None for what was begun, or else `shard_of`.
     side: shorter sides are shrunk to so many pixels; 0 leaves them.
-    max_pixels: as for `crops.decode`.
-    workers: processes.
-
-  Raises:
-    UserError: the folder holds something else, or cannot be written to.
-    Lost: the disk is full.
-    Stopped: `process_pool.stop` was called.
   """
   if shard is None:
     shard = _begun(target) or shard_of(len(source))

@@ -74,8 +74,7 @@ class BadImages:
   def record(self, indices: np.ndarray) -> None:
     """Takes the indices of unusable images; negative ones mean none.
 
-    Raises:
-      UserError: more images are bad than the config allows.
+    Raises UserError if more images are bad than the config allows.
     """
     for index in set(indices[indices >= 0].tolist()) - self._met:
       self._met.add(index)
@@ -211,9 +210,6 @@ def train_batches(
   where another image stood in; and, if `has_labels`, "label": B, -1 for none}.
 
   Args:
-    source: the images.
-    config: resolved.
-    mesh: where the batches go.
     first: number of the first sample.
     bad_images: told of every unusable image met.
   """
@@ -357,13 +353,8 @@ def clean_batches(
   for the rows that fill up the last batch, whose index is -1.
 
   Args:
-    source: the images.
-    indices: which of them.
     preprocessing: makes the view, of side S; pixels are not normalised.
-    mesh: where the batches go.
     batch_size: of all devices together; raised to a multiple of their number.
-    max_pixels: as for `crops.decode`.
-    reads: images that are read at once.
   """
   batch = -(-batch_size // mesh.size) * mesh.size
   padded = np.full(-(-len(indices) // batch) * batch, -1, np.int64)

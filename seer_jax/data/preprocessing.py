@@ -20,31 +20,24 @@ MAX_PIXELS = 2**28
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-  """The shorter side to `resize`, the central square of `size`, normalised.
+  """The shorter side to `resize`, the central square of `size`, normalised."""
 
-  Attributes:
-    resize: pixels of the shorter side.
-    size: pixels of the square's side, S.
-    interpolation: "bilinear" or "bicubic", as PIL has them, or "area".
-    mean: of each channel, of pixels from 0 to 1.
-    std: likewise.
-  """
-
-  resize: int = 256
-  size: int = 224
+  resize: int = 256  # Pixels of the shorter side.
+  size: int = 224  # Pixels of the square's side, S.
+  # "bilinear" or "bicubic", as PIL has them, or "area".
   interpolation: str = "bilinear"
+  # Of each channel, of pixels from 0 to 1.
   mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
   std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
   def __call__(self, images: Sequence[Any] | Any) -> np.ndarray:
     """Images to `x_NxSxSx3`, float32, as the network wants them.
 
+    Raises UserError if one of them is no image.
+
     Args:
       images: one or several: paths, encoded bytes, arrays HxWx3 of uint8, or
         PIL's images.
-
-    Raises:
-      UserError: one of them is no image.
     """
     if isinstance(images, (str, bytes, pathlib.Path)) or not isinstance(
       images, Sequence

@@ -51,7 +51,6 @@ def shrink(
   is. Enlarging is plain bilinear, as in PIL.
 
   Args:
-    image_HxWx3: uint8.
     box: top, left, height and width, whole or not.
     out_SxTx3: where the result goes; uint8, contiguous.
   """
@@ -132,9 +131,7 @@ def center_crop(
   published numbers are older, so that is not followed.)
 
   Args:
-    image_HxWx3: uint8.
     resize: pixels of the shorter side; at least `size`.
-    size: pixels of the square's side, S.
     interpolation: a name in `FILTERS`.
 
   Returns:

@@ -85,18 +85,15 @@ def _mixed(x_N):
 class Order:
   """Number of a draw -> index of its image.
 
-  Attributes:
-    sizes: of the sources whose images lie one after the other; one as a rule.
-    weights: how often each is drawn from; see `draws_of_each`.
-    seed: of everything.
-
   Of one source every image is drawn once an epoch, that is each `sizes[0]`
   draws. Of several each has epochs of its own, one after the other in time.
   """
 
+  # Of the sources whose images lie one after the other; one as a rule.
   sizes: tuple[int, ...]
+  # How often each is drawn from; see `draws_of_each`.
   weights: tuple[float, ...]
-  seed: int
+  seed: int  # Of everything.
 
   def __getitem__(self, number: int) -> int:
     block, place = divmod(number, _AT_ONCE)
@@ -170,10 +167,8 @@ def draws_of_each(weights: tuple[float, ...]) -> tuple[int, ...]:
   """How often each of several sources is drawn from in every block of draws.
 
   Whole numbers, none below ten, so that none is 5 % off; a block is of 1,000
-  draws, or of more where the least weight needs it.
-
-  Raises:
-    UserError: a weight is so small that it means nothing.
+  draws, or of more where the least weight needs it. Raises UserError if a
+  weight is so small that it means nothing.
   """
   shares = np.array(weights, np.float64)
   shares /= shares.sum()

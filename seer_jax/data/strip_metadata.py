@@ -25,16 +25,12 @@ def strip(data: bytes, max_pixels: int, side: int = 0) -> bytes:
 
   JPEGs and PNGs are cut, their pixels stay as they are, bit for bit. A JPEG
   whose EXIF turns it is turned and written anew, with a quality of 95; every
-  other format becomes a PNG without loss, of its first picture.
+  other format becomes a PNG without loss, of its first picture. Raises BadImage
+  if it cannot be decoded.
 
   Args:
-    data: the encoded file.
-    max_pixels: as for `crops.decode`.
     side: pictures whose shorter side is longer are shrunk to it and become
       JPEGs; 0 leaves sizes alone.
-
-  Raises:
-    BadImage: it cannot be decoded.
   """
   image_HxWx3 = crops.decode(data, max_pixels)
   shorter = min(image_HxWx3.shape[:2])

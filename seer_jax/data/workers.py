@@ -41,9 +41,7 @@ class Batches:
     """Wraps grain's iterator.
 
     Args:
-      batches: of it.
       workers: how many processes make them in turn; 0 for threads of this one.
-      close: ends it.
     """
     self._batches, self._count, self._close = batches, workers, close
     self._workers: dict[str, multiprocessing.Process] = {}
@@ -103,8 +101,6 @@ def begin(run: str, worker: int, workers: int) -> None:
 
   Args:
     run: the `owner` that it belongs to.
-    worker: its number, from 0.
-    workers: how many there are.
   """
   del workers
   with contextlib.suppress(OSError):  # Linux alone has it.

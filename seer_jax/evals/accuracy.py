@@ -1,4 +1,4 @@
-"""Top-1 and top-5 of an encoder that has logits, on clean views."""
+"""Top-1 and top-5 accuracy of an encoder with logits, on clean views."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -17,8 +17,8 @@ from seer_jax.runtime import mesh as mesh_lib
 class Accuracy:
   """Accuracy of one classifier, or of several that share a network.
 
-  Of several, the one that is best on `choice`, labels that no head was trained
-  on, is the result; without them all are reported and none is chosen.
+  Of several, the result is the one that is best on `choice`, labels that no
+  head was trained on; without `choice` all are reported and none is chosen.
   """
 
   def __init__(
@@ -54,7 +54,7 @@ class Accuracy:
     """Yields (`accuracy`, of the chosen head), then the details.
 
     `accuracy/top5` and `accuracy/nll` are of the same head. Of several heads,
-    each gives `accuracy/HEAD`, and `choice/HEAD` on the labels to choose by.
+    each has `accuracy/HEAD`, and `choice/HEAD` on the labels for choosing.
     """
     variables = features.stored(variables, self._mesh)
     found = self._of(variables, self._query)
@@ -89,13 +89,13 @@ class Accuracy:
     for batch in batches:
       self._between()
       more = self._count(variables, batch)
-      # Whole numbers, added on the host: no order of batches changes them.
+      # Whole numbers, added on the host: the order of batches has no effect.
       more = jax.tree.map(lambda x: np.asarray(x, np.float64), more)
       sums = more if sums is None else jax.tree.map(np.add, sums, more)
     if sums is None or not sums["images"]:
       raise errors.UserError(
-        f"none of the {len(images.indices)} images to test on has a label and"
-        " can be read"
+        f"none of the {len(images.indices)} test images can be read and has a"
+        " label; check config.data.test"
       )
     return {
       name: sums[name] / sums["images"] for name in ("top1", "top5", "nll")
@@ -103,14 +103,14 @@ class Accuracy:
 
 
 def _counted(logits_HxBxL, batch):
-  """Sums of a batch; rows without an image or a label count nothing."""
+  """Sums over a batch; rows without an image or a label do not count."""
   valid_B = batch["mask"] & (batch["label"] >= 0)
   label_B = jnp.where(valid_B, batch["label"], 0)
   own_HxB = jnp.take_along_axis(logits_HxBxL, label_B[None, :, None], axis=2)[
     ..., 0
   ]
   ahead = logits_HxBxL > own_HxB[..., None]
-  # Of equal logits the first is the guess, as of argmax.
+  # Of equal logits the first is the prediction, as in argmax.
   before_BxL = jnp.arange(logits_HxBxL.shape[-1]) < label_B[:, None]
   ahead |= (logits_HxBxL == own_HxB[..., None]) & before_BxL
   rank_HxB = jnp.sum(ahead, -1)

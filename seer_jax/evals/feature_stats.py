@@ -10,19 +10,13 @@ from seer_jax.evals import features
 
 
 def spread(features_NxD: np.ndarray, most: int = 2048) -> dict[str, float]:
-  """How much of the feature space is used.
+  """How much of the feature space is used, by at most so many rows.
 
-  Args:
-    features_NxD: finite, of any scale; rows are normalised first.
-    most: rows looked at, evenly spaced; the spectrum needs no more.
-
-  Returns:
-    `features/std`: mean standard deviation of the coordinates, times sqrt(D);
-      towards 1 when rows point everywhere, 0 when all point the same way.
-    `features/rank`: the effective rank, exp of the entropy of the normalised
-      singular values (Roy and Vetterli 2007).
-
-    Without a row both are 0.
+  Rows are normalized first. `features/std` is the mean standard deviation of
+  the coordinates, times sqrt(D): near 1 if rows point everywhere, 0 if all
+  point the same way. `features/rank` is the effective rank, exp of the entropy
+  of the normalized singular values (Roy and Vetterli 2007). Without rows both
+  are 0.
   """
   if not len(features_NxD):
     return {"features/std": 0.0, "features/rank": 0.0}
@@ -38,26 +32,19 @@ def spread(features_NxD: np.ndarray, most: int = 2048) -> dict[str, float]:
 
 
 def spectrum(features_NxD: np.ndarray, most: int = 8192) -> dict[str, float]:
-  """Two signs of quality without labels, of the spectrum of raw features.
+  """Two signs of quality from the spectrum of raw features, without labels.
 
-  Args:
-    features_NxD: finite, not normalised.
-    most: rows looked at, evenly spaced. (RankMe looks at 25,600; this runs on
-      the host while devices wait.)
-
-  Returns:
-    `features/rankme`: exp of the entropy of the singular values (Garrido et al.
-      2023, equation 1); higher was better downstream, among runs of one method.
-    `features/alpha`: of eigenvalues of the covariance falling as i^-alpha
-      (Agrawal et al. 2022), by least squares over those above a millionth of
-      the largest; near 1 was best.
-
-    Without two rows both are 0.
+  `features/rankme` is exp of the entropy of the singular values (Garrido et al.
+  2023, equation 1); higher was better downstream, among runs of one method.
+  `features/alpha` is the exponent of the eigenvalues of the covariance,
+  i^-alpha (Agrawal et al. 2022), fitted to those above a millionth of the
+  largest; near 1 was best. Both are 0 with fewer than two rows. RankMe uses
+  25,600 rows; this one fewer, since it runs on the host while devices wait.
   """
   if len(features_NxD) < 2:
     return {"features/rankme": 0.0, "features/alpha": 0.0}
   rows = features_NxD[:: -(-len(features_NxD) // most)].astype(np.float64)
-  # Of the smaller of the two Gram matrices: the same squares.
+  # The smaller of the two Gram matrices has the same eigenvalues.
   singular = np.sqrt(np.maximum(np.linalg.eigvalsh(_gram(rows)), 0))
   share = singular / max(singular.sum(), 1e-12) + 1e-7
   eigen = np.linalg.eigvalsh(_gram(rows - rows.mean(0)))[::-1]
@@ -79,7 +66,7 @@ def _gram(rows):
 def unique_prototypes(kernel_PxK: np.ndarray, near: float = 0.975) -> float:
   """Share of prototypes with no other as near as a cosine of `near`.
 
-  Prototypes that coincide are codes lost (arXiv 2510.20108 counts so).
+  Prototypes that coincide are lost codes (counted as in arXiv 2510.20108).
   """
   kernel = np.asarray(kernel_PxK, np.float32)
   kernel = kernel / np.maximum(np.linalg.norm(kernel, axis=0), 1e-12)
@@ -93,16 +80,16 @@ def unique_prototypes(kernel_PxK: np.ndarray, near: float = 0.975) -> float:
 
 
 class Spread:
-  """What clean trunk features and prototypes look like, without labels."""
+  """Statistics of clean trunk features and of prototypes, without labels."""
 
   def __init__(self, extract: features.Extractor, images: features.ImageSet):
     self._extract, self._images = extract, images
 
   def run(self, variables: Any) -> Iterator[tuple[str, float]]:
-    """Yields (`features/std`, ...), ...: of `spread` and of `spectrum`.
+    """Yields the values of `spread` and of `spectrum` by name.
 
-    And (`features/nonfinite`, share of images left out), if there are any, and
-    `prototypes/unique`, of the first head, if there is one.
+    Then `features/nonfinite`, the share of images left out, if there are any,
+    and `prototypes/unique` of the first head, if there is one.
     """
     found = self._extract(variables, self._images)
     yield from spread(found.features_NxD).items()

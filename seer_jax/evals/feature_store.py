@@ -1,9 +1,9 @@
 """Features on disk: computed once for weights, data and preprocessing.
 
-A set is a folder: a file of float32 rows for each tap, the labels, and a note
-of how many images they stand for. It grows batch by batch, and a pass that was
-killed goes on behind the last row that the note vouches for. Rows come back as
-memory maps, so a set may be larger than memory.
+A set is a folder: a file of float32 rows per tap, the labels, and a note of how
+many images they cover. It grows batch by batch, and a pass that was killed
+resumes after the last row that the note covers. Rows are returned as memory
+maps, so a set may be larger than memory.
 """
 
 import fcntl
@@ -38,17 +38,15 @@ class FeatureStore:
     about: object,
     rows: Callable[[int], Iterator[features.Rows]],
   ) -> dict[str, features.Features]:
-    """Features by tap; what is missing of them is computed and kept.
+    """Features by tap; computes and keeps what is missing.
+
+    Raises UserError if the disk refuses and Lost if it is full.
 
     Args:
       variables: of the encoder; their content is part of the key.
       images: likewise, by the fingerprint of the source.
-      about: all else that features depend on.
-      rows: computes, from a number of the set on.
-
-    Raises:
-      UserError: the disk refuses.
-      Lost: it is full.
+      about: everything else that features depend on.
+      rows: computes, from an index of the set on.
     """
     indices = np.asarray(images.indices, np.int64)
     folder = self._folder / files.key(
@@ -60,7 +58,7 @@ class FeatureStore:
     try:
       folder.mkdir(parents=True, exist_ok=True)
       with open(folder / _LOCK, "w") as lock:
-        # Another evaluation may be at the same features: wait for it.
+        # Another evaluation may be computing the same features: wait for it.
         fcntl.flock(lock, fcntl.LOCK_EX)
         note = self._read_note(folder)
         if note["done"] < len(indices):
@@ -77,7 +75,7 @@ class FeatureStore:
       ) from error
 
   def _fingerprint(self, variables):
-    """Of the arrays; the same variables are hashed once."""
+    """The fingerprint of variables; the same ones are hashed once."""
     if self._known[0] is not variables:
       self._known = variables, fingerprint(variables)
     return self._known[1]
@@ -89,7 +87,7 @@ class FeatureStore:
       return {"done": 0, "rows": 0, "widths": {}}
 
   def _extend(self, folder, note, rows):
-    """Appends what is missing. A torn end, of a kill, is overwritten."""
+    """Appends what is missing, over a partial end that a kill left."""
     for part in rows(note["done"]):
       widths = {tap: x.shape[1] for tap, x in part.taps.items()}
       arrays = {_file_of(tap): x for tap, x in part.taps.items()}
@@ -99,7 +97,7 @@ class FeatureStore:
         with open(folder / name, "ab") as file:
           file.truncate(note["rows"] * width * x.itemsize)
           file.write(np.ascontiguousarray(x).tobytes())
-          # The note, which is written next, vouches for it.
+          # The note, which is written next, covers it.
           file.flush()
           os.fsync(file.fileno())
       note = {
@@ -112,7 +110,7 @@ class FeatureStore:
 
 
 def fingerprint(variables: Any) -> str:
-  """SHA-256 of all arrays with their paths, whatever they were loaded from."""
+  """SHA-256 of all arrays with their paths."""
   digest = hashlib.sha256()
   for path, leaf in jax.tree.leaves_with_path(variables):
     array = np.asarray(leaf)

@@ -21,25 +21,19 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-  """Features of a set of images; only those that are finite.
+  """Finite features of a set of images, and their labels."""
 
-  Attributes:
-    features_NxD: float32.
-    labels_N: -1 where there is none.
-    nonfinite: share of the images whose features are not; they are left out.
-  """
-
-  features_NxD: np.ndarray
-  labels_N: np.ndarray
-  nonfinite: float = 0.0
+  features_NxD: np.ndarray  # Float32.
+  labels_N: np.ndarray  # -1 for none.
+  nonfinite: float = 0.0  # Share of the images left out.
 
   def labelled(self) -> "Features":
-    """Those that have a label."""
+    """Those with a label."""
     has_label_N = self.labels_N >= 0
     return self if has_label_N.all() else self.only(has_label_N)
 
   def only(self, rows: np.ndarray) -> "Features":
-    """Some of them, by number or by a mask."""
+    """Some of them, by index or by a mask."""
     return Features(self.features_NxD[rows], self.labels_N[rows])
 
 
@@ -52,21 +46,15 @@ class ImageSet:
 
 
 class Rows(NamedTuple):
-  """Features of a batch's usable images.
+  """Features of a batch's usable images."""
 
-  Attributes:
-    taps: BxD, by name.
-    labels_B: -1 where there is none.
-    done: images of the set that this batch and those before took.
-  """
-
-  taps: dict[str, np.ndarray]
-  labels_B: np.ndarray
-  done: int
+  taps: dict[str, np.ndarray]  # BxD, by name.
+  labels_B: np.ndarray  # -1 for none.
+  done: int  # Images of the set processed so far.
 
 
 class Store(Protocol):
-  """Where features are kept; `feature_store.FeatureStore` is one."""
+  """Keeps features; `feature_store.FeatureStore` is one."""
 
   def get(
     self,
@@ -75,15 +63,15 @@ class Store(Protocol):
     about: object,
     rows: Callable[[int], Iterator[Rows]],
   ) -> dict[str, Features]:
-    """What is kept of an encoder's images; missing rows are asked for."""
+    """Features of an encoder's images; computes missing rows."""
     ...
 
 
 class Encoder(Protocol):
-  """Anything that turns images into features, and how it wants them.
+  """Turns images into features, with its own preprocessing.
 
   `models.encoder.Encoder` is one: that of a task, or what `seer_jax.load`
-  returns for a run, an export or a file of another project.
+  returns.
   """
 
   preprocessing: preprocessing.Preprocessing
@@ -91,20 +79,19 @@ class Encoder(Protocol):
   def apply(
     self, variables: Any, x_NxHxWx3: jax.Array
   ) -> Mapping[str, jax.Array]:
-    """Normalised float images to taps; `avgpool`, NxD, is the features."""
+    """Normalized float images to taps; `avgpool`, NxD, is the features."""
     ...
 
 
 class Extractor:
-  """Runs an encoder over image sets, with the preprocessing it wants.
+  """Runs an encoder over image sets, with its preprocessing.
 
       model, variables = seer_jax.load("regnety_320.seer")
       extract = Extractor(model, mesh)
       found = extract.of(variables, ImageSet(source, range(1000)))
 
-  Calling it keeps what it computed of each set until it is told to forget, so
-  that several evaluators of the same variables, and of several taps, pay for
-  one pass.
+  Calling it keeps the features of each set until `forget`, so that evaluators
+  of the same variables share one pass.
   """
 
   def __init__(
@@ -121,18 +108,11 @@ class Extractor:
     store: Store | None = None,
     strict: bool = False,
   ):
-    """Nothing is computed yet.
+    """Computes nothing yet.
 
     Args:
-      encoder: whose features are wanted.
-      mesh: where it runs.
-      taps: outputs wanted, as `heads.tap` reads them; the first is what is
-        meant where no tap is named.
-      batch_size: images at once, over all devices.
-      max_pixels: as for `crops.decode`.
-      reads: images that are read at once.
-      dtype: what the network computes in.
-      between: called before each batch; what it raises ends the pass.
+      taps: outputs to extract (`heads.tap`); the first is the default.
+      between: called before each batch; an exception ends the pass.
       store: keeps features between processes; see `feature_store.py`.
       strict: refuses features that are not finite instead of leaving them out.
     """
@@ -148,7 +128,7 @@ class Extractor:
       self.taps,
     )
     self._kept: dict[int, dict[str, Features]] = {}
-    self._told: set[tuple[int, int]] = set()
+    self._warned: set[tuple[int, int]] = set()
 
     self._forward = compiled(
       encoder,
@@ -166,26 +146,25 @@ class Extractor:
       if self._strict and any(each.nonfinite for each in found.values()):
         share = max(each.nonfinite for each in found.values())
         raise errors.UserError(
-          f"features of {share:.1%} of the images are not finite: either the"
-          " run diverged, or its numbers are too large for 16 bits: try"
+          f"features of {share:.1%} of the images are not finite: the run"
+          " diverged, or its numbers are too large for 16 bits; try"
           " --config.precision=fp32"
         )
       self._kept[id(images)] = found
     return self._kept[id(images)][tap or self.taps[0]]
 
   def forget(self) -> None:
-    """The next variables are others."""
+    """Drops what is kept, before other variables."""
     self._kept = {}
 
   def of(self, variables: Any, images: ImageSet) -> Features:
-    """The same of the first tap, not kept."""
+    """Features of the first tap, not kept."""
     return self.taps_of(variables, images)[self.taps[0]]
 
   def taps_of(self, variables: Any, images: ImageSet) -> dict[str, Features]:
-    """Of all taps, not kept here, but in the store if there is one.
+    """Features of all taps, not kept here, but in the store if there is one.
 
-    Raises:
-      UserError: no image is usable.
+    Raises UserError if no image is usable.
     """
     if self._store:
       rows = functools.partial(self.rows, variables, images)
@@ -202,10 +181,9 @@ class Extractor:
   def rows(
     self, variables: Any, images: ImageSet, first: int = 0
   ) -> Iterator[Rows]:
-    """The usable images, batch by batch, from number `first` of the set on.
+    """Yields the usable images, batch by batch, from index `first` of the set.
 
-    Raises:
-      UserError: none is usable.
+    Raises UserError if no image is usable.
     """
     variables = stored(variables, self.mesh)
     batches = pipeline.clean_batches(
@@ -224,23 +202,23 @@ class Extractor:
       mask_B = mesh_lib.to_host(batch["mask"])
       label_B = mesh_lib.to_host(batch["label"])[mask_B]
       index_B = mesh_lib.to_host(batch["index"])
-      self._tell_unusable(images.source, index_B[~mask_B])
+      self._warn_of_unusable(images.source, index_B[~mask_B])
       seen += len(label_B)
       taps = {tap: np.asarray(x)[mask_B] for tap, x in found.items()}
       first = min(first + len(mask_B), len(images.indices))
       yield Rows(taps, label_B, first)
     if not seen:
       raise errors.UserError(
-        f"none of the {len(images.indices)} images to evaluate is usable; look"
-        " at the warnings above"
+        f"none of the {len(images.indices)} images to evaluate is usable; see"
+        " the warnings above"
       )
 
-  def _tell_unusable(self, source, indices):
+  def _warn_of_unusable(self, source, indices):
     for index in indices.tolist():
-      if index >= 0 and (id(source), index) not in self._told:
-        self._told.add((id(source), index))
+      if index >= 0 and (id(source), index) not in self._warned:
+        self._warned.add((id(source), index))
         name, reason = pipeline.describe(source, index, self._max_pixels)
-        _log.warning("left out of evaluation: %r: %s", name, reason)
+        _log.warning("left out of the evaluation: %r: %s", name, reason)
 
 
 def compiled(
@@ -249,13 +227,10 @@ def compiled(
   mesh: jax.sharding.Mesh,
   dtype: Any,
 ) -> Callable[..., dict[str, jax.Array]]:
-  """(variables, pixels_BxSxSx3 of uint8) -> what is wanted of the taps.
+  """(variables, pixels_BxSxSx3 of uint8) -> arrays made from the taps.
 
-  Args:
-    encoder: is compiled with its preprocessing.
-    wanted: from all taps to arrays, B first.
-    mesh: where it runs; every device gets the whole result.
-    dtype: what the network computes in.
+  `wanted` maps all taps to arrays, B first; every device of the mesh gets the
+  whole result.
   """
 
   def forward(variables, pixels_BxSxSx3):
@@ -273,7 +248,7 @@ def stored(variables: Any, mesh: jax.sharding.Mesh) -> dict[str, Any]:
 
 
 def finite(features_NxD: np.ndarray, labels_N: np.ndarray) -> Features:
-  """Leaves out rows that are not finite, of which one would spoil every sum."""
+  """Leaves out rows that are not finite, since one would spoil every sum."""
   # In parts: a memory map may be larger than memory.
   finite_N = np.concatenate(
     [
@@ -285,7 +260,7 @@ def finite(features_NxD: np.ndarray, labels_N: np.ndarray) -> Features:
     return Features(features_NxD, labels_N)
   share = 1 - float(finite_N.mean())
   _log.warning(
-    "the features of %d of %d images are not finite; they are left out of the"
+    "the features of %d of %d images are not finite, and left out of the"
     " evaluation",
     (~finite_N).sum(),
     len(finite_N),

@@ -1,11 +1,11 @@
 """Weighted k-nearest-neighbour classification of clean features.
 
 The protocol of Wu et al. 2018 (section 3.4) that SwAV reports: features are
-L2-normalised; each of a query's k nearest bank images votes for its label with
-weight exp(cosine / T). VISSL takes plain products instead (metric "dot").
+L2-normalized; each of a query's k nearest bank images votes for its label with
+weight exp(cosine / T). VISSL uses plain products instead (metric "dot").
 
-The bank passes through the devices in chunks, each chunk divided among them, so
-that it may lie on disk: memory does not depend on its size.
+The bank passes through the devices in chunks, each divided among them, so that
+it may be on disk: memory does not depend on its size.
 """
 
 import functools
@@ -22,14 +22,14 @@ from seer_jax.evals import features
 from seer_jax.runtime import errors
 from seer_jax.runtime import mesh as mesh_lib
 
-# Floats of the bank on the devices at once, and queries compared with them.
+# Floats of a chunk of the bank, and queries compared with it at a time.
 _CHUNK, _QUERIES = 2**25, 1024
-# Similarities of which only the largest is sorted at first.
+# Similarities per block; only the largest of each is sorted at first.
 _BLOCK = 128
 
 
 class Grid(NamedTuple):
-  """Settings to compare; all of them share one search a tap and metric."""
+  """Settings to compare; all of them share one search per tap and metric."""
 
   ks: Sequence[int]
   temperatures: Sequence[float]
@@ -52,10 +52,10 @@ class Knn:
     self._grid = grid
 
   def run(self, variables: Any) -> Iterator[tuple[str, float]]:
-    """Yields (`knn/k=20`, share of queries classified rightly), ...
+    """Yields (`knn/k=20`, share of queries classified correctly), ...
 
-    What a grid has several values of is added to the name. Top-5 follows as
-    `knn/k=20/top5` where there are more than five labels.
+    The name includes what the grid has several values of. Top-5 follows as
+    `knn/k=20/top5` if there are more than five labels.
     """
     grid = self._grid
     for tap, metric in itertools.product(grid.taps, grid.metrics):
@@ -93,12 +93,9 @@ def accuracies(
 ) -> dict[tuple[int, float], tuple[float, float | None]]:
   """{(k, T): (top-1, top-5) accuracy}; top-5 is None for up to five labels.
 
-  A k larger than the bank means the whole bank. Images without a label (-1)
-  are left out on both sides; where none is left on one, nothing is classified
-  rightly. `between` is called before each chunk of queries.
-
-  Raises:
-    UserError: no such metric.
+  A k larger than the bank means the whole bank. Images without a label (-1) are
+  left out of both sets; if one set is then empty, the accuracy is 0. `between`
+  is called before each chunk of queries.
   """
   bank, query = bank.labelled(), query.labelled()
   grid = list(itertools.product(ks, temperatures))
@@ -127,7 +124,7 @@ def _right(similarity_QxK, votes_for_QxK, labels_Q, temperature, classes):
   for start in range(0, len(labels_Q), _QUERIES):
     part = slice(start, start + _QUERIES)
     similarity, wanted = similarity_QxK[part].astype(float), labels_Q[part]
-    # Less the largest, which cancels in the vote, nothing overflows.
+    # Subtracting the largest, which cancels in the vote, avoids overflow.
     weight = np.exp((similarity - similarity[:, :1]) / temperature)
     rows = np.arange(len(wanted))[:, None]
     cells = (rows * classes + votes_for_QxK[part]).ravel()
@@ -151,20 +148,18 @@ def nearest(
 ) -> tuple[np.ndarray, np.ndarray]:
   """The k most similar rows of a bank for each query, by exact search.
 
+  Raises UserError if there is no such metric.
+
   Args:
     bank_NxD: of floats; may be a memory map, which is read once, in order.
-    query_QxD: is held in memory.
+    query_QxD: kept in memory.
     k: neighbours, at most N.
     metric: "cosine", "dot", or "euclidean": minus the squared distance.
     mesh: whose devices share the bank; None for one device.
-    between: called before each chunk of queries.
 
   Returns:
     similarity_QxK, falling, and index_QxK. Of equals the first in the bank
     comes first.
-
-  Raises:
-    UserError: no such metric.
   """
   if metric not in ("cosine", "dot", "euclidean"):
     raise errors.UserError(
@@ -205,7 +200,7 @@ def _parts(x_NxD, rows):
 
 
 def _leave(bank_NxD):
-  """Gives back the memory in which a mapped file was read; it may be again."""
+  """Frees the pages of a mapped file that were read."""
   base = bank_NxD.base
   while isinstance(base, np.ndarray):
     base = base.base
@@ -221,7 +216,7 @@ def _on_rows(mesh, x):
 
 @functools.cache
 def _search(mesh, k, metric):
-  """(start, search): what is best before the first chunk, and after one more.
+  """(start, search): the best before the first chunk, and after one more.
 
   Each device keeps the k best of its own rows, so that none waits for another:
   B x (devices k), the second axis divided among them.
@@ -240,15 +235,15 @@ def _search(mesh, k, metric):
     is_real_R = offset + jnp.arange(count) < real
     similarity_BxR = jnp.where(is_real_R, similarity_BxR, -jnp.inf)
     top_BxK, at_BxK = _top(similarity_BxR, min(k, count))
-    # Earlier rows stand in front, and so win ties.
+    # Earlier rows come first, and so win ties.
     top_BxK = jnp.concatenate([best_BxK, top_BxK], 1)
     at_BxK = jnp.concatenate([index_BxK, at_BxK + offset + first], 1)
     top_BxK, order_BxK = jax.lax.top_k(top_BxK, k)
     return top_BxK, jnp.take_along_axis(at_BxK, order_BxK, 1)
 
-  placed = jax.NamedSharding(mesh, columns)
+  sharding = jax.NamedSharding(mesh, columns)
   return (
-    jax.jit(start, static_argnums=0, out_shardings=(placed, placed)),
+    jax.jit(start, static_argnums=0, out_shardings=(sharding, sharding)),
     jax.jit(
       jax.shard_map(
         search,
@@ -270,10 +265,10 @@ def _merged(similarity_BxK, index_BxK, k):
 
 
 def _top(similarity_BxR, k):
-  """`jax.lax.top_k`, by the largest of each block of columns.
+  """`jax.lax.top_k`, by way of the largest of each block of columns.
 
-  The k best of all lie in the k blocks whose best are largest; of equal ones in
-  the first of these. So what is sorted is shorter by the size of a block.
+  The k best of all are in the k blocks with the largest maxima; of equal ones,
+  in the first of these. So what is sorted is shorter by the size of a block.
   """
   batch, count = similarity_BxR.shape
   blocks = -(-count // _BLOCK)
@@ -283,7 +278,7 @@ def _top(similarity_BxR, k):
   padded = jnp.pad(similarity_BxR, padding, constant_values=-jnp.inf)
   padded_BxMxL = padded.reshape(batch, blocks, _BLOCK)
   _, block_BxK = jax.lax.top_k(padded_BxMxL.max(2), k)
-  # In rising order, so that of equals the first still comes first.
+  # In rising order, so that of equals the first comes first.
   block_BxK = jnp.sort(block_BxK, 1)
   some_BxKL = jnp.take_along_axis(
     padded_BxMxL, block_BxK[..., None], 1
@@ -294,7 +289,7 @@ def _top(similarity_BxR, k):
 
 
 def _similarity(query_BxD, bank_RxD, metric):
-  """Of queries that are of length one already, where the metric is cosine."""
+  """Queries must have length one already if the metric is cosine."""
   bank_RxD = bank_RxD.astype(jnp.float32)
   product_BxR = jnp.matmul(query_BxD, bank_RxD.T, precision="highest")
   if metric == "dot":
@@ -307,6 +302,6 @@ def _similarity(query_BxD, bank_RxD, metric):
 
 
 def unit(x_NxD: jax.Array) -> jax.Array:
-  """Rows of length one; zeros stay zeros."""
+  """Scales rows to length one; zeros stay zeros."""
   norm_Nx1 = jnp.linalg.norm(x_NxD, axis=1, keepdims=True)
   return x_NxD / jnp.maximum(norm_Nx1, 1e-12)

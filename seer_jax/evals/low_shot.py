@@ -2,8 +2,8 @@
 
 Logistic regression and one-against-rest linear SVMs (VISSL's `low_shot_test`
 and `train_svm`; Goyal et al. 2019, section 4). Their costs are chosen by
-cross-validation inside the labels that they learn from: the test set, on which
-VISSL's own script picks them, is looked at once.
+cross-validation within the labels that they learn from; VISSL's own script
+chooses them on the test set.
 """
 
 import warnings
@@ -24,12 +24,12 @@ from seer_jax.evals import features
 from seer_jax.runtime import errors
 
 # Of logistic regression. VISSL's are larger by the number of images, which
-# leaves a few labels next to unregularised.
+# hardly regularizes with few labels.
 LOGISTIC_COSTS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 # Of SVMs: VISSL's for VOC07.
 COSTS = (0.01, 0.1, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 50.0, 100.0, 1000.0)
 _FOLDS = 3
-# Labels by which a cost is chosen, at most; more would say the same.
+# Most labels to choose a cost by; more would not change it.
 _CHOOSE_BY = 4_000
 
 # (features_NxD, labels_N) -> something with `predict`.
@@ -37,21 +37,15 @@ Fit = Callable[[np.ndarray, np.ndarray], Any]
 
 
 class Labels(NamedTuple):
-  """How many labels to learn from.
+  """How many labels to learn from."""
 
-  Attributes:
-    name: for people: "1%" or "5-shot".
-    share: of all labels; 0 where `shots` says.
-    shots: of each label.
-  """
-
-  name: str
-  share: float = 0.0
-  shots: int = 0
+  name: str  # For people: "1%" or "5-shot".
+  share: float = 0.0  # Of all labels; 0 if `shots` is set.
+  shots: int = 0  # Of each label.
 
 
 def percent(share: float) -> Labels:
-  """A share of all labels, drawn alike from each class."""
+  """A share of all labels, the same for each class."""
   return Labels(f"{100 * share:g}%", share=share)
 
 
@@ -61,7 +55,7 @@ def shots(count: int) -> Labels:
 
 
 class LowShot:
-  """Accuracy of a classifier of frozen features, for numbers of labels."""
+  """Accuracy of a classifier on frozen features, for numbers of labels."""
 
   def __init__(
     self,
@@ -82,8 +76,8 @@ class LowShot:
   def run(self, variables: Any) -> Iterator[tuple[str, float]]:
     """Yields (`logistic/1%`, mean accuracy over seeds), ...
 
-    With several seeds, `logistic/1%/std` is their standard deviation. All the
-    labels are drawn in one way only, and once.
+    With several seeds, `logistic/1%/std` is their standard deviation. All
+    labels together are drawn only once.
     """
     bank, query = (
       self._extract(variables, images, self._tap).labelled()
@@ -108,10 +102,9 @@ def accuracy(
   labels: Labels,
   seed: int,
 ) -> float:
-  """Top-1 of a classifier of some of the bank's labels, on all of the query.
+  """Top-1 of a classifier fitted to some labels of the bank, on all queries.
 
-  Raises:
-    UserError: there are too few images, or fewer than two classes.
+  Raises UserError if there are too few images, or fewer than two classes.
   """
   _check_classes(query.labels_N, "the test set")
   rows = draw(bank.labels_N, labels, seed)
@@ -124,13 +117,10 @@ def accuracy(
 
 
 def draw(labels_N: np.ndarray, labels: Labels, seed: int) -> np.ndarray:
-  """Rows of a sample of labels, in rising order; one seed, one sample.
+  """Rows of a sample of labels, in rising order, by a seed.
 
-  Each class gives its share, and at least one. A larger share of the same seed
-  contains a smaller one.
-
-  Raises:
-    UserError: a class has fewer images than asked for.
+  Each class gives its share, and at least one. A larger share with the same
+  seed contains a smaller one. Raises UserError if a class has too few images.
   """
   rng = np.random.default_rng(seed)
   chosen = []
@@ -140,11 +130,13 @@ def draw(labels_N: np.ndarray, labels: Labels, seed: int) -> np.ndarray:
     if count > len(rows):
       raise errors.UserError(
         f"{labels.name} needs {count} images of each label, but label {label}"
-        f" has {len(rows)}; ask for fewer"
+        f" has {len(rows)}; reduce config.eval.shots"
       )
     chosen.append(rows[:count])
   if not chosen:
-    raise errors.UserError("no image to learn from has a label")
+    raise errors.UserError(
+      "no image to learn from has a label; give labelled images"
+    )
   return np.sort(np.concatenate(chosen))
 
 
@@ -152,8 +144,8 @@ def _check_classes(labels_N, where):
   classes = np.unique(labels_N)
   if len(classes) < 2:
     raise errors.UserError(
-      f"{where} has {len(classes)} class; accuracy needs 2 or more. Are labels"
-      " the names of folders?"
+      f"{where} has {len(classes)} class, but accuracy needs 2 or more; put the"
+      " images of each class into a folder of its own"
     )
 
 
@@ -162,7 +154,7 @@ def logistic(
   labels_N: np.ndarray,
   costs: Sequence[float] = LOGISTIC_COSTS,
 ) -> Any:
-  """Multinomial logistic regression of standardised features, L2."""
+  """Multinomial logistic regression on standardized features, L2."""
 
   def of(cost):
     return pipeline.make_pipeline(
@@ -174,7 +166,7 @@ def logistic(
 
 
 def svm(features_NxD: np.ndarray, labels_N: np.ndarray) -> Any:
-  """One-against-rest linear SVMs of L2-normalised features, as VISSL's."""
+  """One-against-rest linear SVMs on L2-normalized features, as in VISSL."""
 
   def of(cost):
     return pipeline.make_pipeline(preprocessing.Normalizer(), _linear_svc(cost))
@@ -189,16 +181,17 @@ def _linear_svc(cost, **others):
 
 
 def _best(of, values, features_NxD, labels_N):
-  """Fitted with the value that is best in cross-validation of the labels.
+  """Fits with the value that is best in cross-validation of the labels.
 
-  With one image of a class nothing can be held out: then it is the middle one.
+  With one image of a class nothing can be held out, and the middle value is
+  used.
   """
   features_NxD = np.asarray(features_NxD, np.float32)
   counts = np.unique(labels_N, return_counts=True)[1]
   folds = min(_FOLDS, int(counts.min()))
   value = values[len(values) // 2]
   with warnings.catch_warnings():
-    # A cost too large for the steps allowed loses by its score.
+    # A cost that needs more steps than allowed has a worse score.
     warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
     if folds > 1 and len(values) > 1:
       split = model_selection.StratifiedKFold(
@@ -223,25 +216,14 @@ def voc_svms(
   test_targets_MxL: np.ndarray,
   costs: Sequence[float] = COSTS,
 ) -> np.ndarray:
-  """VOC07's protocol: an SVM for each class, average precision of each.
+  """VOC07's protocol: an SVM per class; the average precisions, ap_L.
 
   Features are divided by their norm + 1e-5; a positive weighs twice; the cost
   of each class is the best in 3-fold cross-validation of its AP (VISSL,
-  `tools/train_svm.py`).
-
-  Args:
-    features_NxD: to learn from.
-    targets_NxL: 1 where a class is in the image, -1 where not, 0 where that is
-      difficult to say: such images are left out of the class.
-    test_features_MxD: to test on.
-    test_targets_MxL: likewise.
-    costs: to choose from.
-
-  Returns:
-    ap_L; their mean is the published figure.
-
-  Raises:
-    UserError: a class has fewer than three positives or negatives.
+  `tools/train_svm.py`). Targets are 1 if the class is in the image, -1 if not,
+  and 0 if that is difficult to say, which leaves the image out. The mean of
+  ap_L is the published figure. Raises UserError if a class has fewer than three
+  positives or negatives.
   """
   train, test = (
     x / (np.linalg.norm(x, axis=1, keepdims=True) + 1e-5)
@@ -294,7 +276,7 @@ def voc07_ap(scores_N: np.ndarray, positive_N: np.ndarray) -> float:
   hits = np.cumsum(positive_N[order])
   recall = hits / positive_N.sum()
   precision = hits / np.arange(1, len(hits) + 1)
-  # Recalls are ratios of whole numbers: 3 / 10 reaches 0.3.
+  # Recalls are ratios of whole numbers, so 3 / 10 must reach 0.3.
   return float(
     np.mean(
       [

@@ -16,17 +16,11 @@ _log = logging.getLogger(__name__)
 
 
 class Sets(NamedTuple):
-  """What a run is evaluated on.
+  """Image sets of an evaluation."""
 
-  Attributes:
-    bank: training images, whose labels may be learned from.
-    query: images to test on.
-    choice: labelled images kept from training, to choose a head by.
-  """
-
-  bank: features.ImageSet
-  query: features.ImageSet
-  choice: features.ImageSet | None = None
+  bank: features.ImageSet  # Training images, whose labels may be learned from.
+  query: features.ImageSet  # Images to test on.
+  choice: features.ImageSet | None = None  # Held out, to choose a head by.
 
 
 def open_source(
@@ -34,10 +28,8 @@ def open_source(
 ) -> sources.Source:
   """The source of `config.data.train` or `.test`.
 
-  What either of them excludes neither hands out.
-
-  Raises:
-    UserError: it cannot be opened; names the key.
+  What either of them excludes is excluded from both. Raises UserError, which
+  names the key, if it cannot be opened.
   """
   try:
     lists = map(sources.exclude_lists, (config.data.train, config.data.test))
@@ -51,11 +43,9 @@ def split(
 ) -> tuple[sources.Source, Sets]:
   """(what to train on, what to evaluate on).
 
-  SwAV trains on all images. What learns from labels does so without those that
-  it is tested on or that choose among its heads.
-
-  Raises:
-    UserError: labels are missing, or the test set has others.
+  SwAV trains on all images. Tasks with labels train without the images that
+  they are tested on or that choose among their heads. Raises UserError if
+  labels are missing, or those of the test set differ.
   """
   if config.task == "swav":
     return source, sets(config, source)
@@ -77,17 +67,13 @@ def split(
 
 
 def need_labels(source: sources.Source, where: str) -> None:
-  """Refuses images without labels, or all of one class.
-
-  Raises:
-    UserError: says what labels would be.
-  """
+  """Raises UserError if images have no labels, or all are of one class."""
   names = source.label_names
   if len(names) < 2:
-    found = f"all of one class, {names[0]!r}" if names else "without labels"
+    found = f"all of one class, {names[0]!r}" if names else "not labelled"
     raise errors.UserError(
-      f"{where}: {source!r} has images {found}; give labelled images of 2 or"
-      " more classes: a folder for each class, or a list with its labels"
+      f"{where}: the images of {source!r} are {found}; give labelled images of"
+      " 2 or more classes: a folder per class, or a list with labels"
     )
 
 
@@ -96,13 +82,13 @@ def _divided(config, source, share, name):
   count = max(1, round(len(source) * share))
   if count >= len(source):
     raise errors.UserError(
-      f"{len(source)} images cannot be divided to hold out {share:g} of them"
+      f"{share:g} of {len(source)} images cannot be held out; give more images"
     )
   key = f"{name} {config.seed}"
-  places = shuffle.permuted(np.arange(len(source)), len(source), key)
+  order = shuffle.permuted(np.arange(len(source)), len(source), key)
   return tuple(
     sources.Subset(source, np.sort(part), (key, share, side))
-    for side, part in enumerate((places[count:], places[:count]))
+    for side, part in enumerate((order[count:], order[:count]))
   )
 
 
@@ -111,15 +97,9 @@ def sets(
   source: sources.Source,
   labelled: bool = False,
 ) -> Sets:
-  """The training images, and those of the test set or some held out of them.
+  """The training images, and the test set or images held out of the former.
 
-  Args:
-    config: of the data, and of how many images are taken.
-    source: the training images.
-    labelled: whether all need labels.
-
-  Raises:
-    UserError: labels are missing, or the test set has others.
+  Raises UserError if labels differ or, with `labelled`, are missing.
   """
   if labelled:
     need_labels(source, "config.data.train")
@@ -161,21 +141,15 @@ class Evaluation:
     store: features.Store | None = None,
     strict: bool = False,
   ):
-    """Prepares it.
+    """Prepares the evaluators.
+
+    Raises UserError if one does not exist.
 
     Args:
-      config: resolved.
-      images: of `sets`.
-      encoder: whose features are looked at.
-      dtype: what it computes in.
-      mesh: where its variables lie.
-      between: called before each batch; what it raises ends the evaluation.
-      store: where features are kept between processes.
-      strict: whether features that are not finite are an error; else they are
-        left out, and counted.
-
-    Raises:
-      UserError: there is no such evaluator.
+      between: called before each batch; an exception ends the evaluation.
+      store: keeps features between processes.
+      strict: whether features that are not finite are an error; otherwise they
+        are left out, and counted.
     """
     self._config, self._images = config, images
     self._encoder, self._mesh = encoder, mesh
@@ -201,7 +175,7 @@ class Evaluation:
     ]
 
   def run(self, variables: Any) -> dict[str, float]:
-    """What is found of the encoder's variables, by name."""
+    """The figures of an encoder's variables, by name."""
     try:
       return {
         name: value
@@ -223,9 +197,9 @@ class Evaluation:
           self._encoder, self._mesh, query, choice, **self._options
         )
       case "knn":
-        why = _why_no_knn(bank, query)
-        if why:
-          _log.info("no kNN check: %s", why)
+        reason = _why_no_knn(bank, query)
+        if reason:
+          _log.info("kNN is skipped: %s", reason)
           return
         yield knn.Knn(
           *data,
@@ -237,7 +211,7 @@ class Evaluation:
           ),
         )
       case "logistic" | "svm":
-        # scikit-learn takes a second to import, which most runs never use.
+        # scikit-learn, which most runs never use, takes a second to import.
         from seer_jax.evals import low_shot
 
         fit = low_shot.logistic if name == "logistic" else low_shot.svm
@@ -250,12 +224,12 @@ class Evaluation:
           yield low_shot.LowShot(*data, label, fit, wanted, options.seeds, tap)
       case _:
         raise errors.UserError(
-          f"there is no evaluation {name!r}; config.eval.evals may name"
+          f"config.eval.evals has {name!r}, which does not exist; use"
           f" {', '.join(EVALUATORS)}"
         )
 
 
-# By the names that `config.eval.evals` has for them.
+# The names for `config.eval.evals`.
 EVALUATORS = ("stats", "knn", "accuracy", "logistic", "svm")
 
 
@@ -267,26 +241,29 @@ def _why_no_knn(bank, query):
   if not all(labels):
     return "the images have no labels"
   if len(labels[0]) == 1:
-    return "the images to learn from have one label: no answer would be wrong"
+    return "the images have a single label, so no answer would be wrong"
   if len(labels[0]) > len(bank.indices) // 2:
-    return f"{len(labels[0])} labels for {len(bank.indices)} images say nothing"
+    return (
+      f"{len(labels[0])} labels are too many for {len(bank.indices)} images"
+    )
   return ""
 
 
 def _check_labels(source, test):
-  """Labels are numbers: both sets must count the same names."""
+  """Refuses sets whose label numbers mean different names."""
   ours, theirs = source.label_names, test.label_names
   if ours and theirs and ours != theirs:
     alone = sorted(set(ours) ^ set(theirs))
-    what = f"{', '.join(alone)} stand in one of them only"
+    what = f"only one of them has {', '.join(alone)}"
     raise errors.UserError(
       "config.data.train and config.data.test have different labels: "
       + (what if alone else "the same names in another order")
+      + "; give both the same classes"
     )
 
 
 def _some(config, source, begin, end):
-  """At most so many images, at places `begin` to `end` of a permutation."""
-  places = np.arange(begin, min(end, begin + config.eval.max_images))
-  indices = shuffle.permuted(places, len(source), f"evaluation {config.seed}")
+  """At most so many images, at positions `begin` to `end` of a permutation."""
+  wanted = np.arange(begin, min(end, begin + config.eval.max_images))
+  indices = shuffle.permuted(wanted, len(source), f"evaluation {config.seed}")
   return features.ImageSet(source, np.sort(indices).tolist())

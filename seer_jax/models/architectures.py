@@ -2,9 +2,8 @@
 
     depth, w_0, w_a, w_m, group_width  ->  widths and depths of the stages
 
-X is bare, Y has squeeze-and-excitation (SEER's trunks are Y), Z (Dollar et al.
-2021) has wide linear bottlenecks. `MODELS` holds the published ones by their
-usual names.
+X is plain, Y has squeeze-and-excitation (SEER's trunks are Y), Z (Dollar et al.
+2021) has wide linear bottlenecks. `MODELS` has the published ones by name.
 """
 
 import dataclasses
@@ -19,32 +18,24 @@ _DEEPEST = 1000
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-  """The shape of a trunk, stage by stage.
+  """The shape of a trunk, stage by stage."""
 
-  Attributes:
-    depths: blocks of each stage.
-    widths: channels of each stage.
-    group_widths: channels a group of each stage's 3x3 convolution.
-    se_ratio: squeeze width over the block's input width; 0 for none.
-    stem_width: channels after the first convolution.
-    stem_stride: 2 as published; 1 keeps the pixels of small images.
-    strides: of each stage's first block; 2 as published.
-    bottleneck: channels inside a block over its width; 4 for Z.
-    linear: Z's blocks: SiLU for ReLU, nothing after the sum, and a shortcut
-      only where shapes agree.
-    last_activation: whether the last stage of such a trunk has one behind it,
-      as timm's has and Classy Vision's has not.
-  """
-
-  depths: tuple[int, ...]
-  widths: tuple[int, ...]
+  depths: tuple[int, ...]  # Blocks of each stage.
+  widths: tuple[int, ...]  # Channels of each stage.
+  # Channels a group of each stage's 3x3 convolution.
   group_widths: tuple[int, ...]
+  # Squeeze width relative to the block's input width; 0 for none.
   se_ratio: float = 0.25
-  stem_width: int = 32
-  stem_stride: int = 2
+  stem_width: int = 32  # Channels after the first convolution.
+  stem_stride: int = 2  # 2 as published; 1 keeps the pixels of small images.
+  # Of each stage's first block; 2 as published.
   strides: tuple[int, ...] = (2, 2, 2, 2)
-  bottleneck: float = 1.0
+  bottleneck: float = 1.0  # Channels inside a block over its width; 4 for Z.
+  # Z's blocks: SiLU instead of ReLU, no activation after the sum, and a
+  # shortcut only where shapes agree.
   linear: bool = False
+  # Whether an activation follows the last stage of such a trunk, as in timm but
+  # not in Classy Vision.
   last_activation: bool = False
 
   def __post_init__(self):
@@ -52,18 +43,19 @@ class Architecture:
     if stages != {len(self.strides)}:
       raise ValueError(
         f"depths={self.depths}, widths={self.widths}, group_widths="
-        f"{self.group_widths} and strides={self.strides} must have one entry a"
-        " stage each"
+        f"{self.group_widths} and strides={self.strides} must each have one"
+        " entry per stage"
       )
     for width, group in zip(self.inner, self.group_widths, strict=True):
       if width < 1 or group < 1 or width % group:
         raise ValueError(
-          f"a stage of {width} channels has no whole groups of {group}"
+          f"a stage of {width} channels cannot be divided into groups of"
+          f" {group}"
         )
     if min(self.depths) < 1 or sum(self.depths) > _DEEPEST:
       raise ValueError(
-        f"depths={self.depths}: a stage has at least one block, all together"
-        f" at most {_DEEPEST}"
+        f"depths={self.depths}: each stage needs at least one block, and all"
+        f" together may have {_DEEPEST}"
       )
 
   @property
@@ -92,30 +84,22 @@ def from_numbers(
   linear: bool = False,
   lenient: bool = False,
 ) -> Architecture:
-  """Widths and depths by the paper's rule, as SEER's code rounds them.
+  """Widths and depths by the paper's rule, rounded as in SEER's code.
 
-  Widths grow linearly, u_j = w_0 + w_a j, and are quantised to powers of w_m
+  Widths grow linearly, u_j = w_0 + w_a j, and are quantized to powers of w_m
   times w_0; a stage is a run of equal widths. Each width is then rounded to
-  whole groups, without rounding to 8 again: hence SEER's 4103 channels.
+  whole groups, but not to a multiple of 8 again: hence SEER's 4103 channels.
+  Raises ValueError if the numbers break the rule's conditions, or make more or
+  fewer stages than `strides` has entries.
 
   Args:
-    depth: blocks in all.
+    depth: number of blocks.
     w_0: the first width, a multiple of 8.
     w_a: how much wider each block is.
     w_m: the ratio of neighbouring widths.
-    group_width: channels a group, where a stage has as many.
-    se_ratio: see `Architecture`, as all below but for the last.
-    stem_width: channels of the stem.
-    stem_stride: of the stem.
-    strides: of the stages.
-    bottleneck: channels inside a block over its width.
-    linear: whether blocks are Z's.
-    lenient: round as torchvision does: one group more where a stage would
-      lose a tenth of its width.
-
-  Raises:
-    ValueError: the numbers break the rule's conditions, or make more or fewer
-      stages than `strides` has entries.
+    group_width: channels per group, if a stage has as many.
+    lenient: round as torchvision does: one more group if a stage would lose a
+      tenth of its width.
   """
   whole = isinstance(depth, int) and isinstance(group_width, int)
   if not whole or not 0 < depth <= _DEEPEST or not 0 < group_width <= 2**16:
@@ -160,7 +144,7 @@ def from_numbers(
 
 
 def name_of(architecture: Architecture) -> str:
-  """Its name in `MODELS`, or what tells it from others."""
+  """Its name in `MODELS`, or a description."""
   alike = dataclasses.replace(architecture, last_activation=False)
   for name, known in MODELS.items():
     if known == alike:
@@ -173,8 +157,8 @@ def name_of(architecture: Architecture) -> str:
 
 # name: depth, w_0, w_a, w_m, group_width.
 # Sources: Radosavovic et al. 2020; Dollar et al. 2021 (Z); Goyal et al. 2021
-# and 2022 (seer_*). No paper has the Y of 256 GF that is not SEER's, but files
-# of VISSL and Hugging Face describe it under SEER's name.
+# and 2022 (seer_*). The Y of 256 GF that is not SEER's is in no paper, but in
+# files of VISSL and Hugging Face under SEER's name.
 _NUMBERS: Mapping[str, tuple[int, int, float, float, int]] = {
   "regnetx_200mf": (13, 24, 36.44, 2.49, 8),
   "regnetx_400mf": (22, 24, 24.48, 2.54, 16),
@@ -209,7 +193,7 @@ _NUMBERS: Mapping[str, tuple[int, int, float, float, int]] = {
   "seer_10b": (27, 1744, 620.83, 2.52, 1010),
 }
 
-# Torchvision trained these under the names of their namesakes.
+# torchvision rounds these differently, and uses the same names.
 _LENIENT = ("regnetx_400mf", "regnety_800mf", "regnety_8gf")
 
 
@@ -226,7 +210,7 @@ def _family():
       f"{name}_tv",
       from_numbers(*_NUMBERS[name], lenient=True, **kind),
     )
-  # Between RG-256 and RG-10B, by lists.
+  # Between RG-256 and RG-10B; not made by the rule.
   yield (
     "seer_3b",
     Architecture((1, 4, 4, 1), (1840, 3680, 10120, 25760), (920,) * 4),
@@ -235,7 +219,7 @@ def _family():
 
 MODELS: Mapping[str, Architecture] = dict(_family())
 
-# timm's names count in tens of MF, and put torchvision's rounding behind.
+# timm's names count in tens of MF; a suffix means torchvision's rounding.
 _TENS = {
   "002": "200mf", "004": "400mf", "006": "600mf", "008": "800mf",
   "016": "1.6gf", "032": "3.2gf", "040": "4.0gf", "064": "6.4gf",
@@ -245,22 +229,19 @@ _TENS = {
 
 
 def find(name: str) -> Architecture:
-  """A published trunk, by a name of `MODELS`, timm or torchvision.
+  """A published trunk, by its name in `MODELS`, timm or torchvision.
 
-  Raises:
-    ValueError: nobody calls a trunk that.
+  Raises ValueError if the name is unknown.
   """
   return MODELS[canonical(name)]
 
 
 def canonical(name: str) -> str:
-  """The name in `MODELS` of what others call so.
+  """The name in `MODELS` for another project's name.
 
   `regnety_320` and `regnety_320.seer` are timm's, `regnet_y_32gf` is
-  torchvision's, `regnet-y-320-seer` is Hugging Face's.
-
-  Raises:
-    ValueError: nobody calls a trunk that.
+  torchvision's, `regnet-y-320-seer` is Hugging Face's. Raises ValueError if the
+  name is unknown.
   """
   if name in MODELS:
     return name
@@ -287,4 +268,6 @@ def canonical(name: str) -> str:
     return found
   near = difflib.get_close_matches(name, MODELS, 1, cutoff=0.8)
   hint = f"did you mean {near[0]}? " if near else ""
-  raise ValueError(f"{name!r} is no trunk; {hint}There are {', '.join(MODELS)}")
+  raise ValueError(
+    f"there is no trunk {name!r}; {hint}use one of {', '.join(MODELS)}"
+  )

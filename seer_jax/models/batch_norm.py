@@ -1,4 +1,4 @@
-"""Batch normalisation over the global batch, and what mostly follows it."""
+"""Batch normalization over the global batch, and what usually follows it."""
 
 import flax.linen as nn
 import jax
@@ -8,12 +8,12 @@ from seer_jax.models import cpu_kernels
 
 
 class BatchNorm(nn.Module):
-  """Batch normalisation over the rows of the global batch, in float32.
+  """Batch normalization over the rows of the global batch, in float32.
 
-  Under `jit` the mean over rows is the mean over every device's rows, which is
-  what PyTorch calls SyncBN. `groups` > 1 normalises runs of neighbouring rows
-  apart from each other, as SEER's SyncBN groups did. Running statistics keep
-  PyTorch's convention: the unbiased variance, decay 0.9.
+  Under `jit` the mean over rows is the mean over all devices' rows, which
+  PyTorch calls SyncBN. `groups` > 1 normalizes runs of neighbouring rows
+  separately, as SEER's SyncBN groups did. Running statistics follow PyTorch:
+  the unbiased variance, decay 0.9.
   """
 
   groups: int = 1
@@ -29,7 +29,7 @@ class BatchNorm(nn.Module):
     add: jax.Array | None = None,
     relu: bool = False,
   ) -> jax.Array:
-    """Normalises; then adds `add`, if it is given, and then takes the ReLU."""
+    """Normalizes; then adds `add`, if given; then applies the ReLU."""
     channels = x.shape[-1]
     scale, bias = 1.0, 0.0
     if self.affine:
@@ -47,14 +47,13 @@ class BatchNorm(nn.Module):
       return y
     y = x.astype(jnp.float32)
     if train:
-      # One part is the whole batch, which keeps its shape: compilers handle
-      # the reshape badly.
+      # A single group keeps its shape: compilers handle the reshape badly.
       if self.groups > 1:
         y = y.reshape(self.groups, -1, *x.shape[1:])
       parts = int(self.groups > 1)
       mean, var = _moments(y, tuple(range(parts, y.ndim - 1)), around_C=mean)
       self._keep(mean_C, var_C, mean, var, y.size // mean.size)
-    # One multiplication and addition an element; the rest is per channel.
+    # One multiplication and addition per element; the rest is per channel.
     factor = scale * jax.lax.rsqrt(var + self.epsilon)
     y = y * factor + (bias - mean * factor)
     y = y.astype(x.dtype).reshape(x.shape)
@@ -62,7 +61,7 @@ class BatchNorm(nn.Module):
     return nn.relu(y) if relu else y
 
   def _keep(self, mean_C, var_C, mean, var, count):
-    """Moves the running statistics by those of `count` rows."""
+    """Moves the running statistics towards those of `count` rows."""
     if not self.is_initializing():
       self._update(mean_C, mean)
       self._update(var_C, var * count / max(count - 1, 1))
@@ -75,10 +74,10 @@ class BatchNorm(nn.Module):
 
 
 def _moments(y, axes, around_C):
-  """Mean and variance over `axes`, kept as axes of one.
+  """Mean and variance over `axes`, kept as axes of size one.
 
-  In one pass over the data, around the running mean: E[y^2] - E[y]^2 would
-  cancel where the mean is large.
+  One pass over the data, around the running mean: E[y^2] - E[y]^2 would cancel
+  if the mean is large.
   """
   around_C = jax.lax.stop_gradient(around_C)
   shifted = y - around_C

@@ -1,11 +1,11 @@
-"""What XLA:CPU does slowly, in C++: grouped convolutions, batch normalisation.
+"""C++ kernels for what XLA:CPU does slowly: grouped convolution, batch norm.
 
-XLA:CPU has no fast gradient of a grouped convolution, and goes over memory many
-times for a batch normalisation and its gradient. Where a C++ compiler is
+XLA:CPU has no fast gradient of a grouped convolution, and passes over memory
+many times for a batch normalization and its gradient. If a C++ compiler is
 installed ($CXX, c++, g++ or clang++), the files of `cpu/` are built once, for
-this very processor, into the user's cache, and XLA calls them like operations
-of its own. Without a compiler everything works, slower, and takes longer to
-compile.
+this processor, into the user's cache, and XLA calls them like its own
+operations. Without a compiler everything works, more slowly, and takes longer
+to compile.
 """
 
 import contextlib
@@ -44,9 +44,9 @@ _portable = contextvars.ContextVar("portable", default=False)
 
 @contextlib.contextmanager
 def portable() -> Iterator[None]:
-  """What is traced inside holds nothing but XLA's own operations.
+  """Inside, traced programs contain only XLA's own operations.
 
-  For programs that leave this process, and for counting what they do.
+  For programs that leave this process, and for counting operations.
   """
   token = _portable.set(True)
   try:
@@ -56,12 +56,12 @@ def portable() -> Iterator[None]:
 
 
 def is_portable() -> bool:
-  """Whether only XLA's own operations may be used, inside `portable`."""
+  """Whether `portable` is in effect."""
   return _portable.get()
 
 
 def can_convolve(x: jax.Array, kernel: jax.Array) -> bool:
-  """Whether there are kernels for `grouped_conv` of such operands."""
+  """Whether `grouped_conv` supports such operands."""
   return (
     x.dtype == kernel.dtype == jnp.float32
     and kernel.shape[2] % _MULTIPLE == 0
@@ -71,7 +71,7 @@ def can_convolve(x: jax.Array, kernel: jax.Array) -> bool:
 
 
 def can_normalize(x: jax.Array) -> bool:
-  """Whether there are kernels for `batch_norm` of such rows, on one device."""
+  """Whether `batch_norm` supports such rows, on a single device."""
   return (
     x.dtype == jnp.float32
     and jax.default_backend() == "cpu"
@@ -85,7 +85,7 @@ def _may_use():
 
 
 def grouped_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-  """As `grouped_conv.grouped_conv3x3`."""
+  """See `grouped_conv.grouped_conv3x3`."""
   images, height, width, channels = x.shape
   y = _like(x, (images, -(-height // stride), -(-width // stride), channels))
   return _call("SeerGroupedConv", y)(x, kernel, stride=np.int64(stride))
@@ -94,7 +94,7 @@ def grouped_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 def grouped_conv_gradients(
   x: jax.Array, kernel: jax.Array, dy: jax.Array, stride: int
 ) -> tuple[jax.Array, jax.Array]:
-  """Gradients by `x` and `kernel`."""
+  """Gradients with respect to `x` and `kernel`."""
   call = _call("SeerGroupedConvGradients", (_like(x), _like(kernel)))
   return tuple(call(x, kernel, dy, stride=np.int64(stride)))
 
@@ -109,20 +109,17 @@ def batch_norm(
   relu: bool,
   epsilon: float,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Batch normalisation over all axes but the last, and what follows it.
+  """Batch normalization over all axes but the last, and what follows it.
 
   Args:
     x: rows of channels, ... x C.
-    around_C: close to the mean, which sums are made around.
-    scale_C: factors behind the normalisation.
-    bias_C: offsets behind it.
-    add: added then, as `x` in shape; or None.
-    relu: whether what is negative becomes zero, last.
-    epsilon: added to the variance.
+    around_C: close to the mean; sums are computed around it.
+    add: added to the result, in the shape of `x`; or None.
+    relu: whether to apply a ReLU, last.
 
   Returns:
-    (as `x` in shape, mean_C, the biased var_C). No gradient flows through mean
-    and variance.
+    (in the shape of `x`, mean_C, the biased var_C). No gradient flows through
+    mean and variance.
   """
   channel = _like(x, x.shape[-1:])
   call = _call("SeerBatchNorm", (_like(x), channel, channel))
@@ -172,19 +169,18 @@ def is_there() -> bool:
   compiler = _compiler()
   if compiler is None:
     _log.info(
-      "no C++ compiler ($CXX, c++, g++, clang++): grouped convolutions and"
-      " batch normalisations on the CPU take the slower way through XLA"
+      "no C++ compiler found ($CXX, c++, g++, clang++); grouped convolutions"
+      " and batch normalizations on the CPU use XLA, which is slower"
     )
     return False
   try:
     library = ctypes.CDLL(str(_built(compiler)))
   except (OSError, subprocess.SubprocessError, errors.UserError) as error:
-    words = getattr(error, "stderr", None) or str(error)
     _log.warning(
-      "%s cannot build the kernels for this CPU, so grouped convolutions and"
-      " batch normalisations take the slower way through XLA: %s",
+      "%s cannot build the kernels for this CPU; grouped convolutions and batch"
+      " normalizations use XLA, which is slower: %s",
       compiler,
-      errors.telling_line(words),
+      errors.telling_line(getattr(error, "stderr", None) or str(error)),
     )
     return False
   for name in _OPERATIONS:
@@ -202,7 +198,7 @@ def _compiler():
 
 
 def _built(compiler):
-  """The library; built unless it is there for the same files and processor."""
+  """The library, built unless it is cached for these files and processor."""
   sources = sorted(_FOLDER.glob("*.cc"))
   texts = [path.read_bytes() for path in sorted(_FOLDER.iterdir())]
   facts = texts, jaxlib.__version__, compiler, _FLAGS, _processor()

@@ -1,4 +1,4 @@
-"""Trunk and head: a RegNet, a projection, and prototypes to score against."""
+"""Trunk and head: a RegNet, a projection, and prototypes."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ from seer_jax.runtime import errors
 
 
 def normalize(kernel_PxK: jax.Array) -> jax.Array:
-  """Prototypes (columns) back onto the unit sphere; zeros stay zeros."""
+  """Normalizes prototypes (columns) to the unit sphere; zeros stay zeros."""
   kernel_PxK = kernel_PxK.astype(jnp.float32)
   square_1xK = jnp.sum(jnp.square(kernel_PxK), axis=0, keepdims=True)
   return kernel_PxK * jax.lax.rsqrt(jnp.maximum(square_1xK, 1e-24))
 
 
 class Views(NamedTuple):
-  """What the network makes of a batch's crops."""
+  """The network's outputs for a batch of crops."""
 
   features_BxVxD: jax.Array
   z_BxVxP: jax.Array
@@ -30,7 +30,7 @@ class Views(NamedTuple):
 
 
 class Linear(nn.Module):
-  """y = x W + b in the dtype of x, with PyTorch's default initialisation."""
+  """y = x W + b in the dtype of x, with PyTorch's default initialization."""
 
   features: int
 
@@ -44,19 +44,12 @@ class Linear(nn.Module):
 
 
 class Projection(nn.Module):
-  """SwAV's projection head: hidden layers with ReLU, a bare last layer.
+  """SwAV's projection head: hidden layers with ReLU, a linear last layer."""
 
-  Attributes:
-    hidden: widths of the hidden layers.
-    out: P, the width of the projection; 0 for the hidden layers alone.
-    batch_norm: whether hidden layers are normalised (SEER's largest are not).
-    bn_groups: see `batch_norm.BatchNorm`.
-  """
-
-  hidden: Sequence[int]
-  out: int
-  batch_norm: bool
-  bn_groups: int = 1
+  hidden: Sequence[int]  # Widths of the hidden layers.
+  out: int  # P, the width of the projection; 0 for only the hidden layers.
+  batch_norm: bool  # After hidden layers (not in SEER's largest models).
+  bn_groups: int = 1  # See `batch_norm.BatchNorm`.
 
   @nn.compact
   def __call__(self, x_NxD: jax.Array, train: bool) -> jax.Array:
@@ -70,7 +63,7 @@ class Projection(nn.Module):
       return x
     z_NxP = Linear(self.out, name=f"linear{len(self.hidden)}")(x)
     z_NxP = z_NxP.astype(jnp.float32)
-    # Not by the norm, whose gradient at zero is not a number.
+    # Not jnp.linalg.norm, whose gradient at zero is NaN.
     square_Nx1 = jnp.sum(jnp.square(z_NxP), axis=-1, keepdims=True)
     return z_NxP * jax.lax.rsqrt(jnp.maximum(square_Nx1, 1e-24))
 
@@ -87,37 +80,25 @@ class Prototypes(nn.Module):
 
     shape = (z.shape[-1], self.count)
     kernel = regnet.kernel_of(self, on_sphere, shape, jnp.float32)
-    # By default TPUs and newer GPUs round the operands, by more than Sinkhorn's
-    # epsilon forgives.
+    # By default TPUs and newer GPUs round the operands, too coarsely for
+    # Sinkhorn's epsilon.
     return jnp.matmul(z, kernel, precision="highest")
 
 
 class Encoder(nn.Module):
-  """A trunk, and what was trained upon it: the network that weights belong to.
+  """The network that weights belong to: a trunk and the heads trained on it."""
 
-  Attributes:
-    architecture: the trunk's shape.
-    hidden: widths of the projection's hidden layers.
-    out: P, the projection's width; 0 for none.
-    batch_norm: whether the projection normalises its hidden layers.
-    prototype_counts: K of each prototype head.
-    bn_groups: see `batch_norm.BatchNorm`.
-    execution: see `regnet.Execution`.
-    classes: L of a classifier, 0 for none. It stands on the trunk, or where a
-      projection lacks its last layer, on that (Goyal et al. 2021, fine-tuning
-      on few labels).
-    preprocessing: how images are prepared for these weights.
-  """
-
-  architecture: architectures.Architecture
-  hidden: Sequence[int] = ()
-  out: int = 0
-  batch_norm: bool = False
-  prototype_counts: Sequence[int] = ()
-  bn_groups: int = 1
-  execution: regnet.Execution = regnet.Execution()
+  architecture: architectures.Architecture  # The trunk's shape.
+  hidden: Sequence[int] = ()  # Widths of the projection's hidden layers.
+  out: int = 0  # P, the projection's width; 0 for none.
+  batch_norm: bool = False  # After the hidden layers of the projection.
+  prototype_counts: Sequence[int] = ()  # K of each prototype head.
+  bn_groups: int = 1  # See `batch_norm.BatchNorm`.
+  execution: regnet.Execution = regnet.Execution()  # See `regnet.Execution`.
+  # L of a classifier, 0 for none. Its input is the trunk's, or that of the
+  # hidden layers if `out` is 0 (Goyal et al. 2021, fine-tuning on few labels).
   classes: int = 0
-  preprocessing: Preprocessing = Preprocessing()
+  preprocessing: Preprocessing = Preprocessing()  # For these weights.
 
   def setup(self):
     self.trunk = regnet.RegNet(
@@ -137,15 +118,15 @@ class Encoder(nn.Module):
     train: bool = False,
     keep_blocksxN: jax.Array | None = None,
   ):
-    """Normalised float images to all that the network makes of them.
+    """Computes all outputs for normalized float images, NxHxWx3.
 
     Args:
-      x_NxHxWx3: float images, normalised.
-      train: whether BatchNorm normalises by the batch.
+      x_NxHxWx3: normalized float images.
+      train: whether BatchNorm uses statistics of the batch.
       keep_blocksxN: stochastic depth; see `regnet.RegNet`.
 
     Returns:
-      The trunk's taps (`regnet.RegNet`) and, where there are such heads,
+      The trunk's taps (`regnet.RegNet`) and, for the heads that exist,
       `projection` NxP, `scores`, a tuple of NxK, and `logits` NxL.
     """
     found = dict(self.trunk(x_NxHxWx3, train, keep_blocksxN))
@@ -169,13 +150,13 @@ class Encoder(nn.Module):
 
 
 class SwavModel(Encoder):
-  """The network that SwAV trains, over a batch's crops."""
+  """The network that SwAV trains, over the crops of a batch."""
 
   def __call__(self, crops: Sequence[jax.Array], train: bool) -> Views:
-    """Normalised float crops, one BxVxHxWx3 array a resolution.
+    """Takes normalized float crops, one BxVxHxWx3 array per resolution.
 
-    The trunk runs once a resolution, so BatchNorm never mixes resolutions and
-    its running statistics move once for each; the head runs once over all.
+    The trunk runs once per resolution, so BatchNorm never mixes resolutions and
+    its running statistics move once for each; the head runs once for all.
     """
     features = []
     for crops_BxVxHxWx3 in crops:
@@ -191,12 +172,12 @@ class SwavModel(Encoder):
 
 
 def create(config: ml_collections.ConfigDict) -> SwavModel:
-  """The network of a resolved config, over a batch's crops."""
+  """The network of a resolved config, over the crops of a batch."""
   return SwavModel(**_fields(config))
 
 
 def of_images(config: ml_collections.ConfigDict) -> Encoder:
-  """The same network, of the same variables, over single images."""
+  """The same network, with the same variables, over single images."""
   return Encoder(**_fields(config))
 
 
@@ -226,10 +207,9 @@ def _fields(config):
 def architecture(
   model: ml_collections.ConfigDict,
 ) -> architectures.Architecture:
-  """The trunk that the config names, lists, or gives five numbers of.
+  """The trunk that the config names, lists, or gives five numbers for.
 
-  Raises:
-    UserError: there is no trunk of that name, or the numbers make none.
+  Raises UserError if there is no trunk of that name, or the numbers make none.
   """
   shape = {
     "stem_width": model.stem_width,
@@ -247,8 +227,8 @@ def architecture(
       key = "config.model.regnet"
       if len(model.regnet) != 5:
         raise ValueError(
-          f"{tuple(model.regnet)} must be five: depth, w_0, w_a, w_m, group"
-          " width"
+          f"{tuple(model.regnet)} must be five numbers: depth, w_0, w_a, w_m,"
+          " group width"
         )
       numbers = tuple(model.regnet)
       arch = architectures.from_numbers(
@@ -273,7 +253,7 @@ def _check_groups(groups, depths):
   )
   if not fine:
     raise errors.UserError(
-      f"config.model.remat_groups is {groups}; it must have, for each of the"
-      f" stages of {depths} blocks, rising numbers of blocks at which a group"
-      " ends, such as ((2,), (7,), (9, 17), ())"
+      f"config.model.remat_groups is {groups}; for each of the stages of"
+      f" {depths} blocks it must have rising block numbers at which groups end,"
+      " such as ((2,), (7,), (9, 17), ())"
     )

@@ -1,14 +1,14 @@
-"""The grouped 3x3 convolution, one path a platform behind one function.
+"""The grouped 3x3 convolution: one function, with a path per platform.
 
 It is the one operation of a RegNet that compilers handle badly:
 
-* XLA:CPU differentiates `feature_group_count` a hundred times slower than need
-  be. On a CPU kernels of our own do it (`cpu_kernels.py`), and where these
-  cannot, neighbouring groups are merged into block-diagonal dense kernels, of
-  which XLA makes three to four times the time.
+* XLA:CPU differentiates `feature_group_count` a hundred times slower than
+  necessary. On a CPU our own kernels do it (`cpu_kernels.py`), or else
+  neighbouring groups are merged into block-diagonal dense kernels, with which
+  XLA takes three to four times as long.
 * Under plain `jit` the GPU and CPU partitioners gather the whole global batch
   into a grouped convolution, so it runs under `shard_map` and never sees a
-  sharded batch: 593 GiB a device become 24.5 for SEER's RG-256.
+  sharded batch: 593 GiB per device become 24.5 for SEER's RG-256.
 
 The path is chosen when the function is lowered, not when it is traced: a CPU
 process can compile it for a TPU.
@@ -24,7 +24,7 @@ from seer_jax.models import cpu_kernels
 # Dense CPU kernels narrower than this leave vector units idle; wider ones pay
 # for more zeros than they save in calls.
 _MERGED_CHANNELS = 32
-# Channels of a group that tensor cores take at a time, of 16-bit numbers.
+# Channels of 16-bit numbers that tensor cores process at a time.
 _ALIGNED = 8
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
@@ -40,9 +40,9 @@ def grouped_conv3x3(
 
   Args:
     x_NxHxWxC: activations.
-    kernel_3x3xGxC: HWIO kernel, G input channels a group; its last axis holds
+    kernel_3x3xGxC: HWIO kernel, G input channels per group; its last axis has
       the output channels of group 0, then of group 1, and so on.
-    groups: how many groups; divides C.
+    groups: a divisor of C.
     stride: 1 or 2.
 
   Returns:
@@ -60,7 +60,7 @@ def _save_operands(x, kernel, groups, stride):
 
 
 def _pull_back(groups, stride, operands, dy):
-  """The convolution is linear in each operand: nothing of it is recomputed."""
+  """The convolution is linear in each operand, so nothing is recomputed."""
   x, kernel = operands
   backward = functools.partial(_backward, groups=groups, stride=stride)
   return _on_each_shard(backward, x, kernel, dy)
@@ -119,9 +119,9 @@ def _native(x, kernel, *, groups, stride):
 
 
 def _aligned(x, kernel, *, groups, stride):
-  """Groups padded with zeros to as many channels as tensor cores take.
+  """Pads groups with zeros to a multiple of the tensor cores' channels.
 
-  Exact; it costs copies of the maps, which has not been measured yet.
+  Exact; the cost of copying the maps has not been measured.
   """
   width_in, width_out = kernel.shape[2], kernel.shape[3] // groups
   more_in, more_out = -width_in % _ALIGNED, -width_out % _ALIGNED

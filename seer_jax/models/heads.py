@@ -1,8 +1,8 @@
-"""Linear heads over a frozen trunk's taps: what a linear probe trains.
+"""Linear heads on a frozen trunk's taps: what a linear probe trains.
 
 VISSL's `eval_mlp` head: a BatchNorm over the channels of a map, which is then
-flattened, and one linear layer. Here several copies of a head, one for each
-learning rate, share the statistics and are computed by one product.
+flattened, and one linear layer. Here several copies of a head, one per learning
+rate, share the statistics and are computed by one product.
 """
 
 import re
@@ -16,39 +16,32 @@ import jax.numpy as jnp
 from seer_jax.models import batch_norm, regnet
 from seer_jax.runtime import errors
 
-# As the maps of `regnet.RegNet` are called, and what lies behind them.
+# The maps of `regnet.RegNet`, then the vectors.
 TAPS = ("conv1", "res2", "res3", "res4", "res5", "avgpool", "projection")
 
 
 class Tap(NamedTuple):
-  """A named output of the network and the grid that it is averaged to.
+  """A named output of the network, and the grid that it is averaged to."""
 
-  Attributes:
-    name: of `TAPS`.
-    rows: of the grid; 0 keeps the map as it is.
-    columns: likewise.
-  """
-
-  name: str
-  rows: int = 1
+  name: str  # Of `TAPS`.
+  rows: int = 1  # Of the grid; 0 keeps the map as it is.
   columns: int = 1
 
 
 def tap(text: str) -> Tap:
-  """Reads "res4" (a mean), "res4:2x1" (a grid of means) or "res4:all".
+  """Parses "res4" (a mean), "res4:2x1" (a grid of means) or "res4:all".
 
-  Raises:
-    UserError: it is none of these.
+  Raises UserError for anything else.
   """
   name, _, grid = text.partition(":")
   sizes = re.fullmatch(r"([1-9]\d?)x([1-9]\d?)", grid or "1x1")
   if name not in TAPS or not (sizes or grid == "all"):
     raise errors.UserError(
-      f"there is no tap {text!r}; use {', '.join(TAPS)}, with :2x1 behind a map"
-      " for a grid of means or :all for the whole of it"
+      f"there is no tap {text!r}; use {', '.join(TAPS)}; append :2x1 to a map"
+      " for a grid of means, or :all for the whole map"
     )
   if grid and name in ("avgpool", "projection"):
-    raise errors.UserError(f"{name} is a vector; leave out :{grid}")
+    raise errors.UserError(f"{text!r}: {name} is a vector; remove :{grid}")
   if grid == "all":
     return Tap(name, 0, 0)
   return Tap(name, int(sizes[1]), int(sizes[2]))
@@ -57,8 +50,8 @@ def tap(text: str) -> Tap:
 def pooled(taps: Mapping[str, jax.Array], text: str) -> jax.Array:
   """A tap as NxD, float32; a map is averaged over a grid and flattened.
 
-  The grid is that of PyTorch's adaptive average pooling: its cells overlap
-  where it does not divide the map.
+  The grid is that of PyTorch's adaptive average pooling: cells overlap if it
+  does not divide the map.
   """
   return _flat(_grid(taps, text))
 
@@ -67,7 +60,7 @@ def _grid(taps, text):
   wanted = tap(text)
   if wanted.name not in taps:
     raise errors.UserError(
-      f"the network has no {wanted.name}; of {', '.join(TAPS)} it has"
+      f"the network has no tap {wanted.name}; use one of"
       f" {', '.join(name for name in TAPS if name in taps)}"
     )
   x = taps[wanted.name].astype(jnp.float32)
@@ -99,17 +92,11 @@ def _flat(x):
 
 
 class LinearHead(nn.Module):
-  """G linear classifiers of one tap, with or without a BatchNorm before.
+  """G linear classifiers on one tap, with or without a BatchNorm."""
 
-  Attributes:
-    copies: G, as many as there are learning rates.
-    classes: L.
-    batch_norm: over the channels, with a scale and bias for each copy.
-  """
-
-  copies: int
-  classes: int
-  batch_norm: bool
+  copies: int  # G, the number of learning rates.
+  classes: int  # L.
+  batch_norm: bool  # Over the channels, with a scale and bias for each copy.
 
   @nn.compact
   def __call__(self, x_NxHxWxC: jax.Array, train: bool) -> jax.Array:
@@ -126,8 +113,8 @@ class LinearHead(nn.Module):
       "bias", nn.initializers.zeros, (self.copies, self.classes)
     )
     if self.batch_norm:
-      # Scale and bias of the norm are folded into the layer behind it, so that
-      # all copies share one normalised input.
+      # Scale and bias of the norm are folded into the linear layer, so that all
+      # copies share one normalized input.
       affine = (self.copies, channels)
       scale_GxC = self.param("scale", nn.initializers.ones, affine)
       shift_GxC = self.param("shift", nn.initializers.zeros, affine)
@@ -141,19 +128,12 @@ class LinearHead(nn.Module):
 
 
 class ProbeHeads(nn.Module):
-  """A `LinearHead` for each tap and each choice of BatchNorm.
+  """A `LinearHead` for each tap and each choice of BatchNorm."""
 
-  Attributes:
-    classes: L.
-    taps: as `tap` reads them.
-    norms: whether with BatchNorm, without, or one of each.
-    copies: G, of each head.
-  """
-
-  classes: int
-  taps: Sequence[str]
-  norms: Sequence[bool]
-  copies: int
+  classes: int  # L.
+  taps: Sequence[str]  # As `tap` reads them.
+  norms: Sequence[bool]  # With BatchNorm, without, or one of each.
+  copies: int  # G, of each head.
 
   @nn.compact
   def __call__(
@@ -174,5 +154,5 @@ class ProbeHeads(nn.Module):
 
 
 def names(taps: Sequence[str], norms: Sequence[bool]) -> list[str]:
-  """Of the heads, in order: "res4", and "res4+bn" with a BatchNorm."""
+  """Names of the heads, in order: "res4", and "res4+bn" with a BatchNorm."""
   return [f"{text}{'+bn' * norm}" for text in taps for norm in norms]

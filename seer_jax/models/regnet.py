@@ -1,7 +1,7 @@
 """RegNet, the trunk: a stem, four stages of bottleneck blocks, a mean.
 
-A Linen module of its own: float images in, a dict of named taps out (`conv1,
-res2 ... res5, avgpool`, as VISSL names them). Shapes: `architectures.py`.
+A Linen module: float images in, a dict of named taps out (`conv1, res2 ...
+res5, avgpool`, as in VISSL). `architectures.py` has the shapes.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from seer_jax.runtime import errors, mesh
 
 
 def he_fan_out(key, shape, dtype=jnp.float32):
-  """N(0, 2 / (k k out)), whatever the number of groups: SEER's trunk init."""
+  """N(0, 2 / (k k out)), whatever the number of groups; as in SEER."""
   return jax.random.normal(key, shape, dtype) * jnp.sqrt(
     2 / (shape[0] * shape[1] * shape[-1])
   ).astype(dtype)
@@ -39,15 +39,15 @@ def uniform_fan_in(fan_in: int):
 def kernel_of(
   module: nn.Module, init: Any, shape: tuple[int, ...], dtype: jnp.dtype
 ) -> jax.Array:
-  """A layer's `kernel` in its dtype, whole, however the mesh stores it."""
+  """A layer's whole `kernel` in its dtype, however the mesh stores it."""
   if module.is_initializing():
     return module.param("kernel", init, shape).astype(dtype)
-  # Not by `param`, which would refuse the padded shape of a split kernel.
+  # Not `param`, which would refuse the padded shape of a split kernel.
   return mesh.whole(module.get_variable("params", "kernel"), shape, dtype)
 
 
 class Conv1x1(nn.Module):
-  """A 1x1 convolution; a stride slices first, then it is a matrix product."""
+  """A 1x1 convolution: a stride slices first, then a matrix product."""
 
   features: int
   stride: int = 1
@@ -97,48 +97,38 @@ class SqueezeExcite(nn.Module):
 
 
 def _check_images(x):
-  """In words, where Flax would tell of a kernel's shape."""
+  """Raises a clearer error than Flax would, about a kernel's shape."""
   fits = x.ndim == 4 and x.shape[3] == 3
   if fits and jnp.issubdtype(x.dtype, jnp.floating):
     return
-  hint = "model.preprocessing(images) makes them of files, bytes or arrays"
+  hint = "model.preprocessing(images) makes them from files, bytes or arrays"
   if fits and x.dtype == jnp.uint8:
-    hint = "model.preprocessing.normalize(x) makes them of pixels of 0 to 255"
+    hint = "model.preprocessing.normalize(x) makes them from pixels of 0 to 255"
   elif x.ndim == 4 and x.shape[1] == 3:
-    hint = "channels come last here: x.transpose(0, 2, 3, 1)"
+    hint = "channels must come last: x.transpose(0, 2, 3, 1)"
   elif x.ndim == 3:
-    hint = "one image is a batch of one, x[None]"
+    hint = "a single image must be a batch of one: x[None]"
   raise errors.UserError(
-    "the network takes normalised images, NxHxWx3 of floats, and was given"
+    "the network takes normalized float images of shape NxHxWx3, but was given"
     f" {x.dtype} of shape {tuple(x.shape)}; {hint}"
   )
 
 
 def activation_of(linear: bool) -> Callable[[jax.Array], jax.Array]:
-  """ReLU, and SiLU for the networks of linear blocks."""
+  """ReLU, or SiLU for networks of linear blocks."""
   return nn.silu if linear else nn.relu
 
 
 class Block(nn.Module):
-  """The bottleneck block: 1x1, grouped 3x3 (strided), SE, 1x1, shortcut.
+  """The bottleneck block: 1x1, grouped 3x3 (strided), SE, 1x1, shortcut."""
 
-  Attributes:
-    width: channels that leave the block.
-    inner: channels of its 3x3 convolution.
-    group_width: channels a group of it.
-    stride: of the block.
-    se_ratio: squeeze width over the width that enters; 0 for none.
-    linear: see `architectures.Architecture`.
-    bn_groups: see `batch_norm.BatchNorm`.
-  """
-
-  width: int
-  inner: int
-  group_width: int
+  width: int  # Channels that leave the block.
+  inner: int  # Channels of its 3x3 convolution.
+  group_width: int  # Channels per group.
   stride: int
-  se_ratio: float
-  linear: bool
-  bn_groups: int
+  se_ratio: float  # Squeeze width over the input width; 0 for none.
+  linear: bool  # See `architectures.Architecture`.
+  bn_groups: int  # See `batch_norm.BatchNorm`.
 
   @nn.compact
   def __call__(
@@ -156,7 +146,7 @@ class Block(nn.Module):
     y = Conv3x3(self.inner, groups, self.stride, name="b")(y)
     y = active("bn_b", y)
     if self.se_ratio:
-      # Of the block's input width, half to even, as SEER's code computes it.
+      # Of the block's input width, rounded half to even, as in SEER's code.
       squeezed = max(1, round(self.se_ratio * x.shape[-1]))
       y = SqueezeExcite(squeezed, activation, name="se")(y)
     y = Conv1x1(self.width, name="c")(y)
@@ -176,18 +166,17 @@ class Block(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-  """How a trunk is computed; none of it changes what is computed.
+  """How a trunk is computed; the result does not depend on it.
 
   Attributes:
-    remat: what the backward pass computes again instead of keeping: "none";
-      the blocks in front, "first-9" for nine, which have the largest maps; each
-      "block"; or "group"s of blocks. It costs up to a third more arithmetic,
-      and leaves the activations of one block or group at a time, beside those
-      between them.
-    groups: for "group": of each stage, the blocks at which groups end. Blocks
-      behind the last end are kept. SEER-10B: ((2,), (7,), (9, 17), ()).
+    remat: what the backward pass recomputes: "none"; the first blocks,
+      "first-9" for nine, which have the largest maps; each "block"; or "group"s
+      of blocks. It costs up to a third more arithmetic, and keeps the
+      activations of one block or group at a time, and those between them.
+    groups: for "group": for each stage, the blocks at which groups end. Later
+      blocks are kept. SEER-10B: ((2,), (7,), (9, 17), ()).
     scan: whether the equal blocks of a stage (all but the first) become one
-      loop: compiles in a fraction of the time, costs a copy of their kernels.
+      loop: compiles in a fraction of the time, for a copy of their kernels.
   """
 
   remat: str = "none"
@@ -195,21 +184,18 @@ class Execution:
   scan: bool = False
 
   def recomputed(self, blocks: int) -> int:
-    """How many of so many blocks, from the first, are each computed again."""
+    """How many of so many blocks, from the first, are each recomputed."""
     if first := re.fullmatch(r"first-(\d+)", self.remat):
       return min(blocks, int(first[1]))
     return blocks if self.remat == "block" else 0
 
 
 def drawn_depth(keys_N: jax.Array, rate: float, blocks: int) -> jax.Array:
-  """Stochastic depth: which blocks each image passes through (Huang 2016).
+  """Stochastic depth: keep_blocksxN, factors for `RegNet` (Huang et al. 2016).
 
-  A block is left out with a probability that rises linearly with its depth,
-  from 0 for the first to `rate` for the last; what is kept is scaled so that
-  the mean stays.
-
-  Returns:
-    keep_blocksxN, factors for `RegNet`.
+  A block is skipped with a probability that rises linearly with its depth, from
+  0 for the first to `rate` for the last; kept blocks are scaled so that the
+  mean stays.
   """
   kept_blocks = 1 - jnp.linspace(0, rate, blocks)
 
@@ -221,7 +207,7 @@ def drawn_depth(keys_N: jax.Array, rate: float, blocks: int) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _apply(block, train, portable, params, batch_stats, x, keep_N):
-  """A block by itself: equal blocks are traced once, forward and backward."""
+  """Applies a block by itself, so that equal blocks are traced once."""
   del portable  # What is traced depends on it.
   return block.apply(
     {"params": params, "batch_stats": batch_stats},
@@ -233,17 +219,11 @@ def _apply(block, train, portable, params, batch_stats, x, keep_N):
 
 
 class RegNet(nn.Module):
-  """The trunk.
-
-  Attributes:
-    architecture: its shape.
-    bn_groups: how many parts of the batch BatchNorm treats apart.
-    execution: how it is computed.
-  """
+  """The trunk."""
 
   architecture: architectures.Architecture
-  bn_groups: int = 1
-  execution: Execution = Execution()
+  bn_groups: int = 1  # Parts of the batch that BatchNorm normalizes separately.
+  execution: Execution = Execution()  # How it is computed.
 
   @nn.compact
   def __call__(
@@ -252,17 +232,15 @@ class RegNet(nn.Module):
     train: bool,
     keep_blocksxN: jax.Array | None = None,
   ) -> dict[str, jax.Array]:
-    """Float images to taps; `avgpool` is N x D in float32, the rest maps.
+    """Float images to taps; `avgpool` is NxD in float32, the others are maps.
+
+    Raises UserError if the images have another shape or dtype.
 
     Args:
-      x_NxHxWx3: normalised images.
-      train: whether BatchNorm normalises by the batch.
-      keep_blocksxN: factors of what each block adds to its input, for each
-        image: stochastic depth (Huang et al. 2016), as `drawn_depth` draws
-        them. None keeps every block.
-
-    Raises:
-      UserError: these are no such images.
+      x_NxHxWx3: normalized images.
+      train: whether BatchNorm uses statistics of the batch.
+      keep_blocksxN: factors of what each block adds to its input, per image,
+        for stochastic depth (`drawn_depth`); None keeps every block.
     """
     _check_images(x_NxHxWx3)
     arch = self.architecture
@@ -319,7 +297,7 @@ class RegNet(nn.Module):
     return (nn.remat(run) if again else run)(self, x)
 
   def _before(self, stage):
-    """Blocks of the stages before one."""
+    """How many blocks precede a stage."""
     return sum(self.architecture.depths[: stage - 1])
 
   def _apply_block(self, stage, index, x, train, keep):
@@ -364,7 +342,7 @@ class RegNet(nn.Module):
     block = self._block(stage, first, parent=None)
 
     def short(path, leaf):
-      # The loop's copy of the kernels is in the layers' dtype.
+      # The loop's copies of the kernels have the layers' dtype.
       is_kernel = mesh.path_of(path).endswith("kernel")
       return leaf.astype(x.dtype) if is_kernel else leaf
 

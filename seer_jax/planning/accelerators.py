@@ -60,19 +60,13 @@ _SHAPES_3D = {
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-  """Devices of one kind, connected.
+  """Devices of one kind, connected."""
 
-  Attributes:
-    kind: a name of `CHIPS`.
-    shape: hosts and GPUs a host, or a TPU slice's sides.
-    note: how a name was read that could be read otherwise; else empty.
-    slices: of a TPU, each of that shape.
-  """
-
-  kind: str
-  shape: tuple[int, ...]
+  kind: str  # A name of `CHIPS`.
+  shape: tuple[int, ...]  # Hosts and GPUs a host, or a TPU slice's sides.
+  # How a name was read that could be read otherwise; else empty.
   note: str = ""
-  slices: int = 1
+  slices: int = 1  # Of a TPU, each of that shape.
 
   @property
   def chip(self) -> Chip:
@@ -96,13 +90,12 @@ class Topology:
 def parse(name: str) -> Topology:
   """A topology by its name.
 
+  Raises UserError if nothing known has this name.
+
   Args:
     name: such as "v100:64x8", "a100-80:4x8", "v5p:8x8x8", "v5e:16x16"; or one
       of Cloud's accelerator types, such as "v5p-1024"; of several slices their
       number before it, "2xv5p:8x8x8".
-
-  Raises:
-    UserError: nothing known has this name.
   """
   name = name.strip().lower()
   if match := re.fullmatch(r"(\d+)x([a-z].*)", name):
@@ -166,8 +159,8 @@ def _of_cloud(name, kind, count):
 def devices(topology: Topology) -> list[jax.Device]:
   """Stand-ins for the devices, which programs can be compiled for.
 
-  Raises:
-    UserError: the compiler for them is not installed, or refuses the topology.
+  Raises UserError if the compiler for them is not installed, or refuses the
+  topology.
   """
   try:
     if topology.is_tpu:

@@ -25,17 +25,11 @@ _WORTH = 1 / 4
 
 
 class Needs(NamedTuple):
-  """What a device must hold for a step, in bytes.
+  """What a device must hold for a step, in bytes."""
 
-  Attributes:
-    parameters: in float32, and once more as sums of the parts' gradients.
-    held: from step to step, the batch included.
-    fleeting: activations and other temporaries.
-  """
-
-  parameters: int
-  held: int
-  fleeting: int
+  parameters: int  # In float32, and once more as sums of the parts' gradients.
+  held: int  # From step to step, the batch included.
+  fleeting: int  # Activations and other temporaries.
 
   @property
   def total(self) -> int:
@@ -44,17 +38,12 @@ class Needs(NamedTuple):
 
 
 class Advice(NamedTuple):
-  """A config that fits.
+  """A config that fits."""
 
-  Attributes:
-    changes: the keys that are others.
-    total: bytes of a device, as compiled.
-    effects: what changes of the result, a phrase each; none where nothing does
-      but rounding.
-  """
-
-  changes: batch.Changes
-  total: int
+  changes: batch.Changes  # The keys that are others.
+  total: int  # Bytes of a device, as compiled.
+  # What changes of the result, a phrase each; none where nothing does but
+  # rounding.
   effects: tuple[str, ...]
 
 

@@ -12,58 +12,38 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Nvidia:
-  """What the compiler asks of a GPU.
+  """What the compiler asks of a GPU."""
 
-  Attributes:
-    name: as the driver says it.
-    capability: compute capability.
-    cores: multiprocessors.
-    clock: of these, in GHz.
-    lanes: fp32 units a multiprocessor.
-    shared: memory a multiprocessor shares, in bytes.
-    shared_block: most of it that one block may ask for.
-    cache: second level, in bytes.
-  """
-
-  name: str
-  capability: tuple[int, int]
-  cores: int
-  clock: float
-  lanes: int
-  shared: int
-  shared_block: int
-  cache: int
+  name: str  # As the driver says it.
+  capability: tuple[int, int]  # Compute capability.
+  cores: int  # Multiprocessors.
+  clock: float  # Of these, in GHz.
+  lanes: int  # Fp32 units a multiprocessor.
+  shared: int  # Memory a multiprocessor shares, in bytes.
+  shared_block: int  # Most of it that one block may ask for.
+  cache: int  # Second level, in bytes.
 
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """One device: what it holds, and how fast it can be at best.
+  """One device: what it holds, and how fast it can be at best."""
 
-  Attributes:
-    memory: bytes that a program may see.
-    bandwidth: of that memory, bytes a second.
-    peak: operations a second, by the precision of a config. Multiplications of
-      fp32 are counted at the speed that JAX's default takes for them: TF32 on
-      Ampere and later, one pass of bf16 on TPUs.
-    precision: the one it is made for.
-    link: bytes a second out of one device to its neighbours: all of its NVLinks
-      to GPUs of its host, all of its ICI links in a TPU's slice.
-    network: bytes a second out of one device to other hosts; of a host, this
-      times `per_host`.
-    per_host: devices of one host.
-    gpu: what the compiler needs besides; None of TPUs.
-    most: chips of the largest slice; 0 of GPUs.
-  """
-
-  memory: int
-  bandwidth: float
+  memory: int  # Bytes that a program may see.
+  bandwidth: float  # Of that memory, bytes a second.
+  # Operations a second, by the precision of a config. Multiplications of fp32
+  # are counted at the speed that JAX's default takes for them: TF32 on Ampere
+  # and later, one pass of bf16 on TPUs.
   peak: Mapping[str, float]
-  precision: str
+  precision: str  # The one it is made for.
+  # Bytes a second out of one device to its neighbours: all of its NVLinks to
+  # GPUs of its host, all of its ICI links in a TPU's slice.
   link: float
+  # Bytes a second out of one device to other hosts; of a host, this times
+  # `per_host`.
   network: float
-  per_host: int
-  gpu: Nvidia | None = None
-  most: int = 0
+  per_host: int  # Devices of one host.
+  gpu: Nvidia | None = None  # What the compiler needs besides; None of TPUs.
+  most: int = 0  # Chips of the largest slice; 0 of GPUs.
 
   @property
   def cache(self) -> int:

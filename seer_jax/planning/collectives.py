@@ -20,26 +20,19 @@ KINDS = (
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-  """One instruction by which devices exchange arrays.
+  """One instruction by which devices exchange arrays."""
 
-  Attributes:
-    kind: one of `KINDS`.
-    bytes: of the whole array on one device: what all-reduce, all-gather,
-      all-to-all and collective-permute leave there, what reduce-scatter takes.
-    largest: of these, those of its largest array: compilers put many small
-      ones into one message.
-    times: it runs in one call of the program.
-    group: how many devices take part.
-    hosts: how many hosts these are on.
-    where: the operation that it comes from, as JAX names it; may be empty.
-  """
-
-  kind: str
+  kind: str  # One of `KINDS`.
+  # Of the whole array on one device: what all-reduce, all-gather, all-to-all
+  # and collective-permute leave there, what reduce-scatter takes.
   bytes: int
+  # Of these, those of its largest array: compilers put many small ones into one
+  # message.
   largest: int
-  times: int
-  group: int
-  hosts: int
+  times: int  # It runs in one call of the program.
+  group: int  # How many devices take part.
+  hosts: int  # How many hosts these are on.
+  # The operation that it comes from, as JAX names it; may be empty.
   where: str = ""
 
 

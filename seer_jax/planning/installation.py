@@ -72,41 +72,28 @@ class Gpu:
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-  """A machine and its installation.
+  """A machine and its installation."""
 
-  Attributes:
-    versions: of the installed distributions of interest, by name.
-    devices: that JAX sees; none if it does not start.
-    complaint: the last words of JAX when it did not start or did complain.
-    precision: that a run would choose, and why; empty if JAX does not start.
-    gpus: that nvidia-smi lists.
-    nvidia: whether there is any sign of an NVIDIA GPU.
-    tpu_chips: on the PCI bus.
-    environment: the variables that matter, those that are set.
-    foreign_cuda: folders of LD_LIBRARY_PATH that hold CUDA's libraries.
-    cores: of the host.
-    memory: of the host, bytes.
-    shm: free in /dev/shm, bytes; -1 if there is none.
-    cache: folder of compiled programs.
-    cache_free: free on its disk, bytes.
-    cache_writable: whether programs can be kept there.
-  """
-
+  # Of the installed distributions of interest, by name.
   versions: Mapping[str, str]
-  devices: tuple[Device, ...] = ()
+  devices: tuple[Device, ...] = ()  # That JAX sees; none if it does not start.
+  # The last words of JAX when it did not start or did complain.
   complaint: str = ""
+  # That a run would choose, and why; empty if JAX does not start.
   precision: tuple[str, ...] = ()
-  gpus: tuple[Gpu, ...] = ()
-  nvidia: bool = False
-  tpu_chips: int = 0
+  gpus: tuple[Gpu, ...] = ()  # That nvidia-smi lists.
+  nvidia: bool = False  # Whether there is any sign of an NVIDIA GPU.
+  tpu_chips: int = 0  # On the PCI bus.
+  # The variables that matter, those that are set.
   environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  # Folders of LD_LIBRARY_PATH that hold CUDA's libraries.
   foreign_cuda: tuple[str, ...] = ()
   cores: int = 1
-  memory: int = 0
-  shm: int = -1
-  cache: str = ""
-  cache_free: int = 0
-  cache_writable: bool = True
+  memory: int = 0  # Of the host, bytes.
+  shm: int = -1  # Free in /dev/shm, bytes; -1 if there is none.
+  cache: str = ""  # Folder of compiled programs.
+  cache_free: int = 0  # Free on its disk, bytes.
+  cache_writable: bool = True  # Whether programs can be kept there.
 
 
 def gather() -> Facts:

@@ -33,7 +33,6 @@ def traffic(
   done on the way. Counted as often as `flops` counts.
 
   Args:
-    jaxpr: of all devices.
     devices: that share every array but those in a `shard_map`.
     cache: bytes that a device can keep.
   """
@@ -52,7 +51,6 @@ def _total(jaxpr, wanted, of, shared=False):
   """What `of` counts for each matrix product and convolution.
 
   Args:
-    jaxpr: of a program.
     wanted: of which results something is wanted, one truth each; None: all.
     of: an equation, and whether its arrays are those of one device, to a
       number.

@@ -59,8 +59,8 @@ def plan(
 ) -> plan_report.Report:
   """Compiles a config's step for a topology. Fills the config's open keys.
 
-  Raises:
-    UserError: the topology or the config cannot be, or a compiler is missing.
+  Raises UserError if the topology or the config cannot be, or a compiler is
+  missing.
   """
   topology = accelerators.parse(topology_name)
   validate.check_each(config)

@@ -20,51 +20,30 @@ class Messages:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """What a plan found. Bytes are of one device, operations of all.
-
-  Attributes:
-    topology: its name.
-    notes: what was assumed, and what was odd.
-    devices: in the mesh.
-    hosts: they are on.
-    trunk: its name, or its numbers.
-    settings: the keys that decide, resolved.
-    parameters: how many there are.
-    memory: bytes by what they are for.
-    capacity: bytes of a device.
-    verdict: whether it fits, and what to try.
-    fits: whether it does.
-    model_flops: of a step, each operation once.
-    executed_flops: of a step, with all that is computed again.
-    messages: collectives by kind; None where the compiler gave up.
-    biggest: the largest collective.
-    compute_seconds: at least, for a step.
-    memory_seconds: at least, for what passes between memory and arithmetic.
-    link_seconds: at least, within hosts or a TPU slice.
-    network_seconds: at least, between hosts.
-    compile_seconds: what compiling took here.
-  """
+  """What a plan found. Bytes are of one device, operations of all."""
 
   topology: str
-  notes: tuple[str, ...]
-  devices: int
-  hosts: int
-  trunk: str
-  settings: dict[str, Any]
-  parameters: int
-  memory: dict[str, int]
-  capacity: int
-  verdict: str
-  fits: bool
-  model_flops: int
-  executed_flops: int
+  notes: tuple[str, ...]  # What was assumed, and what was odd.
+  devices: int  # In the mesh.
+  hosts: int  # They are on.
+  trunk: str  # Its name, or its numbers.
+  settings: dict[str, Any]  # The keys that decide, resolved.
+  parameters: int  # How many there are.
+  memory: dict[str, int]  # Bytes by what they are for.
+  capacity: int  # Bytes of a device.
+  verdict: str  # Whether it fits, and what to try.
+  fits: bool  # Whether it does.
+  model_flops: int  # Of a step, each operation once.
+  executed_flops: int  # Of a step, with all that is computed again.
+  # Collectives by kind; None where the compiler gave up.
   messages: tuple[Messages, ...] | None
-  biggest: collectives.Collective | None
-  compute_seconds: float
+  biggest: collectives.Collective | None  # The largest collective.
+  compute_seconds: float  # At least, for a step.
+  # At least, for what passes between memory and arithmetic.
   memory_seconds: float
-  link_seconds: float
-  network_seconds: float
-  compile_seconds: float
+  link_seconds: float  # At least, within hosts or a TPU slice.
+  network_seconds: float  # At least, between hosts.
+  compile_seconds: float  # What compiling took here.
 
   @property
   def total(self) -> int:

@@ -31,12 +31,7 @@ _joined: tuple[Any, int, int] | None = None
 
 
 def listen(process: int, processes: int) -> None:
-  """Starts listening, once this process has joined the others.
-
-  Args:
-    process: index of this one.
-    processes: how many there are.
-  """
+  """Starts listening, once this process has joined the others."""
   # JAX has no public name for its client; Orbax exports one.
   from orbax.checkpoint import multihost
 
@@ -51,7 +46,6 @@ def fail(status: int, message: str) -> NoReturn:
   """Ends this process with an error, and all others of the run with it.
 
   Args:
-    status: to exit with.
     message: one line, printed by every process.
   """
   if _joined:

@@ -18,8 +18,7 @@ _THREADS = 8  # hashlib frees the interpreter's lock.
 def seal(folder: pathlib.Path) -> None:
   """Hashes all files, and sees that the disk has them.
 
-  Raises:
-    OSError: it does not.
+  Raises OSError if it does not.
   """
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
     names = _names(folder)
@@ -36,8 +35,7 @@ def seal(folder: pathlib.Path) -> None:
 def complaints(folder: pathlib.Path) -> list[str]:
   """What is not as it was sealed, a phrase each; nothing when all is well.
 
-  Raises:
-    PermissionError: this user may not look.
+  Raises PermissionError if this user may not look.
   """
   try:
     text = (folder / _NAME).read_text(encoding="utf-8", errors="replace")

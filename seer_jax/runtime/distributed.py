@@ -47,10 +47,8 @@ def find_rank(
 
   Flags win, then the first launcher that says there is more than one process:
   JAX_* variables (set by launch/gke_jobset.yaml), Open MPI, a step of SLURM's
-  srun.
-
-  Raises:
-    UserError: there are several, but a part of the rank is missing or wrong.
+  srun. Raises UserError if there are several, but a part of the rank is missing
+  or wrong.
   """
   if (coordinator, processes, process) != (None, None, None):
     return _checked(coordinator, processes, process, "the flags")
@@ -142,13 +140,11 @@ def _slurm_coordinator(environment):
 def start(rank: Rank | None, patience: float = 300) -> None:
   """Joins the other processes, if there are any; before JAX sees a device.
 
-  Args:
-    rank: of this process.
-    patience: seconds to wait for the coordinator and for the others.
+  Raises UserError if the processes do not match and Lost if they cannot be
+  reached; they may start later.
 
-  Raises:
-    UserError: the processes do not match.
-    Lost: they cannot be reached; they may start later.
+  Args:
+    patience: seconds to wait for the coordinator and for the others.
   """
   # `MaxOverProcesses` decides at which step to stop, not JAX's preemption
   # service; switched off, the service leaves SIGTERM to us.

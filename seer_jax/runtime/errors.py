@@ -1,7 +1,9 @@
 """Errors shown to the user without a traceback."""
 
+import contextlib
 import errno
 import re
+from collections.abc import Iterator
 
 # Errors of a full or failing disk: the same command may succeed later, or on
 # another machine.
@@ -47,6 +49,30 @@ def of_disk(error: OSError, message: str) -> UserError | Lost:
   or on another machine. It is `UserError` otherwise.
   """
   return (Lost if error.errno in _OF_THE_DISK else UserError)(message)
+
+
+@contextlib.contextmanager
+def reading(what: object) -> Iterator[None]:
+  """Raises a UserError, "cannot read WHAT: REASON", for an OSError."""
+  try:
+    yield
+  except OSError as error:
+    raise UserError(f"cannot read {what}: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def writing(what: object, advice: str = "") -> Iterator[None]:
+  """Raises `of_disk`, "cannot write WHAT: REASON", for an OSError."""
+  try:
+    yield
+  except OSError as error:
+    message = f"cannot write {what}: {error.strerror or error}{advice}"
+    raise of_disk(error, message) from error
+
+
+def one_line(error: BaseException, most: int = 200) -> str:
+  """The message of a library's error, on one line."""
+  return " ".join(str(error).split())[:most] or type(error).__name__
 
 
 def shown(it: object, most: int = 80) -> str:

@@ -39,8 +39,7 @@ def key(*about: object) -> str:
 def user_path(path: str) -> pathlib.Path:
   """Expands `~` in a path that the user gave.
 
-  Raises:
-    UserError: the path is empty, or the home folder is unknown.
+  Raises UserError if the path is empty, or the home folder is unknown.
   """
   if not path:
     raise errors.UserError("a path is empty; give a file or a folder")
@@ -57,9 +56,7 @@ def user_path(path: str) -> pathlib.Path:
 def whole_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
   """Opens a file for writing that appears under its name only when complete.
 
-  Raises:
-    UserError: it cannot be written.
-    Lost: the disk is full.
+  Raises UserError if it cannot be written and Lost if the disk is full.
   """
   with whole(path) as part, part.open("wb") as file:
     yield file
@@ -70,15 +67,12 @@ def whole(path: pathlib.Path, advice: str = "") -> Iterator[pathlib.Path]:
   """Yields a path to write to; the result takes its own name when complete.
 
   A file replaces an older one. A folder does not: of several processes that
-  make the same one, the first wins.
+  make the same one, the first wins. Raises UserError if it cannot be written
+  and Lost if the disk is full.
 
   Args:
     path: the final name, of a file or a folder.
     advice: what to do when the disk refuses.
-
-  Raises:
-    UserError: it cannot be written.
-    Lost: the disk is full.
   """
   # Hidden: programs that read a folder of Parquet files skip such names.
   part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{PART}")

@@ -44,13 +44,11 @@ def make(
 ) -> jax.sharding.Mesh:
   """A mesh of `data` x `fsdp` devices, over all processes.
 
+  Raises UserError if there are not as many devices as asked for.
+
   Args:
     data: size of that axis; -1 takes as many as there are.
     fsdp: size of that axis: over how many devices each kernel is split.
-    devices: all that JAX sees, by default.
-
-  Raises:
-    UserError: there are not as many devices as asked for.
   """
   devices = jax.devices() if devices is None else devices
   there = len(devices)
@@ -85,9 +83,7 @@ def arranged(devices: Sequence[jax.Device], data: int, fsdp: int) -> np.ndarray:
 
   On TPUs by their coordinates; on others as processes and hosts have them.
   (`jax.make_mesh` takes each host with GPUs for a slice, and refuses several.)
-
-  Raises:
-    UserError: TPUs that cannot be arranged like that.
+  Raises UserError if TPUs that cannot be arranged like that.
   """
   if devices[0].platform != "tpu":
     order = sorted(devices, key=lambda each: (each.process_index, each.id))
@@ -158,13 +154,12 @@ class Placement(NamedTuple):
 def place(path: str, shape: tuple[int, ...], fsdp: int) -> Placement:
   """Where one array of the state lies, by the rules.
 
+  Raises ValueError if no rule knows the path. Everything must be decided on.
+
   Args:
     path: in the state, such as "params/head/linear0/kernel".
     shape: as its layer sees it.
     fsdp: size of that axis.
-
-  Raises:
-    ValueError: no rule knows the path. Everything must be decided on.
   """
   for pattern, may_split in _RULES:
     if re.search(pattern, path):
@@ -190,7 +185,6 @@ def store(tree: Any, prefix: str, mesh: jax.sharding.Mesh) -> Any:
   Args:
     tree: "params" or "batch_stats" of a state, for example.
     prefix: its name in the state.
-    mesh: where to.
   """
 
   def put(path, leaf):

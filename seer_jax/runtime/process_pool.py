@@ -24,11 +24,7 @@ def asked() -> bool:
 
 
 def stop_if_asked() -> None:
-  """For the work to call now and then.
-
-  Raises:
-    Stopped: it is to stop.
-  """
+  """For the work to call now and then. Raises Stopped if it is to stop."""
   if _asked.is_set():
     raise errors.Stopped("stopped; the same command goes on")
 
@@ -49,7 +45,6 @@ def each(
 
   Args:
     work: can be pickled; told again and again to every process.
-    numbers: what to call it with.
     workers: how many processes; 1 is this one.
     progress: told, some times a second, for how many more pieces `tick` was
       called.

@@ -30,8 +30,7 @@ SILENCE = 90
 class Lock:
   """Holds `lock.json` in a workdir from entering to leaving.
 
-  Raises:
-    UserError: another run holds it; says which, where, and since when.
+  Raises UserError if another run holds it; says which, where, and since when.
   """
 
   def __init__(self, workdir: pathlib.Path, silence: float = SILENCE):

@@ -1,4 +1,4 @@
-"""What is learned: views, a loss, the state it changes."""
+"""What is learned: views, a loss, and the state it changes."""
 
 import jax.numpy as jnp
 import ml_collections

@@ -1,12 +1,11 @@
-"""Device pixels: flip, colour jitter, grey, blur, normalise.
+"""Augmentation on the device: flip, color jitter, grey, blur.
 
 uint8 crops and keys in, floats out, inside the training step. Each crop draws
-its own parameters. Order and values are SwAV's: flip 1/2, then with
-probability 0.8 brightness, contrast, saturation and hue in random order, then
-grey 0.2, then blur 0.5.
+its own parameters. Order and values are SwAV's: flip 1/2, then with probability
+0.8 brightness, contrast, saturation and hue in random order, then grey 0.2,
+then blur 0.5.
 
-Inside, colours come first (`x_3xHxW`): three planes are arithmetic on long
-rows, three interleaved bytes are not.
+Inside, colors come first (`x_3xHxW`): arithmetic on three planes has long rows.
 """
 
 import functools
@@ -24,16 +23,15 @@ _BLUR_RADIUS = int(3 * _MAX_BLUR_SIGMA)
 
 
 class Drawn(NamedTuple):
-  """What is random about one crop. Chances have fallen, factors are drawn."""
+  """The random parameters of one crop."""
 
   flip: jax.Array
   jitter: jax.Array
-  # Of brightness, contrast and saturation, in this order.
-  factor_3: jax.Array
-  # The order in which these three happen, 0 for brightness and so on; before
-  # hue as many of them as `hue_place` says, 0 to 3.
+  factor_3: jax.Array  # Of brightness, contrast and saturation.
+  # The order of these three, 0 for brightness and so on, and how many of them
+  # come before hue.
   order_3: jax.Array
-  hue_place: jax.Array
+  before_hue: jax.Array
   turn: jax.Array  # Of the hue circle; 1 is once around.
   grey: jax.Array
   blur: jax.Array
@@ -45,10 +43,10 @@ def augment(
   keys_N: jax.Array,
   options: ml_collections.ConfigDict,
 ) -> jax.Array:
-  """Randomly augments uint8 crops; float32 in [0, 1], not yet normalised.
+  """Randomly augments uint8 crops; float32 in [0, 1], not yet normalized.
 
-  Each crop by its own key: the outcome is the same in whatever company, to
-  rounding. Under `jax.set_mesh` rows stay on their devices.
+  Each crop uses its own key: the result does not depend on the other crops, up
+  to rounding. Under `jax.set_mesh` rows stay on their devices.
   """
   drawn_N = jax.vmap(functools.partial(draw, options=options))(keys_N)
   one = functools.partial(apply, options=options)
@@ -60,11 +58,11 @@ def augment(
 def draw(key: jax.Array, options: ml_collections.ConfigDict) -> Drawn:
   """The parameters of one crop.
 
-  Hue, which is dear, is applied once, at a random place among the other three
-  in their random order: each of the 24 orders is equally likely.
+  Hue, which is expensive, is applied once, at a random position among the other
+  three in their random order: each of the 24 orders is equally likely.
   """
   flip, jitter, grey, blur = jax.random.split(key, 4)
-  chance, factors, order, place, hue = jax.random.split(jitter, 5)
+  chance, factors, order, position, hue = jax.random.split(jitter, 5)
   reach_3 = options.strength * jnp.array(
     [options.brightness, options.contrast, options.saturation]
   )
@@ -77,7 +75,7 @@ def draw(key: jax.Array, options: ml_collections.ConfigDict) -> Drawn:
       factors, (3,), minval=jnp.maximum(1 - reach_3, 0), maxval=1 + reach_3
     ),
     order_3=jax.random.permutation(order, 3),
-    hue_place=jax.random.randint(place, (), 0, 4),
+    before_hue=jax.random.randint(position, (), 0, 4),
     turn=jax.random.uniform(hue, (), minval=-most_hue, maxval=most_hue),
     grey=jax.random.bernoulli(grey, options.grey),
     blur=jax.random.bernoulli(blur_chance, options.blur),
@@ -92,7 +90,7 @@ def apply(
 ) -> jax.Array:
   """Augments a uint8 crop as drawn; float32 in [0, 1].
 
-  Where an option's probability is 0 its operation is left out of the program.
+  An operation whose probability is 0 is left out of the program.
   """
   x_3xHxW = to_float(jnp.moveaxis(crop_HxWx3, -1, 0))
   if options.flip:
@@ -111,7 +109,7 @@ def apply(
 
 
 def to_float(pixels: jax.Array) -> jax.Array:
-  """uint8 0..255 to float32 0..1."""
+  """uint8 in 0..255 to float32 in 0..1."""
   return pixels.astype(jnp.float32) / 255
 
 
@@ -134,9 +132,10 @@ def on_each_shard(
 def one_by_one_on_cpu(
   one: Callable[[jax.Array, Any], jax.Array], crops: jax.Array, drawn: Any
 ) -> jax.Array:
-  """One after the other on a CPU, which then skips what was not drawn.
+  """Maps a function over crops: in a loop on CPUs, vectorized elsewhere.
 
-  An accelerator has them all at once, both outcomes of each chance computed.
+  The loop skips operations that were not drawn; the vectorized form computes
+  both outcomes of each.
   """
   return jax.lax.platform_dependent(
     crops,
@@ -167,13 +166,13 @@ def _jitter(x_3xHxW, drawn, options):
 
   for slot in range(3):
     x_3xHxW = _when(
-      slot < drawn.hue_place, functools.partial(blend, slot=slot), x_3xHxW
+      slot < drawn.before_hue, functools.partial(blend, slot=slot), x_3xHxW
     )
   if options.hue:
     x_3xHxW = shift_hue(x_3xHxW, drawn.turn)
   for slot in range(3):
     x_3xHxW = _when(
-      slot >= drawn.hue_place, functools.partial(blend, slot=slot), x_3xHxW
+      slot >= drawn.before_hue, functools.partial(blend, slot=slot), x_3xHxW
     )
   return x_3xHxW
 
@@ -196,7 +195,7 @@ def adjust_saturation(x_3xHxW: jax.Array, factor: jax.Array) -> jax.Array:
 
 
 def shift_hue(x_3xHxW: jax.Array, turn: jax.Array) -> jax.Array:
-  """Turns the hue circle by `turn` (1 is once around), through HSV."""
+  """Rotates the hue by `turn` (1 is a full circle), through HSV."""
   r, g, b = x_3xHxW
   value = jnp.maximum(jnp.maximum(r, g), b)
   chroma = value - jnp.minimum(jnp.minimum(r, g), b)
@@ -206,7 +205,7 @@ def shift_hue(x_3xHxW: jax.Array, turn: jax.Array) -> jax.Array:
     (g - b) * scale,
     jnp.where(value == g, 2 + (b - r) * scale, 4 + (r - g) * scale),
   )
-  # Each channel is the value less the chroma times a trapezium of the hue.
+  # Each channel is the value minus the chroma times a trapezoid of the hue.
   k_3xHxW = jnp.array([5.0, 3.0, 1.0])[:, None, None] + (sextant + 6 * turn)
   k_3xHxW = k_3xHxW - 6 * jnp.floor(k_3xHxW / 6)
   dip_3xHxW = jnp.clip(jnp.minimum(k_3xHxW, 4 - k_3xHxW), 0, 1)

@@ -1,7 +1,7 @@
 """Fine-tuning: the whole network learns to classify.
 
-From weights, as SEER's tables do it, or from scratch when the config names
-none: then it is ordinary supervised training, the baseline of every claim.
+It starts from weights, as in SEER's tables, or from scratch if the config has
+none: ordinary supervised training, the baseline.
 """
 
 import re
@@ -18,7 +18,7 @@ from seer_jax.tasks.state import State
 
 
 class FineTune(labelled.Labelled):
-  """Trunk and classifier, with what makes large networks generalise."""
+  """Trunk and classifier, with regularization for large networks."""
 
   def __init__(self, config: ml_collections.ConfigDict, dtype: Any):
     super().__init__(config, dtype)
@@ -26,7 +26,7 @@ class FineTune(labelled.Labelled):
     self._depths = self.encoder.architecture.depths
 
   def init(self, key: jax.Array) -> tuple[Any, Any, Any]:
-    """Fresh parameters; `extra` holds their moving average, if there is one."""
+    """Fresh parameters; `extra` is their moving average, if there is one."""
     size = self.config.crops.sizes[0]
     x = jnp.zeros((self.config.batch_size, size, size, 3), self.dtype)
     variables = self.encoder.init(key, x, train=True)
@@ -75,7 +75,7 @@ class FineTune(labelled.Labelled):
     return loss, base.Aux(changed["batch_stats"], metrics, {}, ())
 
   def rate(self, path: str) -> float:
-    """Lower towards the input (`layer_decay`); the head's own (`head_rate`)."""
+    """Lower towards the input (`layer_decay`); `head_rate` for the head."""
     options, last = self.config.finetune, 1 + sum(self._depths)
     layer = self._layer(path)
     factor = options.head_rate if layer == last else 1.0
@@ -100,7 +100,7 @@ class FineTune(labelled.Labelled):
     del kept
     if not self.config.finetune.ema:
       return state.extra
-    # At first the average is of few steps, and must not remember the start.
+    # At first the average is over few steps, and must forget the start.
     step = state.step.astype(jnp.float32)
     decay = jnp.minimum(self.config.finetune.ema, (1 + step) / (10 + step))
     average = jax.tree.map(
@@ -115,7 +115,7 @@ class FineTune(labelled.Labelled):
     return state.extra.get("ema", state.variables)
 
   def with_weights(self, state: State, take: Callable[[Any], Any]) -> State:
-    """Trunk, and of the head what there is; the average begins there too."""
+    """Loads the trunk and the layers of the head that the weights have."""
     taken = take(state.variables)
     extra = self._averaged(taken["params"], taken["batch_stats"])
     return state.replace(**taken, extra=extra)
@@ -131,7 +131,7 @@ def network(config: ml_collections.ConfigDict) -> encoder.Encoder:
   """The classifier of a config.
 
   `finetune.head="swav"` keeps the first layer of the pre-trained projection,
-  with a BatchNorm of its own, below the classifier: SEER's form for few labels
+  with a new BatchNorm, below the classifier: SEER's form for few labels
   (VISSL's `swav_head` fine-tuning).
   """
   of_swav = config.finetune.head == "swav"
@@ -154,16 +154,9 @@ def mixed(
   """Mixes each image, and its target, with its neighbour in the batch.
 
   mixup (Zhang et al. 2018) blends two images, CutMix (Yun et al. 2019) pastes a
-  box of one into the other; with both, each image draws one of them. Shares
-  are drawn from Beta(alpha, alpha) for each image. Neighbours lie on one
-  device, and a shuffled batch makes them random.
-
-  Args:
-    x_BxHxWx3: images, an even number of them.
-    targets_BxL: their probabilities.
-    keys_B: a key an image.
-    mixup: alpha of mixup; 0 leaves it out.
-    cutmix: alpha of CutMix; 0 leaves it out.
+  box of one into the other; with both, each image draws one of them. Shares are
+  drawn from Beta(alpha, alpha) for each image. Neighbours are on one device,
+  and the shuffled batch makes them random; B must be even.
   """
   if not (mixup or cutmix):
     return x_BxHxWx3, targets_BxL

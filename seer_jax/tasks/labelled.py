@@ -1,4 +1,4 @@
-"""What tasks with labels share: their view of a batch, targets, a loss."""
+"""Common to tasks with labels: their view of a batch, targets, and loss."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from seer_jax.tasks import augment, base, randaugment
 
 
 class Labelled(base.Task):
-  """A task whose batches are one crop an image, and labels."""
+  """A task whose batches are one crop per image, and labels."""
 
   METRICS = ("loss", "train/accuracy")
 
@@ -19,7 +19,7 @@ class Labelled(base.Task):
     self.config, self.dtype = config, dtype
 
   def view(self, batch: dict[str, Any]) -> list[jax.Array]:
-    """The crops, augmented and normalised, as Bx1xHxWx3."""
+    """The crops, augmented and normalized, as Bx1xHxWx3."""
     options = self.config.augment
     keys_Bx2 = jax.vmap(jax.random.split)(batch["keys_B"])
     pixels = augment.augment(batch["crops"][0][:, 0], keys_Bx2[:, 0], options)
@@ -33,7 +33,7 @@ class Labelled(base.Task):
 def targets(
   labels_B: jax.Array, classes: int, smoothing: float = 0.0
 ) -> jax.Array:
-  """Rows of probabilities, BxL; zeros for an image without a label (-1)."""
+  """Rows of probabilities, BxL; zeros for images without a label (-1)."""
   one_hot_BxL = jax.nn.one_hot(labels_B, classes)
   smooth_BxL = one_hot_BxL * (1 - smoothing) + smoothing / classes
   return jnp.where(labels_B[:, None] >= 0, smooth_BxL, 0)

@@ -1,7 +1,7 @@
 """The linear probe: linear classifiers on the taps of a frozen network.
 
 Several taps, each with and without BatchNorm, each at several learning rates,
-are trained at once: the network, which costs all the time, runs once for all of
+are trained at once: the network, which takes all the time, runs once for all of
 them (VISSL, `benchmark/linear_image_classification`; Goyal et al. 2019).
 """
 
@@ -17,12 +17,12 @@ from seer_jax.models import encoder, heads
 from seer_jax.tasks import base, labelled
 from seer_jax.tasks.state import State
 
-# A head has diverged whose loss is so many times that of guessing.
+# A head whose loss is this many times that of guessing has diverged.
 _DIVERGED = 100
 
 
 class Probe(labelled.Labelled):
-  """Linear heads on a frozen trunk, which rests in `State.extra`."""
+  """Linear heads on a frozen trunk, which is in `State.extra`."""
 
   def __init__(self, config: ml_collections.ConfigDict, dtype: Any):
     super().__init__(config, dtype)
@@ -37,7 +37,7 @@ class Probe(labelled.Labelled):
     self.encoder = _Probed(self.network, self.heads, tuple(options.rates))
 
   def init(self, key: jax.Array) -> tuple[Any, Any, Any]:
-    """Fresh heads; the network comes with `extra`."""
+    """Fresh heads; the network is in `extra`."""
     trunk_key, heads_key = jax.random.split(key)
     size = self.config.crops.sizes[0]
     x = jnp.zeros((self.config.batch_size, size, size, 3), self.dtype)
@@ -54,11 +54,11 @@ class Probe(labelled.Labelled):
     batch: dict[str, Any],
     targets: Any | None = None,
   ) -> tuple[jax.Array, base.Aux]:
-    """The sum of all heads' cross entropies: each learns as if it were alone.
+    """The sum of all heads' cross entropies, so that each trains independently.
 
-    A head whose rate is too large for its tap diverges; it is left where it is,
-    so that its numbers stay finite and the others go on. The metrics are those
-    of the best head.
+    A head whose rate is too large for its tap diverges; it is no longer
+    trained, so that its numbers stay finite and the others go on. The metrics
+    are those of the best head.
     """
     del targets
     (x_Bx1xHxWx3,) = self.view(batch)
@@ -92,12 +92,12 @@ class Probe(labelled.Labelled):
     return state.variables | {"network": state.extra["network"]}
 
   def with_weights(self, state: State, take: Callable[[Any], Any]) -> State:
-    """The network alone has weights to take; heads are new."""
+    """Loads the network; heads are new."""
     return state.replace(extra={"network": take(state.extra["network"])})
 
 
 def taps(config: ml_collections.ConfigDict) -> tuple[str, ...]:
-  """Those that a config names, else every stage of its trunk and the mean."""
+  """The taps that a config names, or every stage of its trunk and the mean."""
   stages = len(encoder.architecture(config.model).depths)
   maps = (f"res{stage + 2}" for stage in range(stages))
   return tuple(config.probe.taps) or (*maps, "avgpool")
@@ -106,9 +106,7 @@ def taps(config: ml_collections.ConfigDict) -> tuple[str, ...]:
 class _Probed:
   """The probed network as an encoder whose logits are HxNxL.
 
-  Attributes:
-    preprocessing: of the network.
-    names: of the H heads: tap, BatchNorm and rate.
+  `names` are those of the H heads: tap, BatchNorm and rate.
   """
 
   def __init__(self, network, linear, rates):

@@ -1,8 +1,8 @@
-"""RandAugment on the device (Cubuk et al. 2020): N random operations an image.
+"""RandAugment on the device (Cubuk et al. 2020): N random operations per image.
 
-Operations and their strengths are those of the paper, in the form that timm
-made usual: a magnitude from 0 to 10, and stronger always means further from the
-original. Pixels are `x_3xHxW`, float32 in [0, 1], as in `augment.py`.
+Operations and strengths are the paper's, in timm's form: a magnitude from 0 to
+10, where stronger always means further from the original. Pixels are `x_3xHxW`,
+float32 in [0, 1], as in `augment.py`.
 """
 
 import functools
@@ -14,7 +14,7 @@ from jax.scipy import ndimage
 
 from seer_jax.tasks import augment
 
-# Of what a warped image leaves free: grey, which normalises to about zero.
+# Fills what a warped image leaves free: grey, which normalizes to about zero.
 _FILL = 0.5
 
 
@@ -24,11 +24,11 @@ def apply(
   count: int,
   magnitude: float,
 ) -> jax.Array:
-  """`count` random operations of a magnitude, drawn anew for each image.
+  """Applies `count` random operations, drawn for each image by its key.
 
   Args:
     pixels_NxHxWx3: floats in [0, 1].
-    keys_N: an image's key decides its operations and their signs.
+    keys_N: of the images.
     count: N of the paper; 0 changes nothing.
     magnitude: M, from 0 to 10.
   """
@@ -89,7 +89,7 @@ def equalize(x_3xHxW: jax.Array, sign: jax.Array, level: float) -> jax.Array:
 
 
 def rotate(x_3xHxW: jax.Array, sign: jax.Array, level: float) -> jax.Array:
-  """By up to 30 degrees."""
+  """Rotates by up to 30 degrees."""
   angle = sign * jnp.deg2rad(30.0) * level
   cos, sin = jnp.cos(angle), jnp.sin(angle)
   return _warp(x_3xHxW, ((cos, sin), (-sin, cos)))
@@ -102,7 +102,7 @@ def solarize(x_3xHxW: jax.Array, sign: jax.Array, level: float) -> jax.Array:
 
 
 def posterize(x_3xHxW: jax.Array, sign: jax.Array, level: float) -> jax.Array:
-  """Keeps 4 bits a channel, down to none."""
+  """Keeps 4 bits per channel, down to none."""
   del sign
   step = 2 ** (8 - (4 - int(4 * level)))
   return jnp.floor(jnp.round(x_3xHxW * 255) / step) * step / 255
@@ -149,12 +149,12 @@ def shear_y(x_3xHxW: jax.Array, sign: jax.Array, level: float) -> jax.Array:
 
 
 def translate_x(x_3xHxW: jax.Array, sign: jax.Array, level: float) -> jax.Array:
-  """By up to 0.45 of the width."""
+  """Shifts by up to 0.45 of the width."""
   return _warp(x_3xHxW, ((1, 0), (0, 1)), (0, sign * 0.45 * level))
 
 
 def translate_y(x_3xHxW: jax.Array, sign: jax.Array, level: float) -> jax.Array:
-  """By up to 0.45 of the height."""
+  """Shifts by up to 0.45 of the height."""
   return _warp(x_3xHxW, ((1, 0), (0, 1)), (sign * 0.45 * level, 0))
 
 
@@ -166,14 +166,15 @@ OPERATIONS: tuple[Callable[..., jax.Array], ...] = (
 
 
 def _factor(sign, level):
-  """Of a blend: 1 is the original, from 0.1 to 1.9."""
+  """The factor of a blend: 1 is the original; from 0.1 to 1.9."""
   return 1 + sign * 0.9 * level
 
 
 def _warp(x_3xHxW, matrix, shift=(0, 0)):
-  """Each pixel from a position given by a matrix around the centre.
+  """Samples each pixel at a position given by a matrix around the center.
 
-  `matrix` and `shift` are in (row, column) order; a shift counts in sides.
+  `matrix` and `shift` are in (row, column) order; a shift is relative to the
+  side.
   """
   height, width = x_3xHxW.shape[1:]
   row_HxW, column_HxW = jnp.meshgrid(

@@ -10,27 +10,18 @@ import jax.numpy as jnp
 
 @flax.struct.dataclass
 class State:
-  """What a checkpoint holds of the network and its optimisation.
+  """What a checkpoint holds of the network and its optimisation."""
 
-  Attributes:
-    step: batches seen so far.
-    params: of trunk, head and prototypes.
-    batch_stats: BatchNorm's running statistics.
-    opt_state: of the optax chain.
-    extra: what the task keeps between steps (SwAV: its queue).
-    loss_scale: a `loss_scale.LossScale` in fp16, else None.
-    nonfinite_steps: how many steps in a row, up to this, were not finite.
-    window: sums of metrics since the last logged step; part of the state so
-      that a resumed run logs the very same numbers.
-  """
-
-  step: jax.Array
-  params: Any
-  batch_stats: Any
-  opt_state: Any
-  extra: Any
-  loss_scale: Any
+  step: jax.Array  # Batches seen so far.
+  params: Any  # Of trunk, head and prototypes.
+  batch_stats: Any  # BatchNorm's running statistics.
+  opt_state: Any  # Of the optax chain.
+  extra: Any  # What the task keeps between steps (SwAV: its queue).
+  loss_scale: Any  # A `loss_scale.LossScale` in fp16, else None.
+  # How many steps in a row, up to this, were not finite.
   nonfinite_steps: jax.Array
+  # Sums of metrics since the last logged step; part of the state so that a
+  # resumed run logs the very same numbers.
   window: Any
 
   @property

@@ -17,7 +17,7 @@ from seer_jax.tasks.state import State
 
 
 class Targets(NamedTuple):
-  """What a batch's crops are to predict."""
+  """What the crops of a batch predict."""
 
   codes_BxAxK: tuple[jax.Array, ...]  # One for each prototype head.
   nearest_BxA: jax.Array  # Prototypes of the first head, before balancing.
@@ -44,8 +44,8 @@ class SwAV(base.Task):
   def init(self, key: jax.Array) -> tuple[Any, Any, Any]:
     """Fresh (params, batch_stats, extra); only shapes of crops matter here.
 
-    To be jitted: then the pass over a whole batch of zeros is never made, but
-    the batch has the size that the mesh can split.
+    To be jitted: the pass over a batch of zeros is then never computed, but the
+    batch has a size that the mesh can split.
     """
     options, batch = self.config.crops, self.config.batch_size
     crops = [
@@ -65,7 +65,7 @@ class SwAV(base.Task):
     return params, variables["batch_stats"], {"queue": queue}
 
   def trainable(self, path: str, step: jax.Array) -> jax.Array | bool:
-    """Prototypes rest for the first steps, as drawn (SwAV, appendix A)."""
+    """Prototypes keep their initial values for the first steps (appendix A)."""
     if path.startswith("prototypes"):
       return step >= self.config.swav.freeze_steps
     return True
@@ -80,7 +80,7 @@ class SwAV(base.Task):
     }
 
   def view(self, batch: dict[str, Any]) -> list[jax.Array]:
-    """Augmented, normalised crops, one BxVxHxWx3 array a resolution."""
+    """Augmented, normalized crops, one BxVxHxWx3 array per resolution."""
     views = []
     for group, crops_BxVxHxWx3 in enumerate(batch["crops"]):
       images, count = crops_BxVxHxWx3.shape[:2]
@@ -110,11 +110,7 @@ class SwAV(base.Task):
   ) -> tuple[jax.Array, base.Aux]:
     """The swapped loss of a batch, averaged over prototype heads.
 
-    Args:
-      params: to differentiate by.
-      state: the rest of the state.
-      batch: crops, with a key for each image.
-      targets: what to predict; assigned within this batch when None.
+    `targets` are what to predict; None assigns them within this batch.
     """
     options = self.config.swav
     views, batch_stats = self._encode(params, state, batch)
@@ -148,7 +144,7 @@ class SwAV(base.Task):
     return loss, base.Aux(batch_stats, metrics, totals, z_BxAxP)
 
   def _online(self, params, features_BxD, labels_B):
-    """A classifier that learns from the features, and teaches them nothing."""
+    """A classifier that learns from the features without changing them."""
     logits_BxL = self.online.apply(
       {"params": params["online"]}, jax.lax.stop_gradient(features_BxD)
     )
@@ -160,12 +156,12 @@ class SwAV(base.Task):
   def summarize(
     self, params: Any, state: State, batch: dict[str, Any]
   ) -> jax.Array:
-    """z_BxAxP alone, as `loss` will see it: the first pass of accumulation."""
+    """z_BxAxP as `loss` will see it: the first pass of accumulation."""
     options, counts = self.config.swav, self.config.crops.counts
     groups = len(counts)
     if not self.config.model.head.batch_norm or not self._trains_norms:
-      # Resolutions behind the last that assigns change nothing; a BatchNorm in
-      # the head would see all.
+      # Resolutions after the last that assigns codes have no effect, unless a
+      # BatchNorm in the head sees them.
       ends = itertools.accumulate(counts)
       groups = 1 + next(
         i for i, end in enumerate(ends) if end > max(options.assign_crops)
@@ -197,15 +193,15 @@ class SwAV(base.Task):
     return Targets(codes, jnp.argmax(scores[0], axis=-1))
 
   def after_step(self, state: State, z_BxAxP: jax.Array) -> dict[str, Any]:
-    """`extra` after a batch: the queue with its projections in front."""
+    """`extra` after a batch: the queue, updated with its projections."""
     queue = state.extra["queue"]
     if queue is None:
       return state.extra
     active = state.step >= self.config.swav.queue_start
-    return {"queue": swav_loss.push(queue, z_BxAxP, active)}
+    return {"queue": swav_loss.update_queue(queue, z_BxAxP, active)}
 
   def report(self, totals: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """How evenly crops fell on prototypes."""
+    """How evenly crops are assigned to prototypes."""
     return prototype_use(totals["usage_K"])
 
   @property
@@ -234,15 +230,12 @@ def _usage(nearest_BxA, prototypes):
 
 
 def prototype_use(usage_K: np.ndarray) -> dict[str, float]:
-  """How evenly crops fall on prototypes, by their nearest one.
+  """How evenly crops are assigned to prototypes, by the nearest one.
 
-  Args:
-    usage_K: crops nearest to each prototype, over some window.
-
-  Returns:
-    `prototypes/entropy`: of the shares, over ln K; 1 is even, 0 is one for all.
-    `prototypes/in_use`: how many got any crop.
-    `prototypes/max_share`: the share of the most used one.
+  From usage_K, the crops nearest to each prototype over some window:
+  `prototypes/entropy` of the shares, over ln K, is 1 if they are even and 0 for
+  a single one; `prototypes/in_use` counts those with any crop;
+  `prototypes/max_share` is the share of the most used one.
   """
   share_K = usage_K / max(usage_K.sum(), 1)
   used = share_K[share_K > 0]

@@ -28,17 +28,17 @@ def sinkhorn(
 ) -> jax.Array:
   """Codes: soft assignments that use all prototypes equally (section 3.1).
 
-  Solves for the codes as log Q = s / epsilon + u_K + v_N, where u evens out
-  the prototypes and v makes each row sum to one. Keeping u and v apart from
-  the scores, nothing as large as the scores is stored between iterations.
+  Solves for the codes as log Q = s / epsilon + u_K + v_N, where u balances the
+  prototypes and v makes each row sum to one. With u and v separate from the
+  scores, nothing as large as the scores is stored between iterations.
 
   Args:
     scores_NxK: similarities of rows to prototypes, in [-1, 1].
     epsilon: entropy of the assignment; smaller is sharper (0.05; SEER-10B
       0.03). Any value above zero is stable.
-    iterations: alternations (3; SEER 10). None is a softmax of each row.
-    used_N: rows that take part in balancing, all by default. The codes of the
-      other rows are still computed.
+    iterations: alternations (3; SEER 10); 0 is a softmax of each row.
+    used_N: rows that take part in balancing, all by default. Codes of the other
+      rows are still computed.
 
   Returns:
     codes_NxK, float32, rows summing to one; no gradient flows through them.
@@ -72,8 +72,8 @@ def swapped_loss(
     temperature: tau of the prediction (0.1).
 
   Returns:
-    The mean over images, assigning crops and the V - 1 crops that predict
-    each: a scalar that is ln K when predictions are uniform.
+    The mean over images, assigning crops and the V - 1 crops that predict each:
+    a scalar that is ln K if predictions are uniform.
   """
   logits_BxVxK = scores_BxVxK.astype(jnp.float32) / temperature
   log_p_BxVxK = jax.nn.log_softmax(logits_BxVxK)
@@ -91,12 +91,12 @@ def swapped_loss(
 def instance_loss(z_BxAxP: jax.Array, temperature: float) -> jax.Array:
   """Cross-entropy of each crop's other crops among all crops of the batch.
 
-  NT-Xent (Chen et al. 2020, equation 1), which tells images apart rather than
-  clusters. It learns something from the first step on, when codes are still
+  NT-Xent (Chen et al. 2020, equation 1), which contrasts images rather than
+  clusters. It gives a signal from the first step on, while codes are still
   those of a random network.
 
   Args:
-    z_BxAxP: features on the unit sphere, of two or more crops of each image.
+    z_BxAxP: features on the unit sphere, of two or more crops per image.
     temperature: of the softmax over the other crops of the batch.
 
   Returns:
@@ -129,12 +129,12 @@ def assign(
 
   Args:
     scores_BxVxK: similarities of crops.
-    assign_crops: which of them want codes; each is balanced alone.
+    assign_crops: which of them get codes; each is balanced separately.
     epsilon: see `sinkhorn`.
     iterations: see `sinkhorn`.
     queue_scores_AxQxK: similarities of earlier features, to balance over more
       rows than a small batch has.
-    queue_used: scalar; False leaves the queue out (it is not full yet).
+    queue_used: scalar; False ignores the queue (it is not full yet).
 
   Returns:
     codes_BxAxK.
@@ -162,10 +162,10 @@ def empty_queue(crops: int, length: int, width: int) -> dict[str, jax.Array]:
   }
 
 
-def push(
+def update_queue(
   queue: Mapping[str, jax.Array], z_BxAxP: jax.Array, active: jax.Array
 ) -> dict[str, jax.Array]:
-  """Puts the batch in front and drops the oldest, where `active` is true."""
+  """Puts the batch in front and drops the oldest, if `active` is true."""
   z_AxBxP = jax.lax.stop_gradient(z_BxAxP).astype(jnp.float32).swapaxes(0, 1)
   length, batch = queue["z_AxQxP"].shape[1], z_AxBxP.shape[1]
   pushed = jnp.concatenate([z_AxBxP, queue["z_AxQxP"][:, :-batch]], axis=1)
@@ -177,5 +177,5 @@ def push(
 
 
 def is_full(queue: Mapping[str, jax.Array]) -> jax.Array:
-  """Whether every entry holds a feature; until then the queue is not used."""
+  """Whether the queue is full; it is not used until then."""
   return queue["filled"] == queue["z_AxQxP"].shape[1]

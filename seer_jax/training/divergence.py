@@ -91,9 +91,6 @@ def keep(
     state: after a step that was not finite.
     progress: of the run (`saving.Progress`).
     workdir: the checkpoint goes to its folder `divergence`.
-    source: of the images.
-    config: resolved.
-    programs: of the run.
 
   Raises:
     UserError: always.
@@ -136,8 +133,7 @@ def replay(
 ) -> Iterator[str]:
   """Repeats the newest step in `divergence`; lines of what was found.
 
-  Raises:
-    UserError: there is none.
+  Raises UserError if there is none.
   """
   tx, schedule = optim.make(config.optim, config.steps, config.batch_size, task)
   programs = step_lib.build(task, tx, config, mesh)

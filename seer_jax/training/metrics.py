@@ -47,14 +47,13 @@ class Writer:
   def go_back(self, step: int | None, evaluated: int | None = None) -> None:
     """Drops what was written after a step.
 
+    Raises UserError if this user may not read or write the file and Lost if the
+    disk does not take it.
+
     Args:
       step: the last to keep; None keeps none.
       evaluated: step of the last evaluation to keep, if it is another: a run
         that was stopped in one repeats it.
-
-    Raises:
-      UserError: this user may not read or write the file.
-      Lost: the disk does not take it.
     """
     last = step if evaluated is None else evaluated
     try:

@@ -10,14 +10,10 @@ _STARVED, _SETTLED = 0.1, 200
 
 
 class Collapse(NamedTuple):
-  """A sign that nothing is learned.
+  """A sign that nothing is learned."""
 
-  Attributes:
-    what: is wrong, in words.
-    tries: (what to do, flags) that may help, the likeliest first.
-  """
-
-  what: str
+  what: str  # Is wrong, in words.
+  # (what to do, flags) that may help, the likeliest first.
   tries: tuple[tuple[str, str], ...]
 
 
@@ -28,7 +24,6 @@ def collapse(
 
   Args:
     found: `prototypes/max_share`, `loss_over_lnk`.
-    options: the config of the run.
   """
   share = found.get("prototypes/max_share", 0)
   over_lnk = found.get("loss_over_lnk", 0)
@@ -150,7 +145,6 @@ class InputStallMonitor:
     """What to change, once; "" while all is well.
 
     Args:
-      step: of the reading.
       data_wait: share of the time since the last one that steps waited.
     """
     if self._first is None:

@@ -44,8 +44,6 @@ class Program:
     """Compiles nothing yet.
 
     Args:
-      step: jitted.
-      workdir: of the run.
       profile: the step to trace; -1 for none.
       primary: whether this process writes the table.
     """
@@ -108,9 +106,7 @@ def table(folder: pathlib.Path, hlo: str, steps: int) -> Iterator[str]:
   """The scopes in which a device spent most time, of the newest trace.
 
   Args:
-    folder: that was traced to.
     hlo: the text of the compiled program.
-    steps: that were traced.
   """
   scopes = _scopes(hlo)
   spent: collections.Counter[str] = collections.Counter()

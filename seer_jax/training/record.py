@@ -26,48 +26,28 @@ NAME = "run.json"
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-  """One start of a run, the first or a resumption.
+  """One start of a run, the first or a resumption."""
 
-  Attributes:
-    time: seconds since 1970.
-    seer_jax: its version.
-    jax: its version.
-    device: kind of the devices, as JAX names it.
-    devices: how many, over all processes.
-    processes: how many.
-    cores: of the host of the first process.
-  """
-
-  time: float
+  time: float  # Seconds since 1970.
   seer_jax: str
   jax: str
-  device: str
-  devices: int
-  processes: int
-  cores: int
+  device: str  # Kind of the devices, as JAX names it.
+  devices: int  # How many, over all processes.
+  processes: int  # How many.
+  cores: int  # Of the host of the first process.
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-  """What `run.json` holds; nothing of a run from before there was one.
+  """What `run.json` holds; nothing of a run from before there was one."""
 
-  Attributes:
-    source: the training images, in words.
-    images: how many there are.
-    labels: names of their labels.
-    bank: images that evaluations learn from.
-    query: images that evaluations test on.
-    choices: of keys that the config left open.
-    starts: the first, and resumptions.
-  """
-
-  source: str = ""
-  images: int = 0
-  labels: Sequence[str] = ()
-  bank: int = 0
-  query: int = 0
-  choices: Sequence[auto.Choice] = ()
-  starts: Sequence[Start] = ()
+  source: str = ""  # The training images, in words.
+  images: int = 0  # How many there are.
+  labels: Sequence[str] = ()  # Names of their labels.
+  bank: int = 0  # Images that evaluations learn from.
+  query: int = 0  # Images that evaluations test on.
+  choices: Sequence[auto.Choice] = ()  # Of keys that the config left open.
+  starts: Sequence[Start] = ()  # The first, and resumptions.
 
 
 def add_start(
@@ -79,12 +59,6 @@ def add_start(
   """Writes `run.json`, or adds this start to it.
 
   A disk that refuses it costs a warning: training does not depend on it.
-
-  Args:
-    workdir: of the run.
-    source: the training images.
-    images: that it is evaluated on.
-    choices: made now; the first start's are kept.
   """
   earlier = read(workdir)
   whole = Record(

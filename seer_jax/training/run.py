@@ -41,19 +41,12 @@ CreateTask = Callable[[ml_collections.ConfigDict], base.Task]
 
 
 class Begun(NamedTuple):
-  """What a run is made of.
+  """What a run is made of."""
 
-  Attributes:
-    source: the images to train on.
-    mesh: the devices.
-    images: to evaluate on.
-    choices: of keys that the config left open.
-  """
-
-  source: sources.Source
-  mesh: jax.sharding.Mesh
-  images: suite.Sets
-  choices: Sequence[auto.Choice]
+  source: sources.Source  # The images to train on.
+  mesh: jax.sharding.Mesh  # The devices.
+  images: suite.Sets  # To evaluate on.
+  choices: Sequence[auto.Choice]  # Of keys that the config left open.
 
 
 def run(
@@ -64,16 +57,14 @@ def run(
 ) -> None:
   """Trains to the end of the config, from wherever the workdir stands.
 
+  Raises UserError if something the user can mend, Lost if something that the
+  run stood on is gone, and Stopped if a signal came; run the same command
+  again.
+
   Args:
     config: may have open keys, which are chosen here.
     workdir: of this run alone; a run that is there goes on.
-    create_task: what is learned; what `config.task` says by default.
     say: takes the lines that sum up a finished run.
-
-  Raises:
-    UserError: something the user can mend.
-    Lost: something that the run stood on is gone.
-    Stopped: a signal came; run the same command again.
   """
   with contextlib.ExitStack() as closing:
     notices = closing.enter_context(preemption.Preemption())
@@ -106,18 +97,14 @@ def compile_only(
   """Compiles a run's programs, into the cache, and trains nothing.
 
   Where many processes share a cache, one start of this spares the others the
-  wait. Nothing is written but the cache.
+  wait. Nothing is written but the cache. Raises UserError if something the user
+  can mend.
 
   Args:
-    config: may have open keys, which are chosen as `run` chooses them.
     workdir: whose run's choices hold, if there is one; None for no run.
-    create_task: what is learned; what `config.task` says by default.
 
   Yields:
     A line for each program.
-
-  Raises:
-    UserError: something the user can mend.
   """
   source, mesh, _, _ = begin(config, workdir)
   distributed.check_equal(_facts(config, source))
@@ -154,12 +141,10 @@ def begin(
 ) -> Begun:
   """Opens and resolves what a config asks for. Nothing is written.
 
-  Args:
-    config: may have open keys, which are chosen here.
-    workdir: whose run's choices hold, if there is one; None for no run.
+  Raises UserError if something in it cannot be.
 
-  Raises:
-    UserError: something in it cannot be.
+  Args:
+    workdir: whose run's choices hold, if there is one; None for no run.
   """
   validate.check_each(config)
   mesh = mesh_lib.make(config.mesh.data, config.mesh.fsdp)
@@ -185,8 +170,7 @@ def replay(
 ) -> Iterator[str]:
   """Repeats the step at which a run gave up; see `divergence.py`.
 
-  Raises:
-    UserError: there is none; or it was another config's.
+  Raises UserError if there is none; or it was another config's.
   """
   source, mesh, _, _ = begin(config, workdir)
   resolved.write(workdir, config, primary=False)

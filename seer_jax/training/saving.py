@@ -26,27 +26,18 @@ _RETRY_EVERY, _RETRY_FOR = 10, 1800
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-  """How far a run has come, beside its state; saved with each checkpoint.
+  """How far a run has come, beside its state; saved with each checkpoint."""
 
-  Attributes:
-    samples: number of the next sample.
-    images: of the source, which must not change.
-    fingerprint: of the source.
-    evaluated: step of the last evaluation, -1 before the first.
-    evaluation: its values, if the checkpoint is of that step.
-    lines: of `metrics.jsonl` up to here.
-    jumps: of each rollback, the steps that it led to and came from.
-    seconds: of training so far, over all starts.
-  """
-
-  samples: int
-  images: int
+  samples: int  # Number of the next sample.
+  images: int  # Of the source, which must not change.
   fingerprint: str
-  evaluated: int = -1
+  evaluated: int = -1  # Step of the last evaluation, -1 before the first.
+  # Its values, if the checkpoint is of that step.
   evaluation: Mapping[str, float] = dataclasses.field(default_factory=dict)
-  lines: int = 0
+  lines: int = 0  # Of `metrics.jsonl` up to here.
+  # Of each rollback, the steps that it led to and came from.
   jumps: tuple[Mapping[str, int], ...] = ()
-  seconds: float = 0.0
+  seconds: float = 0.0  # Of training so far, over all starts.
 
   @classmethod
   def of_checkpoint(cls, saved: Mapping[str, Any]) -> "Progress":
@@ -88,10 +79,6 @@ class Saver:
     """Opens the folder of checkpoints.
 
     Args:
-      config: resolved.
-      workdir: of the run.
-      source: the images to train on.
-      programs: of the run.
       begin: makes the state before the first step.
     """
     self._config, self._workdir, self._source = config, workdir, source
@@ -129,8 +116,6 @@ class Saver:
 
     Args:
       step: number of updates done.
-      state: after them.
-      progress: likewise.
       problem: why the metrics up to here could not be written, or "": a
         checkpoint vouches for every line before it.
     """
@@ -181,13 +166,7 @@ class Saver:
   ) -> tuple[state_lib.State, Progress]:
     """Goes back to a checkpoint, and past the images seen since then.
 
-    Args:
-      step: number of updates done.
-      state: after them; the last of them were not finite.
-      progress: likewise.
-
-    Raises:
-      UserError: it diverges a second time, or `rollback.after` is 0.
+    Raises UserError if it diverges a second time, or `rollback.after` is 0.
     """
     began = step - int(state.nonfinite_steps)
     self.checkpoints.wait()
@@ -267,8 +246,7 @@ def save_or_fail(
 ) -> None:
   """Saves and waits; if it fails, tries again until a second signal comes.
 
-  Raises:
-    Lost: the disk does not take it.
+  Raises Lost if the disk does not take it.
   """
   began = time.monotonic()
   checkpoints.wait()

@@ -16,19 +16,13 @@ Step = Callable[[state_lib.State, Any], tuple[state_lib.State, Any]]
 
 
 class Programs(NamedTuple):
-  """The jitted functions of a run, and the shapes of its state.
+  """The jitted functions of a run, and the shapes of its state."""
 
-  Attributes:
-    init: () -> State, initialized on the devices that hold it.
-    step: (State, batch) -> (State, window); the old state is donated.
-    abstract: the State as shapes, dtypes and shardings.
-    unpadded: the same without padding, as the layers see it.
-  """
-
+  # () -> State, initialized on the devices that hold it.
   init: Callable[[], state_lib.State]
-  step: Step
-  abstract: state_lib.State
-  unpadded: state_lib.State
+  step: Step  # (State, batch) -> (State, window); the old state is donated.
+  abstract: state_lib.State  # The State as shapes, dtypes and shardings.
+  unpadded: state_lib.State  # The same without padding, as the layers see it.
 
 
 def build(

@@ -76,7 +76,6 @@ class Checkpoints:
 
     Args:
       step: names the checkpoint.
-      state: at that step.
       unpadded: its shapes without padding.
       progress: where the run is, as JSON.
     """
@@ -147,15 +146,13 @@ class Checkpoints:
   ) -> tuple[state_lib.State, dict[str, Any]] | None:
     """State and progress of the newest whole checkpoint; None without any.
 
-    Damaged ones that are newer are renamed.
+    Damaged ones that are newer are renamed. Raises UserError if it is of
+    another network; or all of them are damaged.
 
     Args:
       abstract: shapes, dtypes and shardings to restore to.
       unpadded: the shapes without padding.
       wanted: which steps to consider.
-
-    Raises:
-      UserError: it is of another network; or all of them are damaged.
     """
     self.wait()
     damaged = []
@@ -206,11 +203,10 @@ class Checkpoints:
   def read(self, step: int | None = None) -> dict[str, Any]:
     """A state as nested dicts on one device, whatever mesh saved it.
 
+    Raises UserError if there is no such checkpoint.
+
     Args:
       step: of the checkpoint; None for the newest.
-
-    Raises:
-      UserError: there is no such checkpoint.
     """
     self.wait()
     step = max(self.folder.steps(), default=None) if step is None else step

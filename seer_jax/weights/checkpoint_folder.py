@@ -73,7 +73,6 @@ class CheckpointFolder:
     Looked for before: a save that fails in its middle logs many tracebacks.
 
     Args:
-      step: of the checkpoint.
       needed: bytes.
 
     Returns:
@@ -103,8 +102,7 @@ class CheckpointFolder:
   ) -> None:
     """Gives a written checkpoint its name, in place of an older one.
 
-    Raises:
-      OSError: the disk refuses; the older one is still there.
+    Raises OSError if the disk refuses; the older one is still there.
     """
     if not distributed.is_primary():
       return
@@ -132,8 +130,7 @@ class CheckpointFolder:
   def damage(self, step: int) -> str:
     """What is wrong with a checkpoint's files, or "": alike on all processes.
 
-    Raises:
-      UserError: this user may not read them.
+    Raises UserError if this user may not read them.
     """
     complaints = []
     if distributed.is_primary():
@@ -152,8 +149,7 @@ class CheckpointFolder:
   def set_aside(self, step: int, damage: str) -> None:
     """Keeps a damaged checkpoint under a name that no run reads.
 
-    Raises:
-      UserError: it cannot be renamed.
+    Raises UserError if it cannot be renamed.
     """
     folder = self.of(step)
     aside, count = folder.with_suffix(".damaged"), 1

@@ -40,8 +40,7 @@ _TIMM_ARGUMENTS = {"num_classes", "in_chans", "global_pool"}
 def read(path: pathlib.Path) -> Any:
   """The content of a JSON file; None where there is none.
 
-  Raises:
-    UserError: it is damaged, or cannot be read.
+  Raises UserError if it is damaged, or cannot be read.
   """
   try:
     return json.loads(path.read_text(encoding="utf-8"))
@@ -60,13 +59,8 @@ def architecture(
 ) -> architectures.Architecture:
   """The trunk of weights, as `config.json` in their folder has it.
 
-  Args:
-    folder: of the weights.
-    it: what their arrays are.
-
-  Raises:
-    UserError: it says something else than the arrays, or asks for something
-      that there is not here.
+  Raises UserError if it says something else than the arrays, or asks for
+  something that there is not here.
   """
   path = folder / "config.json"
   said = read(path)
@@ -144,8 +138,8 @@ def _refuse(path, name, value, words):
 def preprocessing(folder: pathlib.Path) -> Preprocessing | None:
   """How images are prepared for the weights of a folder; None if nothing says.
 
-  Raises:
-    UserError: a file is damaged, or asks for something that there is not here.
+  Raises UserError if a file is damaged, or asks for something that there is not
+  here.
   """
   kinds: tuple[tuple[str, Callable[[Any], Preprocessing | None]], ...] = (
     ("config.json", _of_timm),

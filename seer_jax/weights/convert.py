@@ -44,17 +44,13 @@ def convert(
 ) -> Iterator[str]:
   """Writes weights in another format; yields what to tell of it, in lines.
 
+  Raises UserError if the format has no place for such a trunk, the disk
+  refuses, or what was written differs, and Lost if the disk is full.
+
   Args:
-    opened: of `load.open_weights`.
-    out: the file to write, for "huggingface" and "orbax" a folder.
     to: one of `FORMATS`.
     checked: whether what was written is compared with what it was written from:
       arrays bit for bit, a function by what it says of random images.
-
-  Raises:
-    UserError: the format has no place for such a trunk, the disk refuses, or
-      what was written differs.
-    Lost: the disk is full.
   """
   if to not in FORMATS:
     raise errors.UserError(

@@ -33,8 +33,7 @@ _IN_FOLDERS = (
 def in_folder(folder: pathlib.Path) -> lazy_weights.Weights | None:
   """Weights with what is said beside them; None where there are none.
 
-  Raises:
-    UserError: as `in_file`.
+  Raises UserError if as `in_file`.
   """
   for name in _IN_FOLDERS:
     if (folder / name).exists():

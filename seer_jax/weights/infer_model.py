@@ -10,17 +10,12 @@ from seer_jax.weights import name_maps
 
 
 class _Unbuilt(NamedTuple):
-  """Networks that timm calls RegNets and that are not built here.
+  """Networks that timm calls RegNets and that are not built here."""
 
-  Attributes:
-    names: of the networks, a pattern.
-    is_one: whether arrays of these shapes are of one.
-    reason: what it has that `regnet.RegNet` has not.
-  """
-
-  names: str
+  names: str  # Of the networks, a pattern.
+  # Whether arrays of these shapes are of one.
   is_one: Callable[[name_maps.Shapes], bool]
-  reason: str
+  reason: str  # What it has that `regnet.RegNet` has not.
 
 
 _UNBUILT = (

@@ -19,25 +19,18 @@ from seer_jax.runtime import mesh as mesh_lib
 
 
 class Weights(NamedTuple):
-  """Opened, not yet read.
+  """Opened, not yet read."""
 
-  Attributes:
-    origin: whose format it is, for people.
-    model: the network that they belong to.
-    shapes: of all arrays, by path ("params/trunk/stem/kernel").
-    array: lends an array, read-only, in our order of axes.
-    dropped: names in the file that a network has no use for.
-    files: that arrays are read from.
-    notes: what is in the file and is not read, in words.
-  """
-
-  origin: str
-  model: encoder.Encoder
+  origin: str  # Whose format it is, for people.
+  model: encoder.Encoder  # The network that they belong to.
+  # Of all arrays, by path ("params/trunk/stem/kernel").
   shapes: Mapping[str, tuple[int, ...]]
+  # Lends an array, read-only, in our order of axes.
   array: Callable[[str], contextlib.AbstractContextManager[np.ndarray]]
+  # Names in the file that a network has no use for.
   dropped: tuple[str, ...] = ()
-  files: tuple[pathlib.Path, ...] = ()
-  notes: tuple[str, ...] = ()
+  files: tuple[pathlib.Path, ...] = ()  # That arrays are read from.
+  notes: tuple[str, ...] = ()  # What is in the file and is not read, in words.
 
 
 def in_memory(

@@ -41,20 +41,13 @@ _WEIGHTS = ("model", "pytorch_model")
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-  """One set of weights.
+  """One set of weights."""
 
-  Attributes:
-    name: that users know.
-    trunk: name in `architectures.MODELS`; "" to go by the file.
-    repository: on Hugging Face's hub; "" for none.
-    url: of the file elsewhere, which the user fetches; "" for none.
-    preprocessing: that belongs to them; None to go by the repository.
-  """
-
-  name: str
-  trunk: str
-  repository: str = ""
-  url: str = ""
+  name: str  # That users know.
+  trunk: str  # Name in `architectures.MODELS`; "" to go by the file.
+  repository: str = ""  # On Hugging Face's hub; "" for none.
+  url: str = ""  # Of the file elsewhere, which the user fetches; "" for none.
+  # That belongs to them; None to go by the repository.
   preprocessing: Preprocessing | None = None
 
 
@@ -118,9 +111,7 @@ def find(name: str) -> Published | None:
   Names of SEER's weights (`seer_32`, `seer_256_in1k`), of timm's
   (`regnety_320.seer`; `regnety_320` for those that timm prefers) and of
   repositories on the hub (`facebook/regnet-y-040`, also after `hf-hub:`).
-
-  Raises:
-    UserError: timm's network of that name is not built here.
+  Raises UserError if timm's network of that name is not built here.
   """
   name = re.sub(r"^hf[-_]hub:", "", name)
   bare = name.removeprefix("timm/").split(".")[0]
@@ -154,8 +145,8 @@ def folder_of(it: Published) -> pathlib.Path:
 def fetched(it: Published) -> pathlib.Path:
   """The weights on this disk: placed by the user, or from the hub's cache.
 
-  Raises:
-    UserError: neither there nor to be had; says which file to place where.
+  Raises UserError if neither there nor to be had; says which file to place
+  where.
   """
   folder = folder_of(it)
   if folder.is_dir() and any(folder.iterdir()):

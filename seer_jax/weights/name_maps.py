@@ -15,26 +15,17 @@ from seer_jax.models import architectures
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """The names of one project.
-
-  Attributes:
-    title: of the project.
-    stem: the stem's convolution.
-    stem_norm: its normalisation.
-    block: what precedes a block's names, from `stage` and `number`, counted
-      from 1, `before` (the stage) and `index`, counted from 0, and `tap`.
-    inside: our names within a block to theirs.
-    classifiers: names of the classifier; the first is written.
-    swav: whether the projection and the prototypes have names.
-  """
+  """The names of one project."""
 
   title: str
-  stem: str
-  stem_norm: str
+  stem: str  # The stem's convolution.
+  stem_norm: str  # Its normalisation.
+  # What precedes a block's names, from `stage` and `number`, counted from 1,
+  # `before` (the stage) and `index`, counted from 0, and `tap`.
   block: str
-  inside: Mapping[str, str]
-  classifiers: tuple[str, ...]
-  swav: bool = False
+  inside: Mapping[str, str]  # Our names within a block to theirs.
+  classifiers: tuple[str, ...]  # Names of the classifier; the first is written.
+  swav: bool = False  # Whether the projection and the prototypes have names.
 
 
 VISSL = Layout(
@@ -131,38 +122,25 @@ _COUNTER = ".num_batches_tracked"
 
 
 class Contents(NamedTuple):
-  """What a file's arrays are.
+  """What a file's arrays are."""
 
-  Attributes:
-    layout: whose names they have.
-    prefix: what precedes the names of the trunk.
-    architecture: of the trunk.
-    hidden: widths of the projection's hidden layers.
-    out: width of the projection; 0 for none. A network fine-tuned from hidden
-      layers has those alone, and its classifier behind them.
-    batch_norm: whether the projection normalises.
-    projection: what precedes its names.
-    prototype_counts: of each prototype head.
-    classes: of the classifier; 0 for none.
-    classifier: its name.
-    norm: name of a BatchNorm before it, VISSL's `channel_bn`; "" for none.
-    notes: probes that are in the file and are not read, in words.
-    unread: what precedes the names of their arrays.
-  """
-
-  layout: Layout
-  prefix: str
+  layout: Layout  # Whose names they have.
+  prefix: str  # What precedes the names of the trunk.
   architecture: architectures.Architecture
-  hidden: tuple[int, ...] = ()
+  hidden: tuple[int, ...] = ()  # Widths of the projection's hidden layers.
+  # Width of the projection; 0 for none. A network fine-tuned from hidden layers
+  # has those alone, and its classifier behind them.
   out: int = 0
-  batch_norm: bool = False
-  projection: str = ""
-  prototype_counts: tuple[int, ...] = ()
-  classes: int = 0
+  batch_norm: bool = False  # Whether the projection normalises.
+  projection: str = ""  # What precedes its names.
+  prototype_counts: tuple[int, ...] = ()  # Of each prototype head.
+  classes: int = 0  # Of the classifier; 0 for none.
   classifier: str = ""
+  # Name of a BatchNorm before it, VISSL's `channel_bn`; "" for none.
   norm: str = ""
+  # Probes that are in the file and are not read, in words.
   notes: tuple[str, ...] = ()
-  unread: tuple[str, ...] = ()
+  unread: tuple[str, ...] = ()  # What precedes the names of their arrays.
 
 
 class Pair(NamedTuple):

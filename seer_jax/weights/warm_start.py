@@ -97,10 +97,8 @@ def begin(
   """A fresh state with the arrays of the weights that the config names.
 
   What the weights lack, or have in another shape (a classifier of other labels)
-  stays fresh; the log says what.
-
-  Raises:
-    UserError: an array of the trunk is missing or has another shape.
+  stays fresh; the log says what. Raises UserError if an array of the trunk is
+  missing or has another shape.
   """
   if not config.weights:
     return fresh

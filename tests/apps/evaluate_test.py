@@ -181,11 +181,11 @@ def test_mistakes_are_one_line(tiny, seer, recipes, tmp_path):
   none = plant(tmp_path / "none", (".",))
   data = "--train", two, "--test", two
   for arguments, words in (
-    ((tiny, "--train", none, "--test", two), "without labels"),
+    ((tiny, "--train", none, "--test", two), "not labelled"),
     ((tiny, "--train", two, "--test", one), "all of one class, 'a'"),
-    ((tiny, "--train", two, "--test", other), "different labels: b, c"),
+    ((tiny, "--train", two, "--test", other), "different labels: only one of them has b, c"),
     ((tiny, *data), "k=200 neighbours of only 24 images"),
-    ((tiny, tiny, *data), "is named twice"),
+    ((tiny, tiny, *data), "is given twice"),
     (("untrained", *data), "name these too"),
     ((tiny, "--evals", "knm", *data), "there is no evaluation 'knm'"),
     ((tiny, "--evals", "knn@1%", *data), "only linear, finetune, scratch"),
@@ -257,7 +257,7 @@ def test_without_a_test_set_one_part_is_held_out(seer, tmp_path):
     *("eval", "pixels", "--train", folder, "--evals", "knn"),
     "--config.eval.knn_k=(33,)",
   )
-  assert more[0] == 2 and "33 neighbours of only 32 images" in more[2]
+  assert more[0] == 2 and "33 neighbours, but there are only 32 images" in more[2]
 
 
 class Killed(BaseException):

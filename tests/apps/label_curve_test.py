@@ -65,5 +65,6 @@ def test_table_and_plot(tmp_path):
   assert "| 1 % (500) | 20.5 ± 0.7 | 40.0 |" in tables.markdown(table)
   for ending, start in (("png", b"\x89PNG"), ("svg", b"<?xml")):
     path = tmp_path / f"labels.{ending}"
-    label_curve.plot(curves, SHARES, 50_000, "digits", str(path))
+    with path.open("wb") as file:
+      label_curve.plot(curves, SHARES, 50_000, "digits", file, ending)
     assert path.read_bytes().startswith(start)

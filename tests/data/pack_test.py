@@ -235,8 +235,8 @@ def test_mistakes_are_told_in_one_line(photos, tmp_path, capsys):
   out = tmp_path / "out"
   assert "required: DST" in told(capsys, photos)
   assert "did you mean --shard?" in told(capsys, photos, out, "--shards=3")
-  assert "what is 'more'?" in told(capsys, photos, out, "more")
-  assert "--shard must be" in told(capsys, photos, out, "--shard=0")
+  assert "argument 'more' is unexpected" in told(capsys, photos, out, "more")
+  assert "--shard is 0; it must be" in told(capsys, photos, out, "--shard=0")
   assert "no such folder" in told(capsys, tmp_path / "nowhere", out)
   assert "is not empty" in told(capsys, photos, photos)
   (tmp_path / "file").write_text("")

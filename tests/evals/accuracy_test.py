@@ -95,7 +95,7 @@ def test_images_without_labels_count_nothing(monkeypatch):
   )
   assert measured(encoder, query)["accuracy"] == wanted
   monkeypatch.setattr(query.source, "label_of", lambda i: -1)
-  with pytest.raises(errors.UserError, match="none of the 40 images"):
+  with pytest.raises(errors.UserError, match="none of the 40 test images"):
     measured(encoder, query)
 
 

@@ -53,7 +53,7 @@ def test_draws_are_nested_balanced_and_of_a_seed():
 
 
 def test_more_shots_than_images_are_refused():
-  with pytest.raises(errors.UserError, match="label 1 has 3; ask for fewer"):
+  with pytest.raises(errors.UserError, match="label 1 has 3; reduce"):
     low_shot.draw(np.repeat([0, 1], (9, 3)), low_shot.shots(4), 0)
 
 

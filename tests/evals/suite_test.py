@@ -71,11 +71,11 @@ def test_one_label_is_told_apart_from_nothing(tmp_path, caplog):
   found = measured(config_of(**kind, **{"eval.evals": ("knn", "stats")}))
   assert not any(name.startswith("knn") for name in found)
   assert "features/rank" in found
-  assert "no kNN check: the images to learn from have one label" in caplog.text
+  assert "kNN is skipped: the images have a single label" in caplog.text
 
 
 def test_an_unknown_evaluation_is_refused():
-  with pytest.raises(errors.UserError, match="no evaluation 'knm'.*stats, knn"):
+  with pytest.raises(errors.UserError, match="'knm', which does not exist.*stats, knn"):
     measured(config_of(**{"eval.evals": ("knm",)}))
 
 
@@ -114,5 +114,5 @@ def test_a_classifier_needs_labels(tmp_path):
   photos.plant(tmp_path, 8)
   for path in (tmp_path / "cats", tmp_path / "dogs"):
     source = sources.open_source({"path": str(path)})
-    with pytest.raises(errors.UserError, match="without labels"):
+    with pytest.raises(errors.UserError, match="not labelled"):
       suite.need_labels(source, "config.data.train")

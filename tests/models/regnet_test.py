@@ -129,7 +129,7 @@ def gradients(execution):
 @pytest.mark.parametrize(
   ("shape", "dtype", "hint"),
   [
-    ((2, 3, 64, 64), "float32", "channels come last here: x.transpose"),
+    ((2, 3, 64, 64), "float32", "channels must come last: x.transpose"),
     ((2, 64, 64, 3), "uint8", "model.preprocessing.normalize"),
     ((64, 64, 3), "float32", r"x\[None\]"),
     ((2, 64, 64, 1), "float32", "model.preprocessing"),
@@ -138,5 +138,5 @@ def gradients(execution):
 )
 def test_what_are_no_images_of_the_network_is_said_in_words(shape, dtype, hint):
   network = encoder.Encoder(architectures.MODELS["regnety_200mf"])
-  with pytest.raises(errors.UserError, match=f"NxHxWx3 of floats.*{hint}"):
+  with pytest.raises(errors.UserError, match=f"shape NxHxWx3.*{hint}"):
     jax.eval_shape(lambda: network.apply({}, jnp.zeros(shape, dtype)))

@@ -89,7 +89,7 @@ def orders():
   """The order of all four, each as the rank among the 24 permutations."""
   rank = {order: i for i, order in enumerate(itertools.permutations(range(4)))}
   found = []
-  for order_3, place in zip(drawn().order_3, drawn().hue_place, strict=True):
+  for order_3, place in zip(drawn().order_3, drawn().before_hue, strict=True):
     order = [int(op) for op in order_3]
     order.insert(int(place), 3)
     found.append(rank[tuple(order)])

@@ -99,7 +99,7 @@ def drawn_with(**changed):
     jitter=False,
     factor_3=np.ones(3, np.float32),
     order_3=np.arange(3),
-    hue_place=0,
+    before_hue=0,
     turn=0.0,
     grey=False,
     blur=False,
@@ -140,7 +140,7 @@ def test_any_order_of_jitter_is_that_of_torchvision(torch, transforms, order):
     jitter=True,
     factor_3=factor_3.astype(np.float32),
     order_3=np.array([op for op in order if op < 3]),
-    hue_place=order.index(3),
+    before_hue=order.index(3),
     turn=np.float32(turn),
   )
   for image in images():

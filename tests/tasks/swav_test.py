@@ -296,7 +296,7 @@ def test_the_queue_is_not_full_until_its_last_place_is_taken():
   queue = swav_loss.empty_queue(2, 12, 2)
   full = []
   for number in range(1, 5):
-    queue = swav_loss.push(queue, batch_of(number), jnp.array(True))
+    queue = swav_loss.update_queue(queue, batch_of(number), jnp.array(True))
     full.append(bool(swav_loss.is_full(queue)))
   assert full == [False, False, True, True]
 
@@ -304,7 +304,7 @@ def test_the_queue_is_not_full_until_its_last_place_is_taken():
 def test_the_queue_keeps_the_newest_in_front_and_drops_the_oldest():
   queue = swav_loss.empty_queue(2, 12, 2)
   for number in range(1, 6):
-    queue = swav_loss.push(queue, batch_of(number), jnp.array(True))
+    queue = swav_loss.update_queue(queue, batch_of(number), jnp.array(True))
   expected = [50, 51, 52, 53, 40, 41, 42, 43, 30, 31, 32, 33]
   for crop in range(2):
     np.testing.assert_array_equal(queue["z_AxQxP"][crop, :, 0], expected)
@@ -318,14 +318,14 @@ def test_the_queue_equals_the_published_one(reference):
       bool(swav_loss.is_full(queue)) == theirs.is_used(0) == theirs.is_used(1)
     )
     z_BxAxP = batch_of(number)
-    queue = swav_loss.push(queue, z_BxAxP, jnp.array(True))
+    queue = swav_loss.update_queue(queue, z_BxAxP, jnp.array(True))
     for a in range(2):
       theirs.push(a, reference.torch.tensor(np.array(z_BxAxP[:, a])))
     np.testing.assert_array_equal(queue["z_AxQxP"], theirs.z_AxQxP.numpy())
 
 
 def test_the_queue_rests_before_its_start():
-  queue = swav_loss.push(
+  queue = swav_loss.update_queue(
     swav_loss.empty_queue(1, 8, 2), batch_of(1, 1), jnp.array(False)
   )
   assert not queue["z_AxQxP"].any()
@@ -346,7 +346,9 @@ def test_a_queue_that_is_not_used_leaves_the_codes_alone():
 def test_no_gradient_flows_into_the_queue():
   def total(z_BxAxP):
     queue = swav_loss.empty_queue(2, 8, 2)
-    return swav_loss.push(queue, z_BxAxP, jnp.array(True))["z_AxQxP"].sum()
+    return swav_loss.update_queue(queue, z_BxAxP, jnp.array(True))[
+      "z_AxQxP"
+    ].sum()
 
   assert not jax.grad(total)(batch_of(1)).any()
 

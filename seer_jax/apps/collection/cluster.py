@@ -30,6 +30,8 @@ def cluster(
       (found,) = seer_jax.cluster(x_NxD, 20)
       fine, coarse = seer_jax.cluster(x_NxD, (1000, 50))
 
+  Raises UserError if no such method, or no such number of clusters.
+
   Args:
     features_NxD: float32 or float16, of any length; may be a memory map.
     k: clusters; several, falling, are levels of a hierarchy, in which clusters
@@ -41,9 +43,6 @@ def cluster(
 
   Returns:
     `Clusters` for each level, the finest first.
-
-  Raises:
-    UserError: no such method, or no such number of clusters.
   """
   levels = list(k) if isinstance(k, Sequence) else [int(k)]
   if method == "hdbscan":
@@ -126,8 +125,7 @@ def _of_assignment(unit_NxD, cluster_N):
 def by_prototypes(found: embeddings.Embeddings) -> list[kmeans.Clusters]:
   """Clusters that SwAV trained: images by their nearest prototype.
 
-  Raises:
-    UserError: the weights had none.
+  Raises UserError if the weights had none.
   """
   prototype_N = found.column("prototype")
   if (prototype_N < 0).all():
@@ -138,17 +136,13 @@ def by_prototypes(found: embeddings.Embeddings) -> list[kmeans.Clusters]:
 
 
 class Agreement(NamedTuple):
-  """How far clusters are labels.
+  """How far clusters are labels."""
 
-  Attributes:
-    purity: share of images that have the most frequent label of their cluster.
-    nmi: normalised mutual information, by the arithmetic mean of entropies.
-    images: that have a label and a cluster.
-  """
-
+  # Share of images that have the most frequent label of their cluster.
   purity: float
+  # Normalised mutual information, by the arithmetic mean of entropies.
   nmi: float
-  images: int
+  images: int  # That have a label and a cluster.
 
 
 def agreement(
@@ -218,13 +212,11 @@ def link(
 ) -> int:
   """Makes folders of links to images; returns how many links there are.
 
+  Raises UserError if the folder is there, or images are no files of their own.
+
   Args:
     out: a new folder.
-    found: the collection.
     groups: rows by the name of the folder, in the order that they get there.
-
-  Raises:
-    UserError: the folder is there, or images are no files of their own.
   """
   paths = found.column("path")
   if not os.path.isfile(paths[0]):

@@ -13,16 +13,10 @@ _NEIGHBOURS, _QUERIES = 16, 4096
 
 
 class Group(NamedTuple):
-  """Copies of one image.
+  """Copies of one image."""
 
-  Attributes:
-    kind: "exact" if all files are equal, else "near".
-    keep: row of the one with most pixels, then bytes, then the first.
-    others: rows.
-  """
-
-  kind: str
-  keep: int
+  kind: str  # "exact" if all files are equal, else "near".
+  keep: int  # Row of the one with most pixels, then bytes, then the first.
   others: list[int]
 
 
@@ -39,7 +33,6 @@ def groups(
   finds them, as far as the weights are good for it.
 
   Args:
-    found: the collection.
     bits: by which hashes may differ; -1 for equal files only.
     cosine: of embeddings, at least.
     features: pairs of so high a cosine are copies whatever their hashes.

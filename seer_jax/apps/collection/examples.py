@@ -13,19 +13,12 @@ from seer_jax.runtime import errors, files
 
 
 class Examples(NamedTuple):
-  """Labelled vectors.
+  """Labelled vectors."""
 
-  Attributes:
-    features_ExD: of the examples.
-    labels_E: numbers of their categories.
-    names: of the categories, sorted.
-    rows_E: of the collection; -1 for images that are not in it.
-  """
-
-  features_ExD: np.ndarray
-  labels_E: np.ndarray
-  names: tuple[str, ...]
-  rows_E: np.ndarray
+  features_ExD: np.ndarray  # Of the examples.
+  labels_E: np.ndarray  # Numbers of their categories.
+  names: tuple[str, ...]  # Of the categories, sorted.
+  rows_E: np.ndarray  # Of the collection; -1 for images that are not in it.
 
 
 def of_folder(
@@ -50,9 +43,8 @@ def of_folder(
 def of_table(path: str, found: embeddings.Embeddings) -> Examples:
   """Examples that a CSV file names, as `read_table` reads it.
 
-  Raises:
-    UserError: as `of_folder`; the file cannot be read, or names none of the
-      collection's images.
+  Raises UserError if as `of_folder`; the file cannot be read, or names none of
+  the collection's images.
   """
   labels = read_table(path)
   rows = {found.row_of(name): text for name, text in labels.items() if text}
@@ -68,10 +60,7 @@ def read_table(path: str) -> dict[str, str]:
   """Labels by id, of a CSV file with these columns; the last line counts.
 
   An empty label takes an earlier one back. A last line that was cut short has
-  no label, and counts for nothing.
-
-  Raises:
-    UserError: it cannot be read.
+  no label, and counts for nothing. Raises UserError if it cannot be read.
   """
   try:
     with open(files.user_path(path), newline="") as file:
@@ -91,8 +80,7 @@ def of_labels(
 ) -> Examples:
   """Examples among a collection's own images, by row.
 
-  Raises:
-    UserError: as `of_folder`.
+  Raises UserError if as `of_folder`.
   """
   at = list(labels)
   vectors = np.asarray(found.features[at], np.float32)
@@ -124,8 +112,7 @@ def _checked(features_ExD, labels, rows, where):
 def shares_of(text: str, examples: Examples) -> np.ndarray:
   """Reads "harmful=0.01,other=0.99"; categories left out share the rest.
 
-  Raises:
-    UserError: no such category, or the shares are none.
+  Raises UserError if no such category, or the shares are none.
   """
   shares_L = np.full(len(examples.names), np.nan)
   for each in text.split(","):

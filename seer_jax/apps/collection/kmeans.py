@@ -33,17 +33,11 @@ _PLACED = 4096
 
 
 class Clusters(NamedTuple):
-  """Vectors in clusters.
+  """Vectors in clusters."""
 
-  Attributes:
-    cluster_N: int32; the largest cluster is 0. -1 is in none.
-    similarity_N: cosine to the centre.
-    centre_KxD: of length one, float32.
-  """
-
-  cluster_N: np.ndarray
-  similarity_N: np.ndarray
-  centre_KxD: np.ndarray
+  cluster_N: np.ndarray  # Int32; the largest cluster is 0. -1 is in none.
+  similarity_N: np.ndarray  # Cosine to the centre.
+  centre_KxD: np.ndarray  # Of length one, float32.
 
   @property
   def sizes(self) -> np.ndarray:
@@ -63,6 +57,8 @@ def spherical_kmeans(
 ) -> Clusters:
   """Clusters vectors by direction.
 
+  Raises UserError if k is not from 1 to N.
+
   Args:
     features_NxD: float32 or float16, of any length; may be a memory map.
     k: clusters, K.
@@ -71,9 +67,6 @@ def spherical_kmeans(
       sample, where that is smaller.
     seed: one seed, one result.
     mesh: whose devices share the vectors; None for one device.
-
-  Raises:
-    UserError: k is not from 1 to N.
   """
   count = len(features_NxD)
   if not 1 <= k <= count:

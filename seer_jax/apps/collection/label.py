@@ -24,38 +24,24 @@ _POOL = 50_000
 
 
 class HeldOut(NamedTuple):
-  """Accepted examples, counted as often as images like them are met.
+  """Accepted examples, counted as often as images like them are met."""
 
-  Attributes:
-    count: of the examples.
-    right: share of them.
-    low: end of Wilson's 90 % interval of that share.
-    high: its other end.
-  """
-
-  count: int
-  right: float
-  low: float
-  high: float
+  count: int  # Of the examples.
+  right: float  # Share of them.
+  low: float  # End of Wilson's 90 % interval of that share.
+  high: float  # Its other end.
 
 
 class Predictions(NamedTuple):
-  """What a classifier says of a collection.
+  """What a classifier says of a collection."""
 
-  Attributes:
-    probability_NxL: calibrated.
-    threshold_L: of the largest probability, from which on a prediction of a
-      category is accepted; infinite if none is.
-    held_out: of the examples that are accepted when they are held out.
-    held_out_accuracy: of the examples, in cross-validation.
-    held_out_ece: calibration error of these.
-  """
-
-  probability_NxL: np.ndarray
+  probability_NxL: np.ndarray  # Calibrated.
+  # Of the largest probability, from which on a prediction of a category is
+  # accepted; infinite if none is.
   threshold_L: np.ndarray
-  held_out: HeldOut
-  held_out_accuracy: float
-  held_out_ece: float
+  held_out: HeldOut  # Of the examples that are accepted when they are held out.
+  held_out_accuracy: float  # Of the examples, in cross-validation.
+  held_out_ece: float  # Calibration error of these.
 
   @property
   def confidence(self) -> np.ndarray:
@@ -81,15 +67,14 @@ def predict(
 ) -> Predictions:
   """Sorts vectors by examples.
 
+  Raises UserError if the precision is not between 0 and 1.
+
   Args:
     examples: two at least of each category.
     features_NxD: of the collection.
     precision: wanted of the accepted predictions.
     shares_L: how frequent the categories are in the collection, where that is
       known; by default as among the examples. What is rare is believed less.
-
-  Raises:
-    UserError: the precision is not between 0 and 1.
   """
   if not 0 < precision < 1:
     raise errors.UserError(
@@ -253,12 +238,6 @@ def ask(
   et al. 2022): of as many clusters as there will be labels, those without a
   label that hold most doubt give the image nearest to their centre. Doubt is
   one less the margin of the two most probable categories.
-
-  Args:
-    predictions: so far.
-    features_NxD: of the collection.
-    known_rows: that have a label.
-    count: how many to ask for.
   """
   best_Nx2 = np.sort(predictions.probability_NxL, 1)[:, -2:]
   doubt_N = 1 - (best_Nx2[:, 1] - best_Nx2[:, 0])

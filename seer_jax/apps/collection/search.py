@@ -37,13 +37,12 @@ class Index:
   ):
     """Takes vectors.
 
+    Raises UserError if no such kind, no vectors, or faiss is not installed.
+
     Args:
       features_NxD: float32 or float16, of any length; may be a memory map.
       kind: "exact" or "faiss".
       path: where faiss's index is kept; read if it is there.
-
-    Raises:
-      UserError: no such kind, no vectors, or faiss is not installed.
     """
     if kind not in KINDS:
       raise errors.UserError(
@@ -67,8 +66,7 @@ class Index:
   ) -> "Index":
     """The index of a folder that `seer-jax embed` wrote.
 
-    Raises:
-      UserError: the folder holds no finished embeddings.
+    Raises UserError if the folder holds no finished embeddings.
     """
     found = folder
     if not isinstance(found, embeddings.Embeddings):
@@ -92,6 +90,8 @@ class Index:
   ) -> tuple[np.ndarray, np.ndarray]:
     """The vectors most similar to each query.
 
+    Raises UserError if the queries are of another width, or not finite.
+
     Args:
       query_QxD: vectors of any length; one alone may be of shape D.
       k: how many, at most N less those without.
@@ -100,9 +100,6 @@ class Index:
     Returns:
       similarity_QxK, cosines, falling, and index_QxK: rows of the index. faiss
       may find fewer: index -1, similarity -inf.
-
-    Raises:
-      UserError: the queries are of another width, or not finite.
     """
     query_QxD = np.atleast_2d(np.asarray(query_QxD, np.float32))
     if query_QxD.shape[1] != self.width:
@@ -170,17 +167,16 @@ def query(
 ) -> tuple[np.ndarray, list[int]]:
   """The vector that several examples mean, and their rows in the folder.
 
+  Raises UserError if an example is neither; the weights are not those of the
+  folder.
+
   Args:
-    found: the folder that is searched.
     names: ids of its images, or paths of any.
     weights: of images that are not in the folder; None for those it was
       embedded with.
 
   Returns:
     query_D, and the rows of those examples that are in the folder.
-
-  Raises:
-    UserError: an example is neither; the weights are not those of the folder.
   """
   rows = {name: found.row_of(name) for name in names}
   others = [name for name, row in rows.items() if row is None]
@@ -204,8 +200,7 @@ def of_images(
 ) -> np.ndarray:
   """Embeddings of other images, as those of a folder were made.
 
-  Raises:
-    UserError: the weights are gone, or others.
+  Raises UserError if the weights are gone, or others.
   """
   about = found.about
   opened = embed.open_weights(weights or about["weights"])

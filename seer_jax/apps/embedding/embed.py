@@ -31,57 +31,36 @@ _AHEAD = 3
 
 
 class Weights(NamedTuple):
-  """What embeds.
+  """What embeds."""
 
-  Attributes:
-    name: as the user gave it.
-    encoder: a network of `seer_jax.load`.
-    variables: of it.
-    fingerprint: of the variables.
-  """
-
-  name: str
-  encoder: features.Encoder
+  name: str  # As the user gave it.
+  encoder: features.Encoder  # A network of `seer_jax.load`.
   variables: Any
   fingerprint: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """How it is done.
+  """How it is done."""
 
-  Attributes:
-    tap: output of the network, as `heads.tap` reads it.
-    dtype: of the embeddings: "float32" or "float16".
-    precision: that the network computes in: "fp32", "bf16" or "fp16"; "" is
-      what the hardware multiplies fastest.
-    batch_size: images at once, over the devices of this process.
-    threads: that decode.
-    max_pixels: as for `crops.decode`.
-    shard: images in each file.
-  """
-
-  tap: str = "avgpool"
-  dtype: str = "float32"
+  tap: str = "avgpool"  # Output of the network, as `heads.tap` reads it.
+  dtype: str = "float32"  # Of the embeddings: "float32" or "float16".
+  # That the network computes in: "fp32", "bf16" or "fp16"; "" is what the
+  # hardware multiplies fastest.
   precision: str = ""
-  batch_size: int = 32
-  threads: int = dataclasses.field(default_factory=host.cores)
-  max_pixels: int = preprocessing.MAX_PIXELS
-  shard: int = 2048
+  batch_size: int = 32  # Images at once, over the devices of this process.
+  threads: int = dataclasses.field(default_factory=host.cores)  # That decode.
+  max_pixels: int = preprocessing.MAX_PIXELS  # As for `crops.decode`.
+  shard: int = 2048  # Images in each file.
 
 
 class Seen(NamedTuple):
-  """One image, decoded.
+  """One image, decoded."""
 
-  Attributes:
-    view_SxSx3: what the network sees of it; None for an unusable one.
-    reason: why it is unusable; "" if it is excluded.
-    facts: columns of its row.
-  """
-
+  # What the network sees of it; None for an unusable one.
   view_SxSx3: np.ndarray | None
-  reason: str = ""
-  facts: Mapping[str, Any] = types.MappingProxyType({})
+  reason: str = ""  # Why it is unusable; "" if it is excluded.
+  facts: Mapping[str, Any] = types.MappingProxyType({})  # Columns of its row.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,11 +99,7 @@ class Embedder:
   """A network on the devices of this process, and threads that decode."""
 
   def __init__(self, weights: Weights, options: Options):
-    """Nothing is computed yet.
-
-    Raises:
-      UserError: no such tap or precision.
-    """
+    """Nothing is computed yet. Raises UserError if no such tap or precision."""
     heads.tap(options.tap)
     # Of this process alone: others have images of their own.
     self._mesh = mesh_lib.make(devices=jax.local_devices())
@@ -260,6 +235,9 @@ def embed(
       x_NxD = seer_jax.embed(["a.jpg", "b.jpg"], "runs/photos")
       x_NxD = seer_jax.embed(sources.Folder("photos"), seer_jax.load("seer_32"))
 
+  Raises UserError if no such weights; one of a sequence is no image; a source
+  has no usable image.
+
   Args:
     images: paths, encoded bytes, arrays HxWx3 of uint8 or PIL's images, mixed
       as they come; or a source, or the path of a folder.
@@ -272,10 +250,6 @@ def embed(
   Returns:
     embedding_NxD, float32, a row for each image in order. Unusable images of
     a source (damaged, excluded) are rows of NaN, with a warning.
-
-  Raises:
-    UserError: no such weights; one of a sequence is no image; a source has no
-      usable image.
   """
   if isinstance(weights, tuple):
     opened = Weights("", *weights)

@@ -39,15 +39,10 @@ class EmbeddedFolder:
   ):
     """Takes the folder, or goes on in it.
 
-    Args:
-      source: of the images.
-      origin: keys by which `open_source` opens it again.
-      weights: what embeds.
-      out: the folder.
-      options: how.
+    Raises UserError if the folder holds other embeddings, or something else.
 
-    Raises:
-      UserError: the folder holds other embeddings, or something else.
+    Args:
+      origin: keys by which `open_source` opens it again.
     """
     self._source, self._weights, self._out = source, weights, out
     self._options = options
@@ -95,10 +90,8 @@ class EmbeddedFolder:
   def run(self, process: int = 0, processes: int = 1) -> str:
     """Embeds what is missing of every `processes`-th shard; says what was done.
 
-    Raises:
-      UserError: no image is usable.
-      Lost: the disk is full.
-      Stopped: `process_pool.stop` was called; what is done stays.
+    Raises UserError if no image is usable, Lost if the disk is full, and
+    Stopped if `process_pool.stop` was called; what is done stays.
     """
     mine = range(process, self._about["shards"], processes)
     missing = [at for at in mine if not self._shards[at].exists()]
@@ -199,8 +192,7 @@ def shards_of(
 def read_about(folder: pathlib.Path) -> dict[str, Any]:
   """What a folder of embeddings is of; without `rows` it is not finished.
 
-  Raises:
-    UserError: it is no such folder, or damaged.
+  Raises UserError if it is no such folder, or damaged.
   """
   path = folder / ABOUT
   try:

@@ -20,12 +20,11 @@ _IN_MEMORY = 2**28
 class Embeddings:
   """A finished folder of embeddings.
 
+  Raises UserError if it holds none, or is not finished.
+
   Attributes:
     folder: where it is.
     about: what was embedded, by what, and how.
-
-  Raises:
-    UserError: it holds none, or is not finished.
   """
 
   def __init__(self, folder: str | pathlib.Path):
@@ -47,8 +46,7 @@ class Embeddings:
   def column(self, name: str) -> np.ndarray:
     """A column: numbers, or objects (strings, None) for text.
 
-    Raises:
-      UserError: a shard is damaged.
+    Raises UserError if a shard is damaged.
     """
     if name not in self._columns:
       parts = [_read(path, name) for path in self._files]
@@ -76,10 +74,7 @@ class Embeddings:
     """embedding_NxD, as it was written; of large ones a memory map.
 
     That is of a file in the user's cache, made once: Parquet cannot be mapped.
-
-    Raises:
-      UserError: a shard is damaged.
-      Lost: the disk is full.
+    Raises UserError if a shard is damaged and Lost if the disk is full.
     """
     dtype = np.dtype(self.about["dtype"])
     width = self.width
@@ -127,17 +122,15 @@ class Embeddings:
   def source(self) -> sources.Source:
     """The images themselves.
 
-    Raises:
-      UserError: they are not where they were.
+    Raises UserError if they are not where they were.
     """
     return sources.open_source(self.about["source"])
 
   def image(self, row: int) -> bytes:
     """The file of an image.
 
-    Raises:
-      OSError: it cannot be read any more.
-      BadImage: it may not be used any more.
+    Raises OSError if it cannot be read any more and BadImage if it may not be
+    used any more.
     """
     index, name = int(self.column("index")[row]), self.ids[row]
     # A folder may have lost or gained files since.

@@ -54,10 +54,6 @@ def write(
   """Writes a shard.
 
   Args:
-    file: to write to.
-    rows: an image each; columns that one lacks are empty.
-    width: of embeddings.
-    dtype: of embeddings.
     report: kept in the footer, as JSON.
   """
   fields = schema(width, dtype).with_metadata({_REPORT: json.dumps(report)})
@@ -98,11 +94,7 @@ def _plain(value):
 
 
 def report_of(path: pathlib.Path) -> dict[str, Any]:
-  """The report of a shard.
-
-  Raises:
-    UserError: it is damaged, or no shard.
-  """
+  """The report of a shard. Raises UserError if it is damaged, or no shard."""
   metadata = opened(path).schema_arrow.metadata or {}
   if _REPORT not in metadata:
     raise errors.UserError(
@@ -112,11 +104,7 @@ def report_of(path: pathlib.Path) -> dict[str, Any]:
 
 
 def opened(path: pathlib.Path) -> parquet.ParquetFile:
-  """A shard, to be read from.
-
-  Raises:
-    UserError: it is damaged, or missing.
-  """
+  """A shard, to be read from. Raises UserError if it is damaged, or missing."""
   with damage(path):
     return parquet.ParquetFile(path)
 

@@ -1,4 +1,4 @@
-"""Curves of runs: which there are, how to read each, and in words."""
+"""Curves of runs: which to draw, how to read each, and how to describe it."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ _POINTS, _ROWS = 400, 12
 
 
 class Series(NamedTuple):
-  """A line: its name, its points, and it in words."""
+  """A line: its name, its points, and a description."""
 
   name: str
   points: Curve
@@ -20,29 +20,19 @@ class Series(NamedTuple):
 
 
 class Chart(NamedTuple):
-  """A chart of one metric.
+  """A chart of one metric."""
 
-  Attributes:
-    key: unique on the page.
-    title: of it.
-    about: how to read it.
-    series: a line each.
-    rules: levels to compare with: (value, name).
-    percent: whether values are shares.
-    log: whether the axis is logarithmic.
-  """
-
-  key: str
+  key: str  # Unique on the page.
   title: str
-  about: str
-  series: list[Series]
-  rules: list[tuple[float, str]]
-  percent: bool
-  log: bool
+  about: str  # How to read it.
+  series: list[Series]  # One per line.
+  rules: list[tuple[float, str]]  # Levels to compare with: (value, name).
+  percent: bool  # Whether values are shares.
+  log: bool  # Whether the axis is logarithmic.
 
   @property
   def rows(self) -> Iterator[tuple[int, list[float | None]]]:
-    """A table of numbers: (step, a value for each series), a few steps."""
+    """A table of some steps: (step, a value for each series)."""
     steps = sorted({step for each in self.series for step, _ in each.points})
     lines = [dict(each.points) for each in self.series]
     for step in _thinned(steps, _ROWS):
@@ -122,7 +112,7 @@ _KINDS = (
 
 
 def of(histories: Sequence[History]) -> list[Chart]:
-  """The charts of some runs, which share each of them."""
+  """The charts of some runs, each shared by all."""
   found = [_accuracy(histories)]
   for kind in _KINDS:
     found.append(_chart(kind, histories))
@@ -130,14 +120,14 @@ def of(histories: Sequence[History]) -> list[Chart]:
   labelled = [each for each in histories if not each.is_pretraining]
   loss = _Kind(("loss",), "Loss", "What a classifier learns to lower.")
   found.append(_chart(loss, labelled))
-  # What was learned comes first: the loss, then what labels say of it.
+  # First what was learned: the loss, then accuracies.
   found = [chart for chart in found if chart.series]
   found.sort(key=lambda chart: not chart.key.startswith("loss"))
   return found
 
 
 def _accuracy(histories):
-  """The score of each run; of a single run, all that are like it."""
+  """The score of each run; for a single run, all scores of the same kind."""
   lines = [(each, each.score) for each in histories if each.score]
   if len(histories) == 1 and lines and "/" in lines[0][1]:
     history, score = lines[0]
@@ -167,7 +157,7 @@ def _chart(kind, histories):
 
 
 def _of_lines(kind, lines, several):
-  """A chart of (run, metric), with the names that tell them apart."""
+  """A chart of (run, metric), with names that tell them apart."""
   chart = Chart(
     "-".join(kind.metrics[:1]).replace("/", "-").replace("=", "-"),
     kind.title,
@@ -188,7 +178,7 @@ def _of_lines(kind, lines, several):
 
 
 def _words(chart, points):
-  """A line in a sentence, for those who cannot see it."""
+  """A description of a line, for screen readers."""
   (first, before), (last, after) = points[0], points[-1]
   low, high = min(y for _, y in points), max(y for _, y in points)
   return (
@@ -198,7 +188,7 @@ def _words(chart, points):
 
 
 def _thinned(values, most):
-  """At most so many of them, evenly spaced, with the first and the last."""
+  """At most so many values, evenly spaced, including the first and the last."""
   if len(values) <= most:
     return values
   step = (len(values) - 1) / (most - 1)

@@ -1,4 +1,4 @@
-"""Signs of a run's health, each with how to read it."""
+"""Signs of a run's health, each with its interpretation."""
 
 import math
 from collections.abc import Iterator
@@ -11,29 +11,22 @@ from seer_jax.training import monitors
 # States of a check and of a verdict; each has a mark of its own on the page.
 GOOD, UNSURE, BAD = "good", "unsure", "bad"
 
-# Below this share of ln K the codes are being predicted.
+# Below this share of ln K the network predicts codes.
 _LEARNING = 0.9
-# Of the prototypes, in the window of the last logged steps.
+# Share of the prototypes that are used, in the last window of metrics.
 _FEW_IN_USE = 0.5
 # Share of the images that one prototype takes.
 _COLLAPSED = 0.5
-# One direction for all images is a rank of 1.
+# The effective rank is 1 if all features point in one direction.
 _NO_RANK = 2.0
-# Of the rank before training.
+# Share of the rank before training.
 _RANK_LEFT = 0.25
-# Top-1 moves by that much for no reason, on however many images.
+# Top-1 accuracy varies by this much, on any number of images.
 _NOISE = 0.01
 
 
 class Check(NamedTuple):
-  """One sign, and how to read it.
-
-  Attributes:
-    name: of the sign.
-    value: measured, in words.
-    state: `GOOD`, `UNSURE` or `BAD`.
-    meaning: a sentence.
-  """
+  """One sign: its name, its value in words, its state and what it means."""
 
   name: str
   value: str
@@ -54,7 +47,7 @@ def of_learning(history: History) -> Iterator[Check]:
 
 
 def of_worth(worth: Worth) -> Check:
-  """Whether features beat the pixels that they were made of."""
+  """Whether features beat raw pixels."""
   name, ours, pixels = worth.rows[0]
   value = f"{name}: {percent(ours)}; raw pixels {percent(pixels)}"
   if pixels - ours > _margin(ours, pixels, worth.queries):
@@ -65,7 +58,7 @@ def of_worth(worth: Worth) -> Check:
 
 
 def of_operation(history: History) -> Iterator[Check]:
-  """Signs of numbers, input and files, which may cost a run some quality."""
+  """Signs about numbers, input and files, which may cost quality."""
   yield _check_finite(history)
   yield _check_supply(history)
   yield _check_images(history)
@@ -153,7 +146,7 @@ def _check_score(history, score):
 
 
 def _margin(before, after, images):
-  """Two standard errors of a difference of accuracies; 0.01 at least."""
+  """Two standard errors of a difference of accuracies, at least 0.01."""
   mean = (before + after) / 2
   error = math.sqrt(2 * mean * (1 - mean) / images) if images else 0.0
   return max(_NOISE, 2 * error)
@@ -201,7 +194,7 @@ def _check_images(history):
 
 
 def named(metric: str) -> str:
-  """A metric of accuracy in words: "knn/k=20" to "kNN (k = 20) accuracy"."""
+  """A metric of accuracy in words: "kNN (k = 20) accuracy" for "knn/k=20"."""
   if metric == "accuracy":
     return "Accuracy on the test images"
   if metric.endswith("/top5"):

@@ -1,13 +1,13 @@
-"""What a run took: time, images and, roughly, energy."""
+"""What a run took: time, images and an estimate of energy."""
 
 import re
 from typing import NamedTuple
 
 from seer_jax.apps.report.history import History
 
-# Board power in watts, as the vendors state it (V100, A100, H100 and H200: SXM
-# forms). Of TPUs only v4's has been published: 192 W at most (Jouppi et al.
-# 2023, table 4).
+# Board power in watts, from the vendors' data sheets (V100, A100, H100 and
+# H200: SXM). Of TPUs only v4's is published: at most 192 W (Jouppi et al. 2023,
+# table 4).
 _WATTS = {
   r"V100": 300,
   r"A100": 400,
@@ -26,19 +26,14 @@ _WATTS_A_CORE = 5
 
 
 class Energy(NamedTuple):
-  """An estimate.
-
-  Attributes:
-    kilowatt_hours: None where the power of the device is not published.
-    words: how it was made.
-  """
+  """An estimate; `kilowatt_hours` is None if the power is not published."""
 
   kilowatt_hours: float | None
   words: str
 
   @property
   def amount(self) -> str:
-    """As "2.1 Wh" or "35 kWh"; "" where it is not known."""
+    """Such as "2.1 Wh" or "35 kWh"; "" if unknown."""
     if self.kilowatt_hours is None:
       return ""
     if self.kilowatt_hours < 0.1:
@@ -47,7 +42,7 @@ class Energy(NamedTuple):
 
 
 def energy(history: History) -> Energy:
-  """Energy of a run at full power all the time, without cooling and the rest.
+  """Energy of a run at full power throughout, without cooling and the like.
 
   A run that resumed on other hardware counts as if all of it ran on the newest.
   """

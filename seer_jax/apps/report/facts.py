@@ -1,4 +1,4 @@
-"""Tables of a run: its accuracies, its size and time, its settings."""
+"""Tables about a run: accuracies, size and time, settings."""
 
 import datetime
 import json
@@ -12,7 +12,7 @@ from seer_jax.config import keys
 
 
 def scores(each: History) -> list[list[str]]:
-  """A table of accuracies: measure, untrained, best, newest."""
+  """A table of accuracies: metric, untrained, best, newest."""
   rows = []
   names = dict.fromkeys(
     name
@@ -77,7 +77,7 @@ def _times(starts):
 
 
 def settings(each: History) -> list[tuple[str, str, str]]:
-  """Keys that the experiment set: (key, value, default)."""
+  """Keys that the experiment changed: (key, value, default)."""
   chosen = {choice.key for choice in each.record.choices}
   defaults = dict(keys.flatten(keys.base()))
   return [
@@ -101,7 +101,7 @@ def shown(value: Any) -> str:
 def differences(
   histories: Sequence[History],
 ) -> list[tuple[str, list[str]]]:
-  """Keys that runs set differently: (key, a value for each)."""
+  """Keys that differ between runs: (key, a value for each)."""
   flat = [dict(keys.flatten(each.config)) for each in histories]
   return [
     (key, [shown(config[key]) for config in flat])

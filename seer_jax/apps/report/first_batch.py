@@ -1,4 +1,4 @@
-"""The crops with which a run began, as the network saw them."""
+"""The crops of a run's first batch, as the network saw them."""
 
 from typing import NamedTuple
 
@@ -15,24 +15,18 @@ from seer_jax.tasks.state import key_of
 
 
 class FirstBatch(NamedTuple):
-  """Some images of the first training batch.
+  """Some images of the first training batch."""
 
-  Attributes:
-    whole: each as it is in the source, HxWx3, uint8.
-    views: of each, its crops as the network saw them, without normalisation.
-    ids: names of the images.
-  """
-
-  whole: list[np.ndarray]
+  whole: list[np.ndarray]  # Each image as stored, HxWx3, uint8.
+  # Its crops as the network saw them, before normalization.
   views: list[list[np.ndarray]]
-  ids: list[str]
+  ids: list[str]  # Names of the images.
 
 
 def first_batch(history: History, count: int) -> FirstBatch:
-  """The very crops with which a run began, augmented with its own keys.
+  """Draws the same crops that the run began with, augmented with the same keys.
 
-  Raises:
-    UserError: the images cannot be opened or read here.
+  Raises UserError if the images cannot be opened or read here.
   """
   config = history.config
   source = suite.open_source(config, "train")

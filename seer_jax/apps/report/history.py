@@ -1,4 +1,4 @@
-"""A workdir, read for people: its config, curves, results and troubles."""
+"""A workdir, read for a report: its config, curves, results and problems."""
 
 import contextlib
 import dataclasses
@@ -21,31 +21,20 @@ Curve = list[tuple[int, float]]
 
 @dataclasses.dataclass(frozen=True)
 class History:
-  """What a workdir holds of its run, without the network.
+  """What a workdir holds of its run, apart from the network."""
 
-  Attributes:
-    name: short, unique on a page.
-    workdir: of the run.
-    config: that it was resolved to.
-    record: of `run.json`; empty for a run from before there was one.
-    lines: of `metrics.jsonl`.
-    results: of `seer-jax eval`, by name.
-    bad_images: names of images that could not be used.
-    gave_up: whether it diverged and ended.
-  """
-
-  name: str
+  name: str  # Short, unique on a page.
   workdir: pathlib.Path
   config: ml_collections.ConfigDict
-  record: record.Record
-  lines: Sequence[Mapping[str, float]]
-  results: Mapping[str, float]
-  bad_images: Sequence[str]
-  gave_up: bool
+  record: record.Record  # `run.json`; empty for a run from before it existed.
+  lines: Sequence[Mapping[str, float]]  # Of `metrics.jsonl`.
+  results: Mapping[str, float]  # Of `seer-jax eval`, by name.
+  bad_images: Sequence[str]  # Names of images that could not be used.
+  gave_up: bool  # Whether it diverged and ended.
 
   @property
   def step(self) -> int:
-    """The last that was logged; 0 before the first."""
+    """The last step that was logged; 0 before the first."""
     return max((line["step"] for line in self.lines), default=0)
 
   @property
@@ -67,11 +56,11 @@ class History:
     ]
 
   def first(self, name: str) -> float | None:
-    """The first finite value of a metric, if there is any."""
+    """The first finite value of a metric, if any."""
     return next((value for _, value in self.curve(name)), None)
 
   def last(self, name: str) -> float | None:
-    """The newest finite value of a metric, if there is any."""
+    """The newest finite value of a metric, if any."""
     return next((value for _, value in reversed(self.curve(name))), None)
 
   def total(self, name: str) -> float:
@@ -79,13 +68,13 @@ class History:
     return sum(value for _, value in self.curve(name))
 
   def median(self, name: str) -> float | None:
-    """Of the logged values, but for the first, which compiles."""
+    """The median of a metric, without the first value, which compiles."""
     values = [value for _, value in self.curve(name)]
     return statistics.median(values[1:] or values) if values else None
 
   @property
   def score(self) -> str | None:
-    """The metric that says best what the network is worth, if labels do."""
+    """The metric of accuracy that shows best what the network is worth."""
     names = [
       name
       for line in self.lines
@@ -101,22 +90,18 @@ class History:
 def read(
   workdirs: Sequence[pathlib.Path], evals: pathlib.Path | None = None
 ) -> list[History]:
-  """Reads workdirs.
+  """Reads workdirs, and the folder `evals` that `seer-jax eval` wrote to.
 
-  Args:
-    workdirs: of runs, finished or not.
-    evals: the folder that `seer-jax eval` wrote results to, if any.
-
-  Raises:
-    UserError: one holds no run, or is named twice.
+  Raises UserError if a workdir has no run, or is given twice.
   """
   paths = [workdir.resolve() for workdir in workdirs]
   twice = [path for at, path in enumerate(paths) if path in paths[:at]]
   if twice:
-    raise errors.UserError(f"{twice[0]} is named twice; leave one out")
+    raise errors.UserError(f"{twice[0]} is given twice; remove one")
   if evals is not None and not os.path.isfile(evals / "evals.jsonl"):
     raise errors.UserError(
-      f"--evals={evals} has no evals.jsonl; give the --out of seer-jax eval"
+      f"--evals is {evals}, which has no evals.jsonl; give the --out folder of"
+      " seer-jax eval"
     )
   return [
     _read(workdir, name, evals)
@@ -125,7 +110,7 @@ def read(
 
 
 def _names(paths):
-  """The ends of paths, as long as it takes to tell them apart."""
+  """The shortest ends of paths that tell them apart."""
   for length in range(1, max(len(path.parts) for path in paths)):
     names = ["/".join(path.parts[-length:]) for path in paths]
     if len(set(names)) == len(names):
@@ -145,8 +130,8 @@ def _read(workdir, name, evals):
 def _opened(workdir, name, evals):
   if not (workdir / "config.json").is_file():
     raise errors.UserError(
-      f"{workdir} holds no run: there is no config.json; give the --workdir of"
-      " seer-jax train"
+      f"{workdir} has no config.json, so it is not the folder of a run; give"
+      " the --workdir of seer-jax train"
     )
   lines = metrics.read_lines(workdir / "metrics.jsonl")
   config = resolved.of_run(workdir)
@@ -164,7 +149,7 @@ def _opened(workdir, name, evals):
 
 
 def _bad_images(workdir):
-  """Of all processes, each once."""
+  """Unusable images that any process met, each once."""
   found = {}
   for path in sorted(workdir.glob("bad_images*.txt")):
     text = os.fsdecode(path.read_bytes())
@@ -179,7 +164,7 @@ def _results(workdir, evals):
     path = folder / "evals.jsonl"
     text = path.read_text(errors="replace") if path.is_file() else ""
     for line in text.splitlines():
-      # A kill may have torn the last line.
+      # The last line may be cut off by a kill.
       with contextlib.suppress(ValueError, KeyError, TypeError):
         each = json.loads(line)
         if files.user_path(each["what"]).resolve() == workdir.resolve():

@@ -1,4 +1,4 @@
-"""What a network sees, in pictures: neighbours, prototypes, a map."""
+"""What a network sees, as pictures: neighbours, prototypes, a map."""
 
 import base64
 from typing import NamedTuple
@@ -21,18 +21,12 @@ _POINTS = 1500
 
 
 class Picture(NamedTuple):
-  """An image of the page.
+  """An image on the page."""
 
-  Attributes:
-    source: a `data:` address.
-    alt: what a screen reader says.
-    caption: below it; "" for none.
-    mark: `good` or `bad` for the same label or another; "" for neither.
-  """
-
-  source: str
-  alt: str
-  caption: str = ""
+  source: str  # A `data:` URL.
+  alt: str  # Text for screen readers.
+  caption: str = ""  # Below it; "" for none.
+  # `good` for the same label, `bad` for another; "" for neither.
   mark: str = ""
 
 
@@ -45,24 +39,18 @@ class Strip(NamedTuple):
 
 
 class Neighbours(NamedTuple):
-  """Query images with the nearest others.
+  """Query images with their nearest neighbours."""
 
-  Attributes:
-    strips: one a query.
-    precision: share of neighbours of all queries that have the query's label;
-      None without labels.
-    chance: the same of images drawn at random.
-    queries: that both were measured on.
-  """
-
-  strips: list[Strip]
+  strips: list[Strip]  # One per query.
+  # Share of neighbours with the query's label, over all queries; None without
+  # labels.
   precision: float | None
-  chance: float
-  queries: int
+  chance: float  # The same for images drawn at random.
+  queries: int  # Number of queries that have a label.
 
 
 def neighbours(sample: Sample, count: int) -> Neighbours:
-  """Images like some queries, by the cosine of features."""
+  """The images most similar to some queries, by the cosine of features."""
   bank, query = sample.bank, sample.query
   similarity_QxK, row_QxK = knn.nearest(
     bank.features_NxD, query.features_NxD, min(_ACROSS, len(bank))
@@ -89,7 +77,7 @@ def neighbours(sample: Sample, count: int) -> Neighbours:
 
 
 def _varied(seen: Seen, count: int) -> list[int]:
-  """Rows that nobody picked: of each label in turn, else evenly spaced."""
+  """Rows not chosen by anybody: of each label in turn, or evenly spaced."""
   if (seen.labels_N < 0).all():
     return np.linspace(0, len(seen) - 1, min(count, len(seen))).astype(int)
   turns = [
@@ -103,25 +91,17 @@ def _varied(seen: Seen, count: int) -> list[int]:
 
 
 class Prototypes(NamedTuple):
-  """The prototypes of the first head.
+  """The prototypes of the first head."""
 
-  Attributes:
-    most: that most images are nearest to.
-    least: that fewest are, but some.
-    closest: pairs that are nearly the same.
-    unused: that no image of the sample is nearest to.
-    count: K.
-  """
-
-  most: list[Strip]
-  least: list[Strip]
-  closest: list[Strip]
-  unused: int
-  count: int
+  most: list[Strip]  # Those nearest to most images.
+  least: list[Strip]  # Those nearest to fewest images, but to some.
+  closest: list[Strip]  # Pairs that are nearly the same.
+  unused: int  # How many are nearest to no image of the sample.
+  count: int  # K.
 
 
 def prototypes(sample: Sample, count: int) -> Prototypes | None:
-  """What the images of prototypes look like; None without prototypes."""
+  """Pictures of prototypes by their nearest images; None without prototypes."""
   if sample.prototypes_PxK is None or not len(sample.bank):
     return None
   kernel_PxK = sample.prototypes_PxK
@@ -155,7 +135,7 @@ def _members(sample, k, size_K, across=_ACROSS, words=""):
 
 
 def _closest(sample, used, kernel_PxK, size_K, count):
-  """Pairs of used prototypes of the highest cosine, half a row each."""
+  """Pairs of used prototypes with the highest cosine, half a row each."""
   some = used[:4096]
   if len(some) < 2:
     return []
@@ -180,25 +160,19 @@ def _closest(sample, used, kernel_PxK, size_K, count):
 
 
 class Map(NamedTuple):
-  """Features on a plane.
+  """Features on a plane."""
 
-  Attributes:
-    mosaic: the images at their places.
-    method: "UMAP" or "PCA".
-    points: x, y, label and name of some images; empty without labels.
-  """
-
-  mosaic: Picture
-  method: str
+  mosaic: Picture  # The images, at their positions.
+  method: str  # "UMAP" or "PCA".
+  # X, y, label and name of some images; empty without labels.
   points: list[tuple[float, float, str, str]]
 
 
 def feature_map(sample: Sample, scale: float) -> Map | None:
-  """Images near each other where the network finds them alike.
+  """A map on which similar images are close; None for less than three.
 
   Args:
-    sample: the images.
-    scale: of the cells along a side, for smaller pages.
+    scale: factor of the number of cells, for smaller pages.
   """
   bank = sample.bank
   if len(bank) < 3:
@@ -224,7 +198,7 @@ def feature_map(sample: Sample, scale: float) -> Map | None:
 
 
 def _mosaic(thumbs_NxSxSx3, place_Nx2, cells):
-  """A full grid of images, as near to their places as they fit together."""
+  """A full grid of images, each as close to its position as possible."""
   from scipy import optimize  # As scikit-learn: slow to import.
 
   cells = min(cells, int(len(place_Nx2) ** 0.5))
@@ -237,7 +211,7 @@ def _mosaic(thumbs_NxSxSx3, place_Nx2, cells):
   rows, cell_N = optimize.linear_sum_assignment(far_NxC)
   canvas = np.zeros((cells * _CELL, cells * _CELL, 3), np.uint8)
   for row, cell in zip(some[rows], cell_N, strict=True):
-    # Lines are counted from below, as in the plot.
+    # Lines count from the bottom, as in the plot.
     left, top = column[cell] * _CELL, (cells - 1 - line[cell]) * _CELL
     canvas[top : top + _CELL, left : left + _CELL] = cv2.resize(
       thumbs_NxSxSx3[row], (_CELL, _CELL), interpolation=cv2.INTER_AREA
@@ -248,7 +222,7 @@ def _mosaic(thumbs_NxSxSx3, place_Nx2, cells):
 
 
 def crops(first: FirstBatch) -> list[Strip]:
-  """A row an image: the whole of it, and its crops."""
+  """A row per image: the whole image, then its crops."""
   strips = []
   for whole, views, name in zip(*first, strict=True):
     height, width = whole.shape[:2]

@@ -1,4 +1,4 @@
-"""Workdirs to one page of HTML that needs nothing else."""
+"""Turns workdirs into one self-contained HTML page."""
 
 import dataclasses
 import datetime
@@ -27,38 +27,28 @@ from seer_jax.config import keys
 from seer_jax.runtime import errors, files
 
 NAME = "report.html"
-# Bytes of a page, at most: it is to be mailed. Libraries and frame take some of
-# it, and each run's curves and tables.
+# Most bytes of a page, so that it can be mailed; libraries and frame, and the
+# curves and tables of each run, take some of them.
 LARGEST = 5_000_000
 _FRAME, _A_RUN = 600_000, 150_000
-# Rows of pictures of a page about one run.
+# Rows of pictures on the page of a single run.
 _NEIGHBOURS, _PROTOTYPES, _CROPS = 8, 4, 4
 _BAD_SHOWN = 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Pictures:
-  """What is shown of a run's network.
+  """What is shown of a run's network."""
 
-  Attributes:
-    neighbours: of some queries.
-    prototypes: None for a network without.
-    map: of features; None for a handful of images.
-    crops: of the first batch.
-    images: looked at.
-    worth: of features beside pixels; None without labels.
-    why_not: the reason why there is nothing above; "" otherwise.
-    why_no_crops: likewise of the crops.
-  """
-
-  neighbours: pictures.Neighbours | None = None
-  prototypes: pictures.Prototypes | None = None
-  map: pictures.Map | None = None
-  crops: Sequence[pictures.Strip] = ()
-  images: int = 0
+  neighbours: pictures.Neighbours | None = None  # Of some queries.
+  prototypes: pictures.Prototypes | None = None  # None for a network without.
+  map: pictures.Map | None = None  # Of features; None for very few images.
+  crops: Sequence[pictures.Strip] = ()  # Of the first batch.
+  images: int = 0  # Number of images looked at.
+  # Of features compared with pixels; None without labels.
   worth: worth_lib.Worth | None = None
-  why_not: str = ""
-  why_no_crops: str = ""
+  why_not: str = ""  # Why the above is missing, or "".
+  why_no_crops: str = ""  # Why crops are missing, or "".
 
 
 class Run(NamedTuple):
@@ -79,21 +69,18 @@ def write(
   images: int | None = None,
   evals: pathlib.Path | None = None,
 ) -> list[verdict.Verdict]:
-  """Writes the report of one run, or of several beside each other.
+  """Writes the report of one run, or of several side by side.
+
+  Raises UserError if a workdir has no run, or the file cannot be written, and
+  Lost if the disk is full.
 
   Args:
-    workdirs: of the runs.
-    out: the file to write.
-    images: to look at for pictures, of each run; 0 for a page without pictures;
-      None is what the run's config says.
-    evals: the folder that `seer-jax eval` wrote results to, if any.
+    images: how many of each run to look at for pictures; 0 for no pictures;
+      None for the number in its config.
+    evals: the folder that `seer-jax eval` wrote to, if any.
 
   Returns:
-    The verdict of each.
-
-  Raises:
-    UserError: a workdir holds no run, or the file cannot be written.
-    Lost: the disk is full.
+    The verdict on each run.
   """
   histories = history.read(workdirs, evals)
   runs, room = [], LARGEST - _FRAME - _A_RUN * len(histories)
@@ -105,8 +92,8 @@ def write(
       shown = Pictures(
         images=shown.images,
         worth=shown.worth,
-        why_not="Left out, to keep the page small. Alone this run has a page"
-        f" with pictures: seer-jax report {each.workdir}",
+        why_not="Left out to keep the page small. The page of this run alone"
+        f" has pictures: seer-jax report {each.workdir}",
       )
       size = 0
     room -= size
@@ -160,7 +147,7 @@ def _pictures(each, images, scale):
 
 
 def _size(shown):
-  """Bytes that pictures take on the page, roughly."""
+  """The approximate size of pictures on the page, in bytes."""
   return len(repr(dataclasses.astuple(shown)))
 
 

@@ -1,4 +1,4 @@
-"""Some of a run's images as its newest checkpoint sees them."""
+"""Some of a run's images, as its newest checkpoint sees them."""
 
 import dataclasses
 import logging
@@ -20,35 +20,26 @@ from seer_jax.weights import load
 
 _log = logging.getLogger(__name__)
 
-# Pixels of a side: of what is kept of a view.
+# Side of the thumbnails, in pixels.
 SIDE = 96
-# Images at once, at most: reports are also made on laptops.
+# Largest batch: reports are also made on laptops.
 _BATCH = 64
-# Queries for so many images of the bank.
+# Images in the bank per query.
 _BANK_PER_QUERY = 4
-# Seconds for each of both: large networks are slow on CPUs, and a report is no
-# reason to wait.
+# Seconds for the bank and for the queries: large networks are slow on CPUs.
 _PATIENCE = 60
 
 
 class Seen(NamedTuple):
-  """Images, and what the network makes of them.
+  """Images, and the network's outputs."""
 
-  Attributes:
-    thumbs_NxSxSx3: clean views, uint8, of side `SIDE` at most.
-    features_NxD: float32, all finite.
-    labels_N: -1 where there is none.
-    ids_N: names of the images.
-    prototype_N: the nearest of the first head; -1 without prototypes.
-    score_N: cosine to it.
-  """
-
-  thumbs_NxSxSx3: np.ndarray
-  features_NxD: np.ndarray
-  labels_N: np.ndarray
-  ids_N: np.ndarray
+  thumbs_NxSxSx3: np.ndarray  # Clean views, uint8, at most `SIDE` pixels wide.
+  features_NxD: np.ndarray  # Float32, all finite.
+  labels_N: np.ndarray  # -1 for none.
+  ids_N: np.ndarray  # Names of the images.
+  # The nearest of the first head; -1 without prototypes.
   prototype_N: np.ndarray
-  score_N: np.ndarray
+  score_N: np.ndarray  # Cosine to it.
 
   def __len__(self) -> int:
     return len(self.ids_N)
@@ -58,7 +49,7 @@ class Seen(NamedTuple):
     return features.Features(self.features_NxD, self.labels_N)
 
   def as_pixels(self, side: int = 32) -> features.Features:
-    """The same of pixels around their mean, of small pictures."""
+    """Pixels of small pictures, centered, as features."""
     small = [
       cv2.resize(each, (side, side), interpolation=cv2.INTER_AREA)
       if len(each) > side
@@ -71,31 +62,20 @@ class Seen(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-  """What pictures are made of.
+  """What pictures are made from."""
 
-  Attributes:
-    bank: images to choose from.
-    query: other images, if there are others.
-    label_names: of both.
-    prototypes_PxK: unit columns of the first head; None without one.
-  """
-
-  bank: Seen
-  query: Seen
+  bank: Seen  # Images to choose from.
+  query: Seen  # Other images, if there are any.
   label_names: list[str]
+  # Unit columns of the first head; None without prototypes.
   prototypes_PxK: np.ndarray | None
 
 
 def take(history: History, most: int) -> Sample:
-  """Runs the newest checkpoint over some of its run's images.
+  """Runs the newest checkpoint over at most so many of its run's images.
 
-  Args:
-    history: of the run.
-    most: images to look at.
-
-  Raises:
-    UserError: the checkpoint or the images cannot be opened here, or no
-      feature is finite.
+  Raises UserError if the checkpoint or the images cannot be opened here, or no
+  feature is finite.
   """
   config = history.config
   source = suite.open_source(config, "train")
@@ -118,19 +98,19 @@ def take(history: History, most: int) -> Sample:
   kernel_PxK = None
   if head:
     kernel_PxK = np.asarray(head["kernel"], np.float32)
-    # Stored with padding, if the mesh asked for it.
+    # The mesh may have padded it.
     kernel_PxK = kernel_PxK[: network.out, : network.prototype_counts[0]]
   return Sample(*seen, list(source.label_names), kernel_PxK)
 
 
 def _mesh(config):
-  """Over all devices; of large networks each holds a part."""
+  """All devices; each holds a part of large networks."""
   parts = config.mesh.fsdp
   return mesh_lib.make(fsdp=parts if jax.device_count() % parts == 0 else 1)
 
 
 def _evenly(indices, count):
-  """At most so many of them, evenly spaced."""
+  """At most so many indices, evenly spaced."""
   places = np.linspace(0, len(indices) - 1, min(count, len(indices)))
   return [indices[at] for at in places.astype(int).tolist()]
 
@@ -173,7 +153,7 @@ def _wanted(found: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
 
 
 def _rows(batch, found):
-  """Columns of a batch's usable images whose features are finite."""
+  """Columns of the usable images of a batch whose features are finite."""
   found = {name: np.asarray(x) for name, x in found.items()}
   good_B = np.asarray(batch["mask"])
   good_B = good_B & np.isfinite(found["features"]).all(1)

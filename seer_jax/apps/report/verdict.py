@@ -1,4 +1,4 @@
-"""Did it work? A run judged in words, with what to do next."""
+"""Did it work? A verdict on a run in words, with what to do next."""
 
 import shlex
 from typing import NamedTuple
@@ -11,37 +11,24 @@ from seer_jax.training import monitors
 
 
 class Advice(NamedTuple):
-  """Something to do; `command` is what to type, or "" for none."""
+  """Something to do, and the command for it, or ""."""
 
   text: str
   command: str = ""
 
 
 class Verdict(NamedTuple):
-  """What a report begins with.
+  """The top of a report."""
 
-  Attributes:
-    state: `GOOD`, `UNSURE` or `BAD`.
-    title: a few words.
-    sentence: the reason.
-    checks: the signs behind it.
-    advice: what to do next, the likeliest help first.
-  """
-
-  state: str
+  state: str  # `GOOD`, `UNSURE` or `BAD`.
   title: str
   sentence: str
-  checks: list[Check]
-  advice: list[Advice]
+  checks: list[Check]  # The signs behind it.
+  advice: list[Advice]  # What to do next, the most promising first.
 
 
 def judge(history: History, worth: Worth | None = None) -> Verdict:
-  """Judges a run.
-
-  Args:
-    history: of it, which is enough for a verdict.
-    worth: of its features on a sample, if that was measured.
-  """
+  """Judges a run by its history, and by its features on a sample."""
   signs = list(checks_lib.of_learning(history))
   beside_pixels = (
     [checks_lib.of_worth(worth)] if worth and history.is_pretraining else []
@@ -114,9 +101,9 @@ def _collapsed(history):
     [
       Advice(
         "Train again in a new workdir (--workdir) with the same command and"
-        " one of the following changes, one at a time, the likeliest first."
-        f" A healthy run leaves 1.00 of ln K within {monitors.patience(steps)}"
-        " steps, so stop one that does not."
+        " one of the following changes, the most promising first. The loss of"
+        f" a healthy run leaves ln K within {monitors.patience(steps)} steps;"
+        " stop one that does not."
       ),
       *(
         Advice(what[:1].upper() + what[1:], flag) for what, flag in found.tries
@@ -191,7 +178,7 @@ def _learned(history):
 
 
 def _weak(history):
-  """What to do about a run that learned too little."""
+  """Advice for a run that learned too little."""
   more = 4 * (history.config.steps or 0)
   return [
     Advice("Train for longer, in a new workdir", f"--config.steps={more}"),
@@ -208,7 +195,7 @@ def _weak(history):
 
 
 def _next_steps(history):
-  """What a run that learned is good for."""
+  """Uses of a run that learned."""
   name = _quoted(history)
   if not history.is_pretraining:
     return [
@@ -235,7 +222,7 @@ def _next_steps(history):
 
 
 def _upkeep(history):
-  """What would help any run."""
+  """Advice that helps any run."""
   found = []
   waited = history.median("data_wait") or 0
   if monitors.is_starved(waited):
@@ -256,7 +243,7 @@ def _upkeep(history):
 
 
 def _progress(history):
-  """What changed over the run, in a sentence or two."""
+  """What changed over the run, in one or two sentences."""
   parts = []
   score = history.score
   if score:

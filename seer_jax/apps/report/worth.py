@@ -1,4 +1,4 @@
-"""What features are worth beside raw pixels, on a sample of images."""
+"""Features compared with raw pixels, on a sample of images."""
 
 from typing import NamedTuple
 
@@ -7,12 +7,12 @@ import numpy as np
 from seer_jax.apps.report.sample import Sample
 from seer_jax.evals import features, knn
 
-# Of logistic regression: one cost, where an evaluation would choose among many.
+# Cost of logistic regression; an evaluation would choose among several.
 _COST = 0.01
 
 
 class Accuracy(NamedTuple):
-  """Of one classifier: top-1 on features and on pixels."""
+  """Top-1 accuracy of a classifier, on features and on pixels."""
 
   name: str
   features: float
@@ -20,19 +20,14 @@ class Accuracy(NamedTuple):
 
 
 class Worth(NamedTuple):
-  """Accuracies on a sample.
-
-  Attributes:
-    rows: one a classifier, kNN first.
-    queries: images that they were tested on.
-  """
+  """Accuracies, kNN first, and the number of test images."""
 
   rows: list[Accuracy]
   queries: int
 
 
 def measure(sample: Sample) -> Worth | None:
-  """kNN and a linear classifier; None where labels are missing."""
+  """Accuracy of kNN and of a linear classifier; None if labels are missing."""
   bank, query = sample.bank.labels_N, sample.query.labels_N
   if len(np.unique(bank[bank >= 0])) < 2 or (query < 0).all():
     return None

@@ -132,8 +132,7 @@ class CollectionView:
   def ask(self, count: int) -> list[dict[str, Any]]:
     """The images whose labels would help most now.
 
-    Raises:
-      UserError: too few have one.
+    Raises UserError if too few have one.
     """
     known = examples.of_labels(self.found, dict(self.given))
     predictions = label.predict(known, self.found.features)
@@ -147,9 +146,8 @@ class CollectionView:
   def give(self, rows: Sequence[int], text: str) -> None:
     """Labels images, on the disk before it returns; "" takes labels back.
 
-    Raises:
-      UserError: no such image, or the label is too long.
-      Lost: the disk is full.
+    Raises UserError if no such image, or the label is too long, and Lost if the
+    disk is full.
     """
     text = _name(text)
     for row in rows:
@@ -177,9 +175,8 @@ class CollectionView:
   def rename(self, number: int, text: str) -> None:
     """Names a cluster, on the disk before it returns.
 
-    Raises:
-      UserError: no such cluster, or the name is too long.
-      Lost: the disk is full.
+    Raises UserError if no such cluster, or the name is too long, and Lost if
+    the disk is full.
     """
     if not 0 <= number <= self.cluster_N.max():
       raise errors.UserError(f"there is no cluster {number}")

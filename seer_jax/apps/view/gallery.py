@@ -45,17 +45,11 @@ div {{ padding: .3rem .5rem; font-size: .8rem; overflow-wrap: anywhere; }}
 
 
 class Section(NamedTuple):
-  """Pictures under a heading.
-
-  Attributes:
-    title: of it.
-    rows: of the collection.
-    captions: one each.
-  """
+  """Pictures under a heading."""
 
   title: str
   rows: Sequence[int]
-  captions: Sequence[str]
+  captions: Sequence[str]  # One each.
 
 
 def page(

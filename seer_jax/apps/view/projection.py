@@ -20,10 +20,8 @@ _OUTSIDE = 0.2
 def plane(found: embeddings.Embeddings, method: str) -> tuple[str, np.ndarray]:
   """(the method that was taken, place_Nx2 within 0 and 1, float32).
 
-  Kept in the user's cache: made once for a collection.
-
-  Raises:
-    UserError: UMAP is asked for and not installed.
+  Kept in the user's cache: made once for a collection. Raises UserError if UMAP
+  is asked for and not installed.
   """
   if method == "auto":
     method = best_for(len(found))

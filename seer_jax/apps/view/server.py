@@ -58,8 +58,7 @@ class Server(http.server.ThreadingHTTPServer):
   def __init__(self, view: collection_view.CollectionView, port: int = 0):
     """Takes a port; 0 is any that is free.
 
-    Raises:
-      UserError: the port is taken.
+    Raises UserError if the port is taken.
     """
     self.view, self.token = view, secrets.token_urlsafe(16)
     try:

@@ -76,12 +76,12 @@ def open_source(
 ) -> Source:
   """Opens what a config describes.
 
+  Raises UserError if the kind is unknown, a key is, or the source cannot be
+  opened.
+
   Args:
     options: some of the keys of `DEFAULTS`.
     exclude: lists of images to leave out besides those that `options` give.
-
-  Raises:
-    UserError: the kind is unknown, a key is, or the source cannot be opened.
   """
   lists = {*exclude, *exclude_lists(options)}
   return _opened(options, opt_out.Exclusions(lists) if lists else None)
@@ -90,8 +90,7 @@ def open_source(
 def exclude_lists(options: Mapping[str, Any]) -> set[str]:
   """The paths of all lists of images that options leave out.
 
-  Raises:
-    UserError: a part of a mixture is none.
+  Raises UserError if a part of a mixture is none.
   """
   lists = {options.get("exclude")} - {"", None}
   return lists.union(*map(exclude_lists, _parts(options)))

@@ -1,4 +1,4 @@
-"""Images in ArrayRecord shards, written by `data.pack` or by others."""
+"""Images in ArrayRecord shards, written by `data.pack` or by other programs."""
 
 import collections
 import errno
@@ -10,46 +10,49 @@ from typing import Any
 import numpy as np
 
 from seer_jax.data.storage import filesystem, line_index, tf_example
-from seer_jax.data.storage.example import UNLABELLED, Example, check_index
+from seer_jax.data.storage.example import (
+  UNLABELLED,
+  Example,
+  check_index,
+  locate,
+)
 from seer_jax.runtime import errors, files
 
 ENDING = ".array_record"
-# What `pack` lays beside its shards.
+# Files that `pack` writes beside its shards.
 ABOUT, IDS, LABELS = "images.json", "ids.txt", "labels.npy"
 ORIGINALS = "originals.npy"  # SHA-256 of the files that were packed, N x 32.
-PLAN = os.path.join("parts", "plan.json")  # Of a pack that is under way.
-# Files held open at once: a billion images are more shards than a process may.
+PLAN = os.path.join("parts", "plan.json")  # Of an unfinished pack.
+# Shards open at once: a billion images have more than a process may open.
 _OPEN = 64
 
 
 class ArrayRecords:
-  """The records of all shards, in the order of their names.
+  """The records of all shards, in the order of the shards' names.
 
-  A record is an encoded image, or a `tf.train.Example` that holds one. In a
-  folder that `seer-jax pack` wrote, ids and labels are read from the files
-  beside the shards; elsewhere an id is the shard's name and the number in it,
-  `label_of` reads the record, whose label counts if `labels` names it.
+  A record is an encoded image, or a `tf.train.Example` with one. In a folder
+  that `seer-jax pack` wrote, ids and labels are read from files beside the
+  shards. Elsewhere an id is the shard's name and the number in it, and
+  `label_of` reads the record, whose label counts if `labels` names it. Raises
+  UserError if there are no shards, or one is damaged or cut short.
 
   Args:
     path: a folder, a file, or a pattern.
-    labels: a text file of the names of labels, a line each, for shards that
-      `seer-jax pack` did not write.
-
-  Raises:
-    UserError: there are no shards, or one is damaged or cut short.
+    labels: a text file with the name of each label, for shards that `seer-jax
+      pack` did not write.
   """
 
   def __init__(self, path: str, labels: str = ""):
     if filesystem.is_url(path):
       raise errors.UserError(
-        f"{path}: ArrayRecord shards are read from this machine's file systems"
-        " only; copy them, or mount the bucket. Tar shards are read from URLs"
+        f"{path} is a URL, but ArrayRecord shards are only read from this"
+        " machine's file systems; copy them, mount the bucket, or use tars"
       )
     self._paths = filesystem.matching(path, ENDING)
     folder = os.path.dirname(self._paths[0])
     about = _about(folder)
     if about:
-      # By sizes alone: to open each of a hundred thousand would take minutes.
+      # By sizes alone: opening a hundred thousand shards takes minutes.
       _compare(about, self._paths)
       shards = [about["shards"][os.path.basename(p)] for p in self._paths]
       counts = [shard["images"] for shard in shards]
@@ -57,16 +60,17 @@ class ArrayRecords:
       counts = [_count(each) for each in self._paths]
     self._ends = np.cumsum(counts)
     if not len(self):
-      raise errors.UserError(f"the shards of {path} hold no record")
+      raise errors.UserError(f"the shards of {path} have no records")
     self.label_names = tuple(about.get("label_names", _names(labels)))
     self._beside = folder if about else ""
     contents = [
       (os.path.basename(each), count, filesystem.size(each))
       for each, count in zip(self._paths, counts, strict=True)
     ]
-    # Two packs of equal sizes may hold other images.
+    # Two packs of equal sizes may have different images.
     beside = [
-      filesystem.fingerprint(os.path.join(folder, n)) for n in _said(about)
+      filesystem.fingerprint(os.path.join(folder, name))
+      for name in ((IDS, LABELS, ORIGINALS) if about else ())
     ]
     self.fingerprint = files.fingerprint((contents, beside))
     self._open()
@@ -96,15 +100,14 @@ class ArrayRecords:
     return self._ids is not None
 
   def digest(self, i: int) -> bytes | None:
-    """SHA-256 of the file that was packed; None where nobody wrote it down."""
+    """SHA-256 of the file that was packed; None if it is not known."""
     check_index(i, len(self))
     return None if self._originals is None else self._originals[i].tobytes()
 
   def id_of(self, i: int) -> str:
-    check_index(i, len(self))
+    shard, number = locate(self._ends, i)
     if self._ids is not None:
       return unescaped(self._ids[i])
-    shard, number = self._place(i)
     return f"{os.path.basename(self._paths[shard])}__{number}"
 
   def label_of(self, i: int) -> int:
@@ -113,27 +116,22 @@ class ArrayRecords:
       return int(self._labels[i])
     return self[i]["label"]
 
-  def _place(self, i):
-    shard = int(np.searchsorted(self._ends, i, side="right"))
-    return shard, i - (int(self._ends[shard - 1]) if shard else 0)
-
   def _record(self, i):
-    check_index(i, len(self))
-    shard, number = self._place(i)
+    shard, number = locate(self._ends, i)
     try:
       return self._reader_of(shard).read([number])[0]
     except Exception as error:  # ArrayRecord's have no names.
       filesystem.raise_if_away(self._paths[shard])
-      words = next(iter(str(error).splitlines()), "damaged record")
-      raise OSError(errno.EBADMSG, words[:200], self.id_of(i)) from None
+      reason = errors.one_line(error)
+      raise OSError(errno.EBADMSG, reason, self.id_of(i)) from None
 
   def _reader_of(self, shard):
-    """Of those used last, which threads may be reading from at this moment."""
+    """The reader of a shard; the latest ones stay open."""
     with self._lock:
       reader = self._readers.pop(shard, None) or _reader(self._paths[shard])
       self._readers[shard] = reader
       if len(self._readers) > _OPEN:
-        # Not closed here: whoever still reads from it holds it.
+        # Not closed here: another thread may be reading from it.
         self._readers.popitem(last=False)
     return reader
 
@@ -156,10 +154,6 @@ def _reader(path):
   return array_record_module.ArrayRecordReader(path)
 
 
-def _said(about):
-  return (IDS, LABELS, ORIGINALS) if about else ()
-
-
 def _names(path):
   if not path:
     return ()
@@ -169,38 +163,33 @@ def _names(path):
     )
   except (OSError, UnicodeDecodeError) as error:
     raise errors.UserError(
-      f"cannot read the names of labels in {path}: {error}"
+      f"cannot read the label names in {path}: {error}"
     ) from None
 
 
 def _count(path):
-  """Records of a shard; a damaged one is told by its name."""
+  """The number of records in a shard."""
   try:
     reader = _reader(path)
     if reader.ok():
       count = reader.num_records()
       reader.close()
       return count
-  except ImportError:
-    raise errors.UserError(
-      "ArrayRecord shards need a library; run: pip install array_record"
-    ) from None
-  except Exception:
-    pass  # Told below.
+  except Exception:  # ArrayRecord's have no names.
+    pass
   raise errors.UserError(
-    f"{path} is no whole ArrayRecord shard; it may have been cut short: copy or"
-    " write it again"
+    f"{path} is not a complete ArrayRecord shard; copy or write it again"
   )
 
 
 def _about(folder: str) -> dict[str, Any]:
-  """What `pack` says of a folder of shards; empty for those of others."""
+  """What `pack` recorded about a folder of shards; empty for other shards."""
   path = os.path.join(folder, ABOUT)
   if not os.path.exists(path):
     if os.path.exists(os.path.join(folder, PLAN)):
       raise errors.UserError(
-        f"{folder} is half packed; finish it with the same"
-        " seer-jax pack command"
+        f"{folder} is not completely packed; run the same seer-jax pack command"
+        " again"
       )
     return {}
   try:
@@ -211,26 +200,26 @@ def _about(folder: str) -> dict[str, Any]:
 
 
 def _compare(about, paths):
-  """The shards must be those that were written."""
+  """Refuses shards that are not those that were written."""
   wanted = {name: shard["bytes"] for name, shard in about["shards"].items()}
   found = {os.path.basename(each): filesystem.size(each) for each in paths}
   for name in sorted(wanted.keys() | found.keys()):
     if wanted.get(name) != found.get(name):
       raise errors.UserError(
         f"{name} in {os.path.dirname(paths[0])} has"
-        f" {found.get(name, 'no (it is missing)')} bytes, {ABOUT} tells of"
-        f" {wanted.get(name, 'none')}; copy the folder again, or pack it again"
+        f" {found.get(name, 'no (it is missing)')} bytes, but {ABOUT} records"
+        f" {wanted.get(name, 'none')}; copy or pack the folder again"
       )
 
 
 def escaped(name: str) -> bytes:
-  """An id as a line: without ends of lines."""
+  """An id on one line."""
   return os.fsencode(
     name.replace("%", "%25").replace("\n", "%0A").replace("\r", "%0D")
   )
 
 
 def unescaped(line: bytes) -> str:
-  """The id of a line."""
+  """The id on a line."""
   name = os.fsdecode(line)
   return name.replace("%0D", "\r").replace("%0A", "\n").replace("%25", "%")

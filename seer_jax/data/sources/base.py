@@ -1,4 +1,4 @@
-"""What a source of images is."""
+"""The protocol of sources of images."""
 
 from typing import Protocol
 
@@ -8,20 +8,19 @@ from seer_jax.data.storage.example import Example
 class Source(Protocol):
   """Random access to examples, in an order that never changes.
 
-  A source hands out encoded bytes and decodes nothing, so that it is cheap to
-  open in every worker process and a broken image is somebody else's problem.
+  A source returns encoded bytes and decodes nothing, so that it is cheap to
+  open in every worker process.
 
-  Implementations are picklable and cheap to open. `label_names` is empty when
-  nothing is labelled. Indices run from 0; others raise IndexError. `id_of` and
-  `label_of` decode no image, and read none where the format allows it. Reading
-  what cannot be read raises OSError. `fingerprint` tells two sets of images
-  apart.
+  Implementations are picklable. `label_names` is empty if nothing is labelled.
+  Indices start at 0; others raise IndexError. `id_of` and `label_of` decode no
+  image, and read none if the format allows it. Reading what cannot be read
+  raises OSError. `fingerprint` identifies the set of images.
 
-  A source may have three methods more. `other_names_of(i)` are names beside the
-  id by which its owner may know an image. `path_of(i)` is the file of an image
-  that is a file of its own. `digest(i)` is the SHA-256 of the
-  file that an image was packed from, or None. `names_are_known`, if it is set,
-  says that `id_of` gives the ids that examples have, and reads nothing for it.
+  A source may have more methods: `other_names_of(i)`, names beside the id by
+  which an owner may know an image; `path_of(i)`, the file of an image that is a
+  file of its own; `digest(i)`, the SHA-256 of the file that an image was packed
+  from, or None. `names_are_known`, if set, says that `id_of` gives the ids of
+  the examples without reading them.
   """
 
   label_names: tuple[str, ...]
@@ -37,18 +36,18 @@ class Source(Protocol):
 
 
 def other_names_of(source: Source, i: int) -> tuple[str, ...]:
-  """Names of an image beside its id; none where the source tells none."""
+  """Names of an image beside its id, if the source gives any."""
   found = getattr(source, "other_names_of", None)
   return found(i) if found else ()
 
 
 def path_of(source: Source, i: int) -> str:
-  """The file of an image; its id where it is none of its own."""
+  """The file of an image, or its id if it is not a file of its own."""
   found = getattr(source, "path_of", None)
   return found(i) if found else source.id_of(i)
 
 
 def digest_of(source: Source, i: int) -> bytes | None:
-  """SHA-256 of the file that an image was packed from, where it is known."""
+  """SHA-256 of the file that an image was packed from, if known."""
   found = getattr(source, "digest", None)
   return found(i) if found else None

@@ -38,10 +38,8 @@ class Listing:
 
   Paths are absolute, URLs, or relative to the folder of the list. Labels that
   are not whole numbers are names, numbered in sorted order. The id of an image
-  is its entry as it stands.
-
-  Raises:
-    UserError: the list is missing, empty or of another format.
+  is its entry as it stands. Raises UserError if the list is missing, empty or
+  of another format.
   """
 
   names_are_known = True

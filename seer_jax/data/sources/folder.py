@@ -25,14 +25,13 @@ class Folder:
   The folder may be a URL (`gs://`, `s3://`) where fsspec can read it. Files are
   recognised by extension (`EXTENSIONS`, in either case); hidden files and
   folders, and those that storage systems make, are skipped, links to folders
-  are followed. The label is the
-  first-level sub-folder an image lies in, numbered by sorted name; images
-  directly in `path` have none. The id is the relative path, with `/`.
+  are followed. The label is the first-level sub-folder an image lies in,
+  numbered by sorted name; images directly in `path` have none. The id is the
+  relative path, with `/`.
 
   Reading a file that has gone or is locked raises OSError; an empty one is b"".
-
-  Raises:
-    UserError: `path` is missing, not a folder, unreadable or without images.
+  Raises UserError if `path` is missing, not a folder, unreadable or without
+  images.
   """
 
   names_are_known = True
@@ -81,8 +80,7 @@ class Folder:
 def _find_images(root: str) -> tuple[list[bytes], collections.Counter[str]]:
   """Relative paths of the images under `root`, sorted, and what else is there.
 
-  Raises:
-    UserError: there is no image.
+  Raises UserError if there is no image.
   """
   found = _walk_url(root) if filesystem.is_url(root) else _walk_folder(root)
   images = []

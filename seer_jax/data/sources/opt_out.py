@@ -1,4 +1,4 @@
-"""Images that nobody may use: a source without those that lists name."""
+"""Images that must not be used: a source without those that lists name."""
 
 import functools
 import hashlib
@@ -22,12 +22,12 @@ from seer_jax.runtime import errors, files
 
 _log = logging.getLogger(__name__)
 
-# Images whose names are compared with a list's when a source is opened, in at
-# most two seconds.
+# Sources up to this size are searched for the names of a list when opened, in
+# two seconds at most.
 _LOOKED_THROUGH = 200_000
 
-# A hash alone, as sha256sum and shasum write it beside a path, and as
-# registries do. The backslash is sha256sum's, of a path with an end of line.
+# A hash by itself, beside a path as sha256sum and shasum write it, or with the
+# prefix of registries. sha256sum's backslash marks a path with a line break.
 _HASH = re.compile(
   rb"\\?(?:sha256:|SHA2?-?256 \(.*\) = )?([0-9a-f]{64})(?:[ \t,;].*)?",
   re.IGNORECASE,
@@ -35,10 +35,9 @@ _HASH = re.compile(
 
 
 class Exclusions:
-  """What lists exclude: a line is an id, a path, or the SHA-256 of a file.
+  """What lists exclude: each line is an id, a path, or the SHA-256 of a file.
 
-  Raises:
-    UserError: a list cannot be read, or is empty.
+  Raises UserError if a list cannot be read, or is empty.
   """
 
   def __init__(self, paths: Collection[str]):
@@ -56,11 +55,11 @@ class Exclusions:
     self.fingerprint = files.fingerprint(every)
 
   def has_name(self, names: Collection[str]) -> bool:
-    """Whether one of the names of an image is listed."""
+    """Whether any of the names of an image is listed."""
     return bool(len(self.found(names)))
 
   def found(self, names: Collection[str]) -> np.ndarray:
-    """Those of the names that are listed, as `first_of` gives them."""
+    """The listed ones of some names, as `first_of` encodes them."""
     return _found_in(b"".join(map(first_of, names)), self._names)
 
   def has_hash(self, digest: bytes) -> bool:
@@ -69,24 +68,23 @@ class Exclusions:
 
 
 class Excluding:
-  """A source that hands out nothing that lists exclude.
+  """A source that returns no image that lists exclude.
 
-  Numbers stay as they are; reading an excluded image raises `Excluded`, and
-  the caller takes another or leaves it out. It goes around the source itself,
-  inside whatever takes a part of it, so that nothing gets around it.
+  Indices do not change; reading an excluded image raises `Excluded`, and the
+  caller replaces it or leaves it out. This wraps the source itself, inside
+  whatever takes a part of it, so that nothing bypasses it.
 
-  An image is known by its id, the other names that its source gives it, its
-  path, however spelt, and the hashes of its file and of what it was packed
-  from. A relative path is one from the source's root or from the folder that
-  the program is started in; an absolute entry of a list is known by whatever
-  relative path it ends in.
+  An image is recognized by its id, the other names that its source gives it,
+  its path in any spelling, and the hashes of its file and of the file it was
+  packed from. A relative path is relative to the source's root or to the folder
+  in which the program starts; an absolute entry of a list of images is also
+  recognized by any relative path that it ends in.
   """
 
   def __init__(self, source: Source, exclusions: Exclusions, prefix: str = ""):
     """Wraps a source.
 
     Args:
-      source: of all images.
       exclusions: shared by all parts of a mixture.
       prefix: what a mixture puts before the ids.
     """
@@ -119,7 +117,7 @@ class Excluding:
     return example
 
   def names_found(self) -> set[bytes]:
-    """What is listed of the names of all images, as `first_of` gives it."""
+    """The listed names that any image has, as `first_of` encodes them."""
     found = set()
     for i in range(len(self)):
       names = {self.id_of(i), *other_names_of(self._source, i)}
@@ -154,7 +152,7 @@ class Excluding:
     return {form for name in names for form in self._forms(name)}
 
   def _forms(self, name) -> Iterator[str]:
-    """All that a list may call an image."""
+    """All spellings by which a list may refer to an image."""
     yield name
     yield self._prefix + name
     name = _normal(name)
@@ -173,10 +171,10 @@ class Excluding:
 
 
 def warn_of_idle_lines(source: Excluding, path: str) -> None:
-  """Says how many names of a list are those of no image.
+  """Warns of names in a list that match no image.
 
   Of many images, or of images whose names are known only when they are read,
-  absolute paths alone can be told: those outside of the source's root.
+  only absolute paths outside the source's root can be checked.
   """
   names = {
     os.fsdecode(line) for line in read_lines(path) if not _HASH.fullmatch(line)
@@ -210,17 +208,12 @@ def warn_of_idle_lines(source: Excluding, path: str) -> None:
 
 
 def read_lines(path: str) -> set[bytes]:
-  """The lines of a list that are not empty, without a byte order mark.
+  """The lines of a list that are not empty, without a byte-order mark.
 
-  Raises:
-    UserError: it cannot be read, or is empty.
+  Raises UserError if it cannot be read, or is empty.
   """
-  try:
+  with errors.reading(f"the list {path}"):
     data = filesystem.read(filesystem.absolute(path))
-  except OSError as error:
-    raise errors.UserError(
-      f"cannot read the list {path}: {error.strerror or error}"
-    ) from None
   if data.startswith((b"\xff\xfe", b"\xfe\xff")):  # As PowerShell writes it.
     data = data.decode("utf-16", "replace").encode(errors="replace")
   data = data.removeprefix(b"\xef\xbb\xbf")
@@ -231,7 +224,7 @@ def read_lines(path: str) -> set[bytes]:
 
 
 def roots_of(source: Source) -> tuple[str, ...]:
-  """The folder that a source's ids are relative to, as given and as it is."""
+  """The folder that ids are relative to, as given and with links resolved."""
   root = getattr(source, "root", "")
   if not root or filesystem.is_url(root):
     return (root,) if root else ()
@@ -239,7 +232,7 @@ def roots_of(source: Source) -> tuple[str, ...]:
 
 
 def _forms(line: str) -> Iterator[str]:
-  """All that a line may mean; as few as suffice, for lists may be long."""
+  """All meanings of a line; no more than needed, since lists may be long."""
   yield line
   name = _normal(line)
   yield name
@@ -264,10 +257,10 @@ def _is_absolute(name):
 
 
 def _normal(name):
-  """Without `./`, `//` and `x/..`; a URL stays as it is."""
+  """Without `./`, `//` and `x/..`; URLs are not changed."""
   if filesystem.is_url(name):
     return name
-  # POSIX gives two slashes at the beginning a meaning that nobody uses.
+  # POSIX gives two leading slashes a meaning that nobody uses.
   return os.path.normpath(name).replace("//", "/")
 
 
@@ -276,14 +269,15 @@ def _digest(data: bytes) -> bytes:
 
 
 def first_of(name: str) -> bytes:
-  """What is kept of a name."""
+  """What is kept of a name: the first bytes of its hash."""
   return _digest(os.fsencode(name))[:8]
 
 
 def _table(digests) -> np.ndarray:
-  """Eight bytes of each, sorted: of a million names 32 megabytes at most.
+  """Eight bytes of each, sorted: at most 32 MB for a million names.
 
-  By chance one image in 10^12 is excluded beside a million listed.
+  The probability that a given image is excluded by chance, with a million names
+  listed, is below 10^-12.
   """
   first = b"".join(digest[:8] for digest in digests)
   return np.unique(np.frombuffer(first, np.uint64))

@@ -23,22 +23,20 @@ from seer_jax.runtime import errors, files
 
 
 class Subset:
-  """Those of a source's images that have the given numbers.
+  """The images of a source that have some indices.
 
-  Raises:
-    UserError: there are none.
+  Raises UserError if there are none.
   """
 
   def __init__(self, source: Source, indices: Sequence[int], about: object):
     """Chooses.
 
     Args:
-      source: of all images.
       indices: of those chosen; light to pickle.
-      about: what, beside the source, they depend on.
+      about: what the choice depends on, apart from the source.
     """
     if not len(indices):
-      raise errors.UserError("nothing is left of the images that were chosen")
+      raise errors.UserError("no image is left after choosing; choose more")
     self._source, self._indices = source, indices
     self.label_names = source.label_names
     inner = source.fingerprint, about
@@ -71,8 +69,8 @@ class Subset:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Places:
-  """The indices at some places of a permutation, computed when asked for."""
+class _Permuted:
+  """The indices at a range of positions of a permutation, made on access."""
 
   begin: int
   end: int
@@ -83,13 +81,13 @@ class _Places:
     return self.end - self.begin
 
   def __getitem__(self, i: int) -> int:
-    check_index(i, len(self))  # Or iterating would not end.
-    place = np.full(1, self.begin + i)
-    return int(shuffle.permuted(place, self.size, self.key)[0])
+    check_index(i, len(self))  # Ends iteration.
+    position = np.full(1, self.begin + i)
+    return int(shuffle.permuted(position, self.size, self.key)[0])
 
 
 class _Kept:
-  """Indices in a file of the user's cache; found once."""
+  """Indices in a file of the user's cache, found once."""
 
   def __init__(
     self, source: Source, about: object, find: Callable[[], np.ndarray]
@@ -97,9 +95,8 @@ class _Kept:
     """Opens it.
 
     Args:
-      source: of all images.
-      about: what, beside the source, they depend on.
-      find: them, if they are not kept.
+      about: what the indices depend on, apart from the source.
+      find: computes them, if they are not in the cache.
     """
     known_by = source.fingerprint, len(source), source.label_names
     self._folder = files.cached("chosen", known_by, about)
@@ -135,20 +132,16 @@ def some(
 ) -> Subset:
   """A part of a source's images, from one permutation of them.
 
-  What one call skips is what another takes: parts may be disjoint.
+  Calls with ranges that do not overlap give disjoint parts. Raises UserError if
+  there are fewer images, or less than one is asked for.
 
   Args:
-    source: of all images.
-    take: up to 1, their share, and 1 is all that are left; from 2 on, their
+    take: up to 1, the share to take, where 1 is all the rest; above 1, the
       number.
-    skip: how many of the permutation to leave out before, likewise.
-    balanced: as many of each class: shares are of the smallest class, numbers
-      of all classes together, which differ by one image at most. Images
-      without a label are left out.
-    seed: of the permutation.
-
-  Raises:
-    UserError: there are not as many, or fewer than one is asked for.
+    skip: how much of the permutation to leave out before, likewise.
+    balanced: as many of each class: shares are of the smallest class; numbers
+      are of all classes together, which differ by at most one image. Unlabelled
+      images are left out.
   """
   take, skip = _amount("take", take), _amount("skip", skip)
   if take <= 0:
@@ -160,35 +153,34 @@ def some(
   begin, end = _bounds(take, skip, len(source))
   if end > len(source):
     raise errors.UserError(
-      f"skip={float(skip):g} and take={float(take):g} ask for images up to"
-      f" number {end} of {len(source)}; ask for fewer"
+      f"skip={float(skip):g} and take={float(take):g} ask for {end} images, but"
+      f" there are {len(source)}; reduce them"
     )
-  places = _Places(begin, max(begin, end), len(source), f"subset {seed}")
-  return Subset(source, places, about)
+  part = _Permuted(begin, max(begin, end), len(source), f"subset {seed}")
+  return Subset(source, part, about)
 
 
 def _amount(key: str, value: float) -> fractions.Fraction:
-  """A share or a number, as it was written: 0.1 is a tenth."""
+  """A share or a number, exactly as written: 0.1 is a tenth."""
   value = float(value)
   if not (math.isfinite(value) and value >= 0):
     raise errors.UserError(
-      f"{key} is {value:g}; it must be a share of 0..1 or a number of images"
+      f"{key} is {value:g}; it must be a share from 0 to 1, or a number"
     )
   if value > 1 and value != int(value):
     raise errors.UserError(
-      f"{key} is {value:g}; up to 1 it is a share of the images, above it is"
-      " their number: set it to a whole one"
+      f"{key} is {value:g}; above 1 it is a number of images and must be whole"
     )
   if key == "skip" and value == 1:
     raise errors.UserError(
-      "skip is 1, a share: it leaves out all; set a share below 1, or a number"
-      " of images from 2 on"
+      "skip is 1, the share of all images, so none is left; give a share below"
+      " 1, or a number of images from 2 on"
     )
   return fractions.Fraction(repr(value))
 
 
 def _bounds(take, skip, size: int) -> tuple[int, int]:
-  """Where a part begins and ends; parts that meet share the bound."""
+  """Where a part begins and ends; adjacent parts share a bound."""
   begin = _number(skip, size)
   if take == 1:
     return begin, size
@@ -220,18 +212,17 @@ def _balanced(source, take, skip, seed) -> np.ndarray:
     if end > len(members):
       name = source.label_names[kinds[number]]
       raise errors.UserError(
-        f"balanced, skip={float(skip):g} and take={float(take):g} ask for {end}"
-        f" images of each of {len(classes)} classes, but {name!r} has"
-        f" {len(members)}; ask for fewer"
+        f"balanced with skip={float(skip):g} and take={float(take):g} asks for"
+        f" {end} images of each of {len(classes)} classes, but {name!r} has"
+        f" {len(members)}; reduce them"
       )
-    places = np.arange(begin, end)
-    key = f"subset {seed} {number}"
-    chosen.append(members[shuffle.permuted(places, len(members), key)])
+    key, wanted = f"subset {seed} {number}", np.arange(begin, end)
+    chosen.append(members[shuffle.permuted(wanted, len(members), key)])
   return np.sort(np.concatenate(chosen))
 
 
 def _class_bounds(take, skip, smallest, number, classes):
-  """As `_bounds`, of one class; numbers are of all classes together."""
+  """As `_bounds`, for one class; numbers are of all classes together."""
 
   def of_class(count):
     each, more = divmod(int(count), classes)
@@ -244,19 +235,17 @@ def _class_bounds(take, skip, smallest, number, classes):
     return begin, smallest
   if take < 1:
     return begin, begin + _number(take, smallest)
-  if skip > 1:  # A class that had one more before has one less now.
+  if skip > 1:  # A class with one more image before has one less now.
     return begin, of_class(skip + take)
   return begin, begin + of_class(take)
 
 
 def named(source: Source, path: str) -> Subset:
-  """The images that a file names, a line each.
+  """The images that a file names, one per line.
 
-  As the published lists of 1 % and 10 % of ImageNet do. A line is an id, or
-  the last part of one, with its extension or without.
-
-  Raises:
-    UserError: some are not in the source.
+  A line is an id, or the last part of one, with or without its extension, as in
+  the published lists of 1 % and 10 % of ImageNet. Raises UserError if some are
+  not in the source.
   """
   wanted = {os.fsdecode(line) for line in opt_out.read_lines(path)}
   digest = files.fingerprint(sorted(wanted))

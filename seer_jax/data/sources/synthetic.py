@@ -10,13 +10,11 @@ from seer_jax.runtime import errors
 
 
 class Digits:
-  """The 1,797 handwritten 8x8 digits inside scikit-learn, as grey PNGs.
+  """The 1,797 handwritten 8x8 digits of scikit-learn, as grey PNGs.
 
-  Real images with real labels, without a download. The splits are parts of one
-  fixed permutation: 'train' its first 1,297, 'test' the other 500, 'all' both.
-
-  Raises:
-    UserError: `split` is none of these, or scikit-learn is not installed.
+  Real images with real labels, without a download. Of one fixed permutation,
+  'train' is the first 1,297 images, 'test' the other 500, 'all' both. Raises
+  UserError if `split` is none of these.
   """
 
   label_names = tuple("0123456789")
@@ -30,23 +28,17 @@ class Digits:
   def __init__(self, split: str):
     if split not in self._SPLITS:
       raise errors.UserError(
-        f"no such split of digits: {split!r}; use one of "
-        + ", ".join(self._SPLITS)
+        f"no such split of digits: {split!r}; use {', '.join(self._SPLITS)}"
       )
-    try:
-      from sklearn import datasets
-    except ImportError:
-      raise errors.UserError(
-        "the digits are a part of scikit-learn, which is not installed; "
-        "run: pip install scikit-learn"
-      ) from None
+    from sklearn import datasets  # Slow to import.
+
     digits = datasets.load_digits()
     self._split = split
     self.fingerprint = f"digits/{split}"
     self._numbers = np.random.default_rng(0).permutation(1797)[
       self._SPLITS[split]
     ]
-    # Ink is counted in 0..16, sixteen being a fully covered cell.
+    # scikit-learn's values go from 0 to 16.
     grey = np.rint(digits.images * (255 / 16)).astype(np.uint8)
     self._images_Nx8x8 = grey[self._numbers]
     self._labels = digits.target[self._numbers]
@@ -70,11 +62,11 @@ class Digits:
 
 
 class Synthetic:
-  """Smooth random pictures made on access: for measuring without data.
+  """Smooth random pictures made on access, for measurements without data.
 
   Low-frequency noise, because the cost of decoding a JPEG grows with its
   detail, and white noise has more than any photograph. Labels (`i % classes`)
-  say nothing about the pixels.
+  do not depend on the pixels.
   """
 
   def __init__(self, size: int = 4096, side: int = 256, classes: int = 10):

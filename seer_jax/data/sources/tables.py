@@ -20,14 +20,13 @@ class Table:
   def __init__(self, path: str, column: str = ""):
     """Opens a table.
 
+    Raises UserError if it is none, is empty, or has no column of paths.
+
     Args:
       path: of a `.parquet` or `.csv` file. A CSV whose first line names no
         column that is known has paths in its first column and labels in the
         second.
       column: with the paths; '' to go by the names.
-
-    Raises:
-      UserError: it is none, is empty, or has no column of paths.
     """
     self._path = path
     self._table = (_Csv if path.endswith(".csv") else _Parquet)(path, column)
@@ -52,8 +51,7 @@ class Table:
   def labels(self) -> Iterator[label_index.Part]:
     """Whole numbers, or words; floats that are whole are meant as numbers.
 
-    Raises:
-      UserError: they are something else.
+    Raises UserError if they are something else.
     """
     for column in self._table.columns(self._label):
       yield [self._plain(value) for value in column]

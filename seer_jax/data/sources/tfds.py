@@ -1,8 +1,8 @@
 """Images from a prepared TensorFlow Datasets dataset, without TensorFlow.
 
-TFDS keeps examples as records in shards. ArrayRecord shards allow random
-access; TFRecord ones, TFDS's default, do not. Of a record only the image,
-still encoded, and the label are looked at.
+TFDS stores examples as records in shards. ArrayRecord shards allow random
+access; TFRecord shards, TFDS's default, do not. Only the encoded image and the
+label of a record are read.
 """
 
 import difflib
@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from seer_jax.data.storage import filesystem
+from seer_jax.data.storage.example import check_index, locate
 from seer_jax.runtime import errors, files
 
 _FORMAT = "array_record"
-# TFDS's command imports all of these, whatever it is asked to do.
+# The tfds command imports all of these for any task.
 _ELSEWHERE = (
   "(in an environment of its own: pip install tensorflow tensorflow-datasets"
   " apache-beam mlcroissant)"
@@ -29,31 +30,31 @@ _UNREAD = -2
 class Tfds:
   """One split of a dataset that TFDS has prepared as ArrayRecord files.
 
-  The order is that of the records in the shards. An id is TFDS's own: the name
-  of the shard and the number of the record in it. The image is the feature
-  named `image`, or else the first of that kind; likewise the label. Labels
-  keep TFDS's numbers; below 0 is unlabelled.
+  Examples are in the order of the records in the shards, and have TFDS's ids:
+  the name of the shard and the number in it. The image is the feature named
+  `image`, or else the first one of that kind; likewise the label. Labels keep
+  TFDS's numbers; below 0 is unlabelled.
 
-  TFDS stores labels inside the records only, so `label_of` has to read the
-  whole record when its image has not been read before. It decodes nothing: 40
-  microseconds for 110 KB that lie in memory, but all of ImageNet's 1.28 million
-  are 140 GB of disk. What was read once is remembered.
+  Labels are only inside the records, so `label_of` reads a whole record unless
+  its image was read before: 40 microseconds for 110 KB in memory, but 140 GB of
+  disk for all of ImageNet. Labels that were read are kept.
 
-  Reading a damaged record or a lost shard raises OSError.
+  Reading a damaged record or a missing shard raises OSError.
 
-  Raises:
-    UserError: no such dataset or split, not prepared, prepared in a format
-      without random access, shards are missing, or there are no images.
+  TFDS's own deserialization, with SkipDecoding, takes 85 microseconds for 117
+  KB where this takes 64, and refuses records that lack a feature (TFDS 4.9.10).
+  Raises UserError if no such dataset or split, not prepared, prepared in a
+  format without random access, shards are missing, or there are no images.
   """
 
   def __init__(self, name: str, path: str, split: str):
     """Opens a dataset.
 
     Args:
-      name: as TFDS spells it: `imagenet2012`, `imagenet2012:5.1.0`, or
+      name: as in TFDS: `imagenet2012`, `imagenet2012:5.1.0`, or
         `name/config:version`.
       path: TFDS's data_dir; '' for its default.
-      split: in TFDS's language: `train`, `train[:1%]`, `train+test`.
+      split: as in TFDS: `train`, `train[:1%]`, `train+test`.
     """
     try:
       self._describe(name, path, split)
@@ -61,8 +62,8 @@ class Tfds:
       raise
     except Exception as error:  # Many libraries read these files.
       raise errors.UserError(
-        f"{name} in {path or 'the default data_dir'} cannot be read"
-        f" ({type(error).__name__}: {_one_line(error)[:200]}); if its files are"
+        f"cannot read {name} in {path or 'the default data_dir'}"
+        f" ({type(error).__name__}: {errors.one_line(error)}); if its files are"
         " damaged, prepare it again"
       ) from error
 
@@ -96,34 +97,30 @@ class Tfds:
     return {"image": image, "label": self.label_of(i), "id": self.id_of(i)}
 
   def id_of(self, i: int) -> str:
-    self._check(i)
-    shard = int(np.searchsorted(self._ends, i, side="right"))
-    start = int(self._ends[shard - 1]) if shard else 0
+    shard, number = locate(self._ends, i)
     name, skip = self._shards[shard]
-    return f"{name}__{skip + i - start}"
+    return f"{name}__{skip + number}"
 
   def label_of(self, i: int) -> int:
-    self._check(i)
+    check_index(i, len(self))
     if self._labels[i] == _UNREAD:
       self._read(i)
     return int(self._labels[i])
 
   def _read(self, i):
-    """The features of a record, whose label is remembered."""
+    """The features of a record, whose label is kept."""
     from tensorflow_datasets.proto import tf_example_pb2
 
-    self._check(i)
+    shard, _ = locate(self._ends, i)
     if self._records is None:
       self._records = _open(_at(self._directory), self._split)
     try:
       record = self._records[i]
       feature = tf_example_pb2.Example.FromString(record).features.feature
     except Exception as error:  # ArrayRecord's and protobuf's have no names.
-      shard = int(np.searchsorted(self._ends, i, side="right"))
-      filesystem.raise_if_away(
-        os.path.join(self._directory, self._shards[shard][0])
-      )
-      reason = next(iter(str(error).splitlines()), type(error).__name__)
+      path = os.path.join(self._directory, self._shards[shard][0])
+      filesystem.raise_if_away(path)
+      reason = errors.one_line(error)
       raise OSError(errno.EBADMSG, reason, self.id_of(i)) from None
     if self._label:
       label = feature[self._label].int64_list.value
@@ -133,12 +130,8 @@ class Tfds:
   def _no_labels(self):
     return np.full(len(self), _UNREAD if self._label else _UNLABELLED, np.int32)
 
-  def _check(self, i):
-    if not 0 <= i < len(self):
-      raise IndexError(f"index {i} is outside 0..{len(self) - 1}")
-
   def __getstate__(self):
-    # Neither open files nor megabytes of labels travel to workers.
+    # Neither open files nor megabytes of labels are sent to workers.
     return self.__dict__ | {"_records": None, "_labels": None}
 
   def __setstate__(self, state):
@@ -154,17 +147,12 @@ class Tfds:
 
 def _find(name, path):
   """The builder of a prepared dataset; its code is not needed."""
-  try:
-    import tensorflow_datasets as tfds
-  except ImportError:
-    raise errors.UserError(
-      "kind is 'tfds', but tensorflow-datasets is not installed; "
-      "run: pip install tensorflow-datasets"
-    ) from None
+  import tensorflow_datasets as tfds
+
   if not name:
     raise errors.UserError(
-      "no dataset given: name is ''; set it to one of TFDS's, for example "
-      "imagenet2012 or imagenet2012:5.1.0"
+      "no dataset given: name is ''; set it to one of TFDS's, for example"
+      " imagenet2012 or imagenet2012:5.1.0"
     )
   folder = filesystem.absolute(path)
   try:
@@ -173,15 +161,15 @@ def _find(name, path):
     )
   except tfds.core.DatasetNotFoundError:
     raise errors.UserError(_why_not(tfds, name, folder)) from None
-  # TFDS's words for a misspelt name or a dataset in several places.
+  # A malformed name, or a dataset in several folders.
   except ValueError as error:
     raise errors.UserError(
-      f"TFDS cannot open name {name!r}: {_one_line(error)}"
+      f"TFDS cannot open name {name!r}: {errors.one_line(error)}"
     ) from None
 
 
 def _why_not(tfds, name, folder):
-  """Says why nothing is prepared under a name, and what to do."""
+  """Why nothing is prepared under a name, and what to do."""
   base = name.partition(":")[0].partition("/")[0]
   folder = folder or filesystem.absolute(tfds.core.constants.DATA_DIR)
   prepared = sorted(
@@ -215,7 +203,7 @@ def _at(directory):
 
 
 def _open(builder, split):
-  """The records of a split, as bytes; leaves the builder at our format."""
+  """The records of a split, as bytes; sets the builder to ArrayRecord."""
   import tensorflow_datasets as tfds
 
   _refuse_format(builder)
@@ -235,7 +223,7 @@ def _refuse_format(builder):
       f"{builder.info.full_name} is stored as {', '.join(sorted(formats))},"
       " which has no random access; convert it: tfds convert_format"
       f" --dataset_version_dir={folder} --out_file_format={_FORMAT}"
-      f" {_ELSEWHERE}, or prepare it anew with --file_format={_FORMAT}"
+      f" {_ELSEWHERE}, or prepare it again with --file_format={_FORMAT}"
     )
 
 
@@ -246,11 +234,11 @@ def _refuse_split(builder, split):
   except ValueError as error:
     there = (f"{each.name} ({each.num_examples})" for each in splits.values())
     raise errors.UserError(
-      f"no such split of {name}: {split!r} ({_one_line(error)}); it has"
+      f"no such split of {name}: {split!r} ({errors.one_line(error)}); it has"
       f" {', '.join(there)}, and slices such as train[:1%]"
     ) from None
   if not count:
-    raise errors.UserError(f"split {split!r} of {name} is empty; take more")
+    raise errors.UserError(f"split {split!r} of {name} is empty; widen it")
 
 
 def _features(builder):
@@ -263,7 +251,7 @@ def _features(builder):
     name
     for name, feature in features.items()
     if isinstance(feature, kinds.Image)
-    # Maps of classes, and floats disguised as four channels.
+    # Not maps of classes, nor floats stored as four channels.
     and not isinstance(feature, kinds.LabeledImage)
     and feature.np_dtype != np.float32
   ]
@@ -293,7 +281,3 @@ def _refuse_missing(paths, name):
       f"{len(missing)} of {len(paths)} files of {name} are missing, for example"
       f" {missing[0]}; copy them there or prepare the dataset again"
     )
-
-
-def _one_line(error):
-  return " ".join(str(error).split())

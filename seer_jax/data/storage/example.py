@@ -1,7 +1,9 @@
-"""One image as it is stored: its bytes, its label, its name."""
+"""One stored image: its bytes, its label, its name."""
 
 from collections.abc import Collection
 from typing import TypedDict
+
+import numpy as np
 
 from seer_jax.runtime import errors
 
@@ -10,13 +12,13 @@ EXTENSIONS = (
   *("gif", "ppm", "pgm", "pbm", "jp2", "avif"),
 )
 UNLABELLED = -1
-# There may be so many times as many numbers of classes as classes that have an
-# image; a few more than those always.
+# The largest class number may be this many times the number of classes used,
+# and always a few more than that.
 _SPARSEST, _ALWAYS = 10, 10**6
 
 
 class Example(TypedDict):
-  """One encoded image; `label` indexes `label_names`, or is -1: unlabelled."""
+  """One encoded image; `label` indexes `label_names`, or is -1 for none."""
 
   image: bytes
   label: int
@@ -24,22 +26,27 @@ class Example(TypedDict):
 
 
 def numbered_classes(labels: Collection[int], where: str) -> int:
-  """How many classes there are if labels are their numbers.
+  """How many classes there are if labels are class numbers from 0 on.
 
-  Args:
-    labels: all that there are, from 0 on.
-    where: they stand.
-
-  Raises:
-    UserError: they are no numbers of classes: far larger than they are many.
+  Raises UserError if the numbers are too large to be those of classes.
   """
   highest = max(labels, default=UNLABELLED)
   if highest > _SPARSEST * len(labels) + _ALWAYS:
     raise errors.UserError(
-      f"labels of {where} go up to {highest}, but only {len(labels)} are used:"
-      " they are numbers of classes; count these from 0, or give their names"
+      f"labels of {where} go up to {highest}, but only {len(labels)} are used;"
+      " number the classes from 0, or give their names"
     )
   return highest + 1
+
+
+def locate(ends: np.ndarray, i: int) -> tuple[int, int]:
+  """(shard, number in it) of an index; `ends` are those of the shards.
+
+  Raises IndexError if the index is outside.
+  """
+  check_index(i, int(ends[-1]))
+  shard = int(np.searchsorted(ends, i, side="right"))
+  return shard, i - (int(ends[shard - 1]) if shard else 0)
 
 
 def check_index(i: int, size: int) -> None:

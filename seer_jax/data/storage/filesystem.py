@@ -51,9 +51,8 @@ def absolute(path: str) -> str:
 def system(url: str) -> Any:
   """The fsspec file system of a URL.
 
-  Raises:
-    UserError: fsspec, or what it needs for this kind of URL, is missing.
-    OSError: there is no such kind of URL.
+  Raises UserError if fsspec, or what it needs for this kind of URL, is missing,
+  and OSError if there is no such kind of URL.
   """
   kind = url.partition("://")[0]
   try:
@@ -144,14 +143,13 @@ def size(path: str) -> int:
 def matching(path: str, ending: str) -> list[str]:
   """The shards that a path means, sorted.
 
+  Raises UserError if there are none.
+
   Args:
     path: a file, a folder (then its files whose name has `ending`), or a
       pattern with * and ?, {000..009} or {a,b}; all that braces stand for must
       be there.
     ending: of the names in a folder; "-00003-of-00010" may follow it.
-
-  Raises:
-    UserError: there are none.
   """
   path = absolute(path)
   if not path:
@@ -256,9 +254,6 @@ def read_at_random(mapped: Any) -> None:
 
   It reads a page for each place then, and not the hundreds around it: of a cold
   list of 10 GB a thousandth of what it would.
-
-  Args:
-    mapped: an `mmap`, or NumPy's array of one.
   """
   while isinstance(mapped, np.ndarray):
     mapped = mapped.base

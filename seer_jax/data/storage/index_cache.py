@@ -25,14 +25,13 @@ def open_index(
 ) -> _Opened:
   """What was found out about some files; found out first if need be.
 
+  Raises UserError if it cannot be written, or `make` says so, and Lost if there
+  is no room for it.
+
   Args:
     folder: of `files.cached`.
     make: fills a folder.
     open_made: opens what lies in `folder`.
-
-  Raises:
-    UserError: it cannot be written, or `make` says so.
-    Lost: there is no room for it.
   """
   for _ in range(_ATTEMPTS):
     if not folder.exists():

@@ -23,10 +23,8 @@ class Labels:
   """The label of each entry of a list, from a file in the user's cache.
 
   Labels that are not whole numbers are names, numbered in sorted order; whole
-  numbers below 0 and "" are none.
-
-  Raises:
-    UserError: they are no numbers of classes; see `numbered_classes`.
+  numbers below 0 and "" are none. Raises UserError if they are no numbers of
+  classes; see `numbered_classes`.
   """
 
   def __init__(self, path: str, parts: Callable[[], Iterable[Part]]):
@@ -61,8 +59,7 @@ class Labels:
 def of_array(array: np.ndarray) -> Iterator[Part]:
   """Of an array of whole numbers or of strings.
 
-  Raises:
-    UserError: it is of something else.
+  Raises UserError if it is of something else.
   """
   if array.dtype.kind not in "SUiu":
     raise errors.UserError(
@@ -87,12 +84,7 @@ def numbering(
 ) -> tuple[list[str], dict[bytes | int, int]]:
   """Names of the classes, and which of them each label is.
 
-  Args:
-    labels: all that there are, each once.
-    where: they stand.
-
-  Raises:
-    UserError: they are no numbers of classes; see `numbered_classes`.
+  Raises UserError if they are no numbers of classes; see `numbered_classes`.
   """
   labels = set(labels) - {b""}
   if all(isinstance(label, int) or _is_number(label) for label in labels):

@@ -44,14 +44,12 @@ class Lines:
   def __init__(self, path: str, forgiving: bool = False):
     """Opens it.
 
+    Raises UserError if there is no line in it, or it is no text.
+
     Args:
-      path: of the file.
       forgiving: leaves out what people and spreadsheets put into a list: a
         byte-order mark, a first line that names columns, blank lines, and
         comments, which begin with #.
-
-    Raises:
-      UserError: there is no line in it, or it is no text.
     """
     self.path, self._forgiving = path, forgiving
     self._kept = files.cached(

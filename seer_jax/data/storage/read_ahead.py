@@ -54,9 +54,7 @@ class BatchReader:
     """See the class.
 
     Args:
-      sample: makes one.
       numbers_of: the samples of a step.
-      steps: how many there are.
       reads: images that are read at once.
       makers: samples that are made at once.
       stride: between two steps that are asked for one after the other.

@@ -55,10 +55,8 @@ def read(source: Readable, i: int) -> Example:
   """What a source holds of an image, waiting while its file system is away.
 
   It is away if what fails could come of that, and other images fail as well.
-
-  Raises:
-    OSError: this image cannot be read, others can.
-    Lost: the file system was away for five minutes.
+  Raises OSError if this image cannot be read, others can, and Lost if the file
+  system was away for five minutes.
   """
   began, pause = time.monotonic(), _PAUSE[0]
   while True:

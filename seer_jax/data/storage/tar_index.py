@@ -54,9 +54,8 @@ class Found:
 def read(path: str) -> Found:
   """Reads all headers of a tar file.
 
-  Raises:
-    UserError: it is cut short, compressed, cannot be read, or holds a path
-      that leads outside.
+  Raises UserError if it is cut short, compressed, cannot be read, or holds a
+  path that leads outside.
   """
   try:
     found = Found()

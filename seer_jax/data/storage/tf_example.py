@@ -42,12 +42,10 @@ def write(example: Example) -> bytes:
 def read(record: bytes, name: str) -> Example:
   """What a record holds; a label that is no number is none.
 
-  Args:
-    record: its bytes.
-    name: the id, where the record has none of its own.
+  Raises OSError if the record holds no image.
 
-  Raises:
-    OSError: the record holds no image.
+  Args:
+    name: the id, where the record has none of its own.
   """
   if record.startswith(_MAGIC) or not record:
     return Example(image=record, label=UNLABELLED, id=name)

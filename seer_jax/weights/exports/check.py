@@ -22,15 +22,13 @@ _Outputs = Mapping[str, np.ndarray]
 def arrays(written: lazy_weights.Weights, opened: lazy_weights.Weights) -> str:
   """Compares what was written with what it was written from, bit for bit.
 
+  Raises UserError if an array differs.
+
   Args:
     written: opened again; may have fewer arrays.
-    opened: the source.
 
   Returns:
     What was found, in words.
-
-  Raises:
-    UserError: an array differs.
   """
   for path in written.shapes:
     with written.array(path) as ours, opened.array(path) as theirs:
@@ -52,17 +50,14 @@ def function(
 ) -> str:
   """Compares an exported function with the network on random images.
 
+  Raises UserError if an output differs by more than `BOUND`.
+
   Args:
     call: `pixels_NxHxWx3` (uint8) to arrays by name.
-    network: what was exported.
-    variables: of it.
     any_size: whether the function takes images of any size.
 
   Returns:
     What was found, in words.
-
-  Raises:
-    UserError: an output differs by more than `BOUND`.
   """
   side = network.preprocessing.size
   shapes = [(2, side, side, 3)]
@@ -97,8 +92,7 @@ def stablehlo_of(path: pathlib.Path) -> Callable[[np.ndarray], _Outputs]:
 def onnx_of(path: pathlib.Path) -> Callable[[np.ndarray], _Outputs]:
   """The function in a file of `onnx.serialized`, on this CPU.
 
-  Raises:
-    UserError: onnxruntime is not installed.
+  Raises UserError if onnxruntime is not installed.
   """
   try:
     import onnxruntime  # An extra.

@@ -27,10 +27,8 @@ def serialized(network: encoder.Encoder, variables: Mapping[str, Any]) -> bytes:
   """A file with the graph of `pixels_NxHxWx3`, uint8.
 
   Its outputs are `avgpool` NxD and, where the network has such heads,
-  `projection` NxP and `logits` NxL, all float32.
-
-  Raises:
-    UserError: onnx is not installed, or the weights are too large for one file.
+  `projection` NxP and `logits` NxL, all float32. Raises UserError if onnx is
+  not installed, or the weights are too large for one file.
   """
   try:
     import onnx  # An extra.

@@ -27,9 +27,8 @@ def write(
 ) -> None:
   """Writes a network and its variables; complete, or not there.
 
-  Raises:
-    UserError: something is there already, or the disk refuses.
-    Lost: the disk is full.
+  Raises UserError if something is there already, or the disk refuses, and Lost
+  if the disk is full.
   """
   folder = folder.absolute()  # Orbax refuses others.
   if folder.exists():
@@ -46,8 +45,7 @@ def write(
 def read(folder: pathlib.Path) -> tuple[encoder.Encoder, dict[str, Any]]:
   """A network and its variables, on one device.
 
-  Raises:
-    UserError: a file is missing, or is not as it was written.
+  Raises UserError if a file is missing, or is not as it was written.
   """
   folder = folder.absolute()  # Orbax refuses others.
   for words in checksums.complaints(folder):

@@ -26,9 +26,7 @@ def serialized(network: encoder.Encoder, variables: Mapping[str, Any]) -> bytes:
   """A file with the function of `pixels_NxSxSx3` (uint8) to a dict of arrays.
 
   Of the taps it gives the pooled ones: `avgpool`, `projection`, `logits`.
-
-  Raises:
-    UserError: the weights are too large for one file.
+  Raises UserError if the weights are too large for one file.
   """
   size = sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
   if size > _LARGEST:

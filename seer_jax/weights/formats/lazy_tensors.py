@@ -28,19 +28,12 @@ class Storage(NamedTuple):
 
 # Tuples, since a pickle can reach into the attributes of most other objects.
 class Tensor(NamedTuple):
-  """A strided view of a storage, as PyTorch has them; nothing is read yet.
+  """A strided view of a storage, as PyTorch has them; nothing is read yet."""
 
-  Attributes:
-    storage: where its bytes are.
-    shape: of the array.
-    strides: elements between neighbours along each axis.
-    start: the element of the storage with which it begins.
-  """
-
-  storage: Storage
+  storage: Storage  # Where its bytes are.
   shape: tuple[int, ...]
-  strides: tuple[int, ...]
-  start: int = 0
+  strides: tuple[int, ...]  # Elements between neighbours along each axis.
+  start: int = 0  # The element of the storage with which it begins.
 
   @property
   def dtype(self) -> np.dtype:
@@ -55,10 +48,7 @@ class Tensor(NamedTuple):
     """The array over the file itself, read-only, while the block lasts.
 
     Its pages count as this process's memory only until then. Copy what is to
-    stay.
-
-    Raises:
-      UserError: the file is gone, or shorter than it was.
+    stay. Raises UserError if the file is gone, or shorter than it was.
     """
     if not self.size:
       yield np.zeros(self.shape, self.dtype)
@@ -94,14 +84,10 @@ def view(
 ) -> Tensor:
   """A tensor whose header was read, where what it says can be true.
 
-  Args:
-    storage: what it is a view of.
-    shape: of the array.
-    strides: in elements; None for rows one after the other.
-    start: its first element.
+  Raises ValueError if no such array lies within the storage.
 
-  Raises:
-    ValueError: no such array lies within the storage.
+  Args:
+    strides: in elements; None for rows one after the other.
   """
   if len(shape) > _MOST_AXES:
     raise ValueError(f"{len(shape)} axes")
@@ -135,8 +121,7 @@ def raw(array: np.ndarray) -> memoryview:
 def within(folder: pathlib.Path, name: object) -> pathlib.Path:
   """The file of that bare name in a folder.
 
-  Raises:
-    UserError: the name leads elsewhere, or nothing is there.
+  Raises UserError if the name leads elsewhere, or nothing is there.
   """
   plain = isinstance(name, str) and name.isprintable()
   if not plain or name in ("", ".", ".."):

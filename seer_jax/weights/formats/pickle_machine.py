@@ -58,15 +58,13 @@ def load(
 ) -> Any:
   """What the pickle at a file's position makes; leaves the file behind it.
 
+  Raises Damaged if it is no pickle, or is cut off, and Refused if it asks for
+  something else, or for too much.
+
   Args:
-    file: to read from.
     find: gives the function of a module's name and its own; may raise Refused.
       Functions get only what was made here, and check it.
     persistent: gives the object that is stored elsewhere.
-
-  Raises:
-    Damaged: it is no pickle, or is cut off.
-    Refused: it asks for something else, or for too much.
   """
   try:
     return _Machine(find, persistent).run(_Limited(file))
@@ -342,8 +340,7 @@ class _Machine:
 def as_key(it: Any) -> Any:
   """What may be a key, which is hashed: no container, however deep.
 
-  Raises:
-    Refused: it is one.
+  Raises Refused if it is one.
   """
   if type(it) not in _SCALARS:
     raise Refused(f"has a {type(it).__name__} as a key")

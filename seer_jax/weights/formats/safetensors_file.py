@@ -46,8 +46,7 @@ def is_one(path: pathlib.Path) -> bool:
 def read(path: pathlib.Path) -> dict[str, lazy_tensors.Tensor]:
   """All arrays of a file, unread.
 
-  Raises:
-    UserError: damaged, or not such a file.
+  Raises UserError if damaged, or not such a file.
   """
   try:
     with path.open("rb") as file:
@@ -98,15 +97,11 @@ def write(
 ) -> None:
   """Writes a file, one array in memory at a time.
 
+  Raises UserError if the disk refuses and Lost if the disk is full.
+
   Args:
-    path: to write.
     arrays: name, shape and dtype of each.
     array_of: gives the array of a name.
-    metadata: words that go along.
-
-  Raises:
-    UserError: the disk refuses.
-    Lost: the disk is full.
   """
   header: dict[str, object] = {"__metadata__": dict(metadata)}
   offset = 0

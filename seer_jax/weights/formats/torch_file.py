@@ -51,8 +51,7 @@ def is_one(path: pathlib.Path) -> bool:
 def read(path: pathlib.Path) -> Any:
   """What was saved: dicts, lists, numbers, strings, and tensors, unread.
 
-  Raises:
-    UserError: damaged, not such a file, or it holds something else.
+  Raises UserError if damaged, not such a file, or it holds something else.
   """
   try:
     with path.open("rb") as file:
@@ -274,14 +273,11 @@ def write(
 ) -> None:
   """Writes what `torch.load` reads, one array in memory at a time.
 
+  Raises UserError if the disk refuses and Lost if the disk is full.
+
   Args:
-    path: to write.
     saved: dicts, lists, strings, whole numbers, None, and `Entry`s.
     array_of: gives the array of an entry's name.
-
-  Raises:
-    UserError: the disk refuses.
-    Lost: the disk is full.
   """
   pickler = _Pickler()
   pickled = pickler.dumps(saved)

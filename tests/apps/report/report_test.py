@@ -78,7 +78,7 @@ def test_a_page_stays_small_whatever_it_is_about(tiny, tmp_path, monkeypatch):
   workdirs = [tiny, shutil.copytree(tiny, tmp_path / "again")]
   report.write(workdirs, tmp_path / "out.html", images=60)
   text = text_of((tmp_path / "out.html").read_text())
-  assert text.count("Left out, to keep the page small") == 1
+  assert text.count("Left out to keep the page small") == 1
 
 
 def test_names_of_files_and_runs_are_text_and_no_markup(tiny, tmp_path):
@@ -131,10 +131,10 @@ def test_figures_of_eval_are_on_the_page(seer, tiny, tmp_path):
 @pytest.mark.parametrize(
   ("arguments", "words"),
   [
-    (["nowhere"], "nowhere holds no run"),
-    (["{tiny}", "{tiny}"], "named twice"),
+    (["nowhere"], "nowhere has no config.json"),
+    (["{tiny}", "{tiny}"], "given twice"),
     (["{tiny}", "--images=-1"], "--images is -1"),
-    (["{tiny}", "--evals=nowhere"], "--evals=nowhere has no evals.jsonl"),
+    (["{tiny}", "--evals=nowhere"], "--evals is nowhere, which has no evals.jsonl"),
   ],
 )
 def test_mistakes_are_told_in_a_line(seer, tiny, arguments, words):
@@ -147,7 +147,7 @@ def test_mistakes_are_told_in_a_line(seer, tiny, arguments, words):
 def test_every_run_ends_with_its_page(tiny):
   assert (tiny / report.NAME).is_file()
   said = tiny.with_suffix(".out").read_text()
-  assert "Too short to tell: report.html in the workdir shows how" in said
+  assert "Too short to tell: see report.html in the workdir" in said
 
 
 def test_a_page_that_cannot_be_made_costs_no_run(monkeypatch, tmp_path, caplog):
@@ -158,7 +158,7 @@ def test_a_page_that_cannot_be_made_costs_no_run(monkeypatch, tmp_path, caplog):
 
   monkeypatch.setattr(report, "write", fail)
   training._report(tmp_path, 0)
-  assert "no report: no room" in caplog.text
+  assert "report could not be written: no room" in caplog.text
 
 
 def test_verdicts_are_what_the_page_begins_with(of_tiny, tiny):
