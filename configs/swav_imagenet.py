@@ -10,7 +10,7 @@ Data: TFDS's imagenet2012, prepared with --file_format=array_record.
     python -m seer_jax.main --config configs/swav_imagenet.py:a100 \
       --workdir runs/swav
 
-It is looked for in ~/tensorflow_datasets; elsewhere, name the place for both:
+It is looked for in ~/tensorflow_datasets; elsewhere, name the folder for both:
 --config.data.train.path=DIR --config.data.test.path=DIR.
 """
 

@@ -17,7 +17,7 @@ import importlib
 __version__ = "0.1.0"
 
 # What users call, and where it is.
-_PLACES = {
+_MODULES = {
   "load": "seer_jax.weights.load",
   "embed": "seer_jax.apps.embedding.embed",
   "Index": "seer_jax.apps.collection.search",
@@ -27,6 +27,6 @@ _PLACES = {
 
 def __getattr__(name: str):
   # Lazily: workers of the input import this package, and must not import JAX.
-  if name in _PLACES:
-    return getattr(importlib.import_module(_PLACES[name]), name)
+  if name in _MODULES:
+    return getattr(importlib.import_module(_MODULES[name]), name)
   raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -119,7 +119,7 @@ def test_a_workdir_of_another_config_is_refused_with_the_difference(
     ((*TINY, "--config.swav.epsilom=3"), "did you mean config.swav.epsilon?"),
     ((*TINY, "--config.batch_size=many"), "batch_size"),
     (("--config=configs/nowhere.py",), "configs/nowhere.py"),
-    ((), "give --config"),
+    ((), "no --config is given"),
     (("--config=configs/digits.py",), "no --workdir is given"),
     ((*TINY, "--workdirr=here"), "workdirr"),
   ],

@@ -25,7 +25,7 @@ def apply(config, name, parameters):
   """Adapts a recipe.
 
   Args:
-    config: changed in place.
+    config: modified.
     name: one of `NAMES`; "" for the recipe as published.
     parameters: of the whole network; decides how finely kernels are split.
   """

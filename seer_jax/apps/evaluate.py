@@ -1,10 +1,9 @@
 """`seer-jax eval`: every protocol, for several representations side by side.
 
 Evaluators of frozen features (`evals/`) share one pass over the images, which
-is
-kept on disk. Evaluations that train (`linear`, `finetune`, `scratch`) are runs
-of the training loop, each in a folder below the results. Both resume after a
-kill, and results that exist are not computed again.
+is kept on disk. Evaluations that train (`linear`, `finetune`, `scratch`) are
+runs of the training loop, each in a folder below the results. Both resume after
+a kill, and existing results are not computed again.
 """
 
 import copy
@@ -74,7 +73,7 @@ def wanted(text: str) -> list[Wanted]:
 
 
 class Evaluation:
-  """All evaluations of some subjects on one set of images."""
+  """All evaluations of several subjects on one set of images."""
 
   def __init__(
     self,
@@ -102,12 +101,8 @@ class Evaluation:
     self._mesh = mesh_lib.make(config.mesh.data, config.mesh.fsdp)
     self._source = suite.open_source(config, "train")
     self._store = feature_store.FeatureStore(files.cache_folder("features"))
-    try:
+    with errors.writing(out):
       out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-      raise errors.of_disk(
-        error, f"cannot write to --out={out}: {error.strerror}"
-      ) from error
     self._results = results.ResultFile(out / "evals.jsonl")
 
   def run(
@@ -167,9 +162,7 @@ class Evaluation:
 
   def _trained(self, subject, each):
     """Mean and deviation over runs of the loop, one per seed."""
-    found = []
-    for seed in range(self._seeds):
-      found.append(self.trained(subject, each, seed))
+    found = [self.trained(subject, each, seed) for seed in range(self._seeds)]
     for name in found[0]:
       values = [figures[name] for figures in found if name in figures]
       yield results.Result(subject.name, name, float(np.mean(values)))
@@ -203,15 +196,13 @@ class Evaluation:
     self, subject: subjects_lib.Subject, name: str, share: float, seed: int
   ) -> float:
     """Accuracy of an evaluation that trains on a share of the labels."""
-    each = Wanted(name, share)
-    return self.trained(subject, each, seed)[str(each)]
+    wanted = Wanted(name, share)
+    return self.trained(subject, wanted, seed)[str(wanted)]
 
   def logistic(
     self, subject: subjects_lib.Subject, share: float, seed: int
   ) -> float:
-    """Accuracy of logistic regression on frozen features and a share of the
-    labels.
-    """
+    """Accuracy of logistic regression on a share of the labels."""
     images = suite.sets(self._config, self._source, labelled=True)
     labels = low_shot.percent(share)
     seed = seed if share < 1 else 0  # All are drawn in one way only.
@@ -268,18 +259,23 @@ class Evaluation:
       warm_start.decide(config)  # The same network, untrained.
       config.weights = ""
     if each.share < 1:
-      train = config.data.train
-      if _is_part(train):
-        raise errors.UserError(
-          f"--evals {each} needs a whole dataset to draw labels from, but"
-          " config.data.train is a part or a mix, or the test set was held out"
-          " of it; give --train and --test"
-        )
-      train.take, train.balanced, train.take_seed = each.share, True, seed
-      count = len(suite.open_source(config, "train"))
-      if config.batch_size and config.batch_size > count // 2:
-        config.batch_size = max(2, count // 2 // 2 * 2)
+      _take_share(config, each, seed)
     return config
+
+
+def _take_share(config, each, seed):
+  """Restricts the training images to a share of the labels."""
+  train = config.data.train
+  if _is_part(train):
+    raise errors.UserError(
+      f"--evals {each} needs a whole dataset to draw labels from, but"
+      " config.data.train is a part or a mix, or the test set was held out"
+      " of it; give --train and --test"
+    )
+  train.take, train.balanced, train.take_seed = each.share, True, seed
+  count = len(suite.open_source(config, "train"))
+  if config.batch_size and config.batch_size > count // 2:
+    config.batch_size = max(2, count // 2 // 2 * 2)
 
 
 def _is_part(source):

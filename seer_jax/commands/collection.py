@@ -1,4 +1,4 @@
-"""`embed`, `search`, `duplicates` and `cluster`: a folder of images, used."""
+"""`embed`, `search`, `duplicates` and `cluster`: uses of a folder of images."""
 
 import argparse
 import functools
@@ -105,8 +105,8 @@ def _rank(options):
   """(index of this process, how many there are)."""
   from seer_jax.runtime import distributed
 
-  # They never talk to each other, so no coordinator is needed.
-  unused = "nobody:0" if options.processes is not None else None
+  # They do not communicate, so the coordinator is unused.
+  unused = "none:0" if options.processes is not None else None
   rank = distributed.find_rank(
     os.environ, unused, options.processes, options.process
   )

@@ -65,7 +65,7 @@ def _eval(options: argparse.Namespace) -> None:
   )
   if not figures:
     raise errors.UserError(
-      f"--evals {options.evals} measures nothing here: accuracy needs weights"
+      f"--evals {options.evals} measures nothing: accuracy needs weights"
       " with a classifier, which linear and finetune train, and pixels have no"
       " trunk to train"
     )

@@ -1,7 +1,6 @@
-"""What a config leaves open, chosen from the data and the hardware.
+"""Chooses the keys that a config leaves open, from data and hardware.
 
-Each choice comes with its reason, for the log. Keys that the config sets are
-never touched.
+Each choice has a reason, for the log. Keys that are set stay.
 """
 
 import dataclasses
@@ -18,20 +17,20 @@ from seer_jax.data import crops, sources
 from seer_jax.runtime import errors
 
 _FEWEST = 8
-# Runs that see fewer images than this: 200 epochs of CIFAR-10.
+# Runs on fewer images in all are short: 200 epochs of CIFAR-10.
 _SHORT = 10_000_000
-# Key, its value in short runs, the published one, and why they differ.
+# Key, value in short runs, published value, and why they differ.
 _IN_SHORT_RUNS = (
-  ("augment.strength", 0.5, 1.0, "strong colour jitter delays it"),
+  ("augment.strength", 0.5, 1.0, "strong color jitter delays it"),
   ("swav.epsilon", 0.03, 0.05, "sharper codes leave ln K sooner"),
-  ("swav.instance_weight", 4.0, 0.0, "images are told apart before clusters"),
+  ("swav.instance_weight", 4.0, 0.0, "images separate before clusters do"),
 )
-# What says that a key is open, where that is not None.
+# Values of open keys that are not None.
 _OPEN = {"classes": 0}
 
 
 class Choice(NamedTuple):
-  """One key that was left open."""
+  """The choice for a key that was open."""
 
   key: str
   value: Any
@@ -40,18 +39,16 @@ class Choice(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class RunContext:
-  """What choices are made from."""
+  """What choices depend on."""
 
-  images: int  # How many there are.
-  side: int  # Median shorter side of a sample of them, in pixels.
+  images: int
+  side: int  # Median shorter side of the images, in pixels.
   devices: int  # In the mesh, over all hosts.
-  platform: str  # Of these, as JAX names it.
-  # What they multiply fastest, and why (`mesh.native_precision`).
-  precision: tuple[str, str]
+  platform: str  # Of the devices, as JAX names it.
+  precision: tuple[str, str]  # `mesh.native_precision`.
   cores: int  # Of this host.
-  labels: int = 0  # How many the images have.
-  # Bytes that a program has on a device; 0 where it is the host's.
-  memory: int = 0
+  labels: int = 0
+  memory: int = 0  # Bytes of a device; 0 if it is the host's.
 
   @property
   def accelerated(self) -> bool:
@@ -64,21 +61,21 @@ def median_side(
 ) -> int:
   """Median shorter side of images spread evenly over the source.
 
-  Raises UserError if not one of the sampled images could be read.
+  Raises UserError if none of them can be read.
   """
   sides = []
   for index in np.linspace(0, len(source) - 1, sample).astype(int).tolist():
     try:
       data = source[index]["image"]
-      # Formats without a simple header are rare enough to decode.
+      # Formats without a simple header are decoded.
       size = crops.image_size(data) or crops.decode(data, max_pixels).shape[:2]
     except (OSError, errors.BadImage):
       continue
     sides.append(min(size))
   if not sides:
     raise errors.UserError(
-      f"none of {min(sample, len(source))} sampled files is a readable image,"
-      f" for example {source.id_of(0)!r}"
+      f"none of {min(sample, len(source))} sampled files is a readable image;"
+      f" check, for example, {source.id_of(0)!r}"
     )
   return int(np.median(sides))
 
@@ -86,14 +83,14 @@ def median_side(
 def complete(
   config: ml_collections.ConfigDict, here: RunContext
 ) -> list[Choice]:
-  """Fills in every key that is None; returns what it chose, in order.
+  """Sets every open key; returns the choices, in order.
 
   Raises UserError if the batch is larger than the data, or cannot be split
   evenly over the devices.
   """
   if here.images < _FEWEST:
     raise errors.UserError(
-      f"there are only {here.images} images; clusters need {_FEWEST} or more"
+      f"there are only {here.images} images; give at least {_FEWEST}"
     )
   made = []
   of_task = {"swav": (_length, _short, _swav, _optim)}
@@ -165,7 +162,7 @@ def _crops(config, here) -> Iterator[Choice]:
 
 def _trunk(config, here) -> Iterator[Choice]:
   if config.model.regnet or config.model.depths:
-    pass  # They win over a name.
+    pass  # They take precedence over a name.
   elif not here.accelerated:
     yield Choice("model.trunk", "regnety_200mf", "no accelerator")
   elif here.images < 1_000_000:
@@ -193,9 +190,9 @@ def _batch(config, here) -> Iterator[Choice]:
 
 
 def _loss_scale(config, here) -> Iterator[Choice]:
-  """As large as where 2^16 is usual: a mean over the 32 images of one GPU.
+  """2^16 is usual for a mean over the 32 images of one GPU.
 
-  Ours is one over all images, and its gradients are smaller by that much.
+  Ours is a mean over all images, with smaller gradients.
   """
   del here
   scale = 2.0 ** round(11 + math.log2(config.batch_size))
@@ -211,8 +208,7 @@ def _length(config, here) -> Iterator[Choice]:
     yield Choice(
       "epochs",
       epochs,
-      f"{here.images} images, {most:,} views of"
-      " them at most, 200 epochs at most",
+      f"{here.images} images, at most {most:,} views of them and 200 epochs",
     )
   if config.epochs is not None:
     steps = max(1, round(config.epochs * per_epoch))
@@ -220,7 +216,7 @@ def _length(config, here) -> Iterator[Choice]:
 
 
 def _short(config, here) -> Iterator[Choice]:
-  """What short pre-training learns more from (docs/learning.md)."""
+  """Values with which short pre-training learns more (docs/learning.md)."""
   del here
   images = config.steps * config.batch_size
   short = config.task == "swav" and images < _SHORT
@@ -238,28 +234,18 @@ def _swav(config, here) -> Iterator[Choice]:
     count = 16_000
   else:
     count = min(3000, 2 ** round(math.log2(max(16, here.images / 64))))
-  yield Choice(
-    "model.prototypes",
-    (count,),
-    f"about one for 64 of {here.images} images,"
-    " from 16 to SwAV's 3000, SEER's 16000 from 50 million",
-  )
+  reason = f"about one for 64 of {here.images} images, from 16 to SwAV's 3000,"
+  reason += " SEER's 16000 from 50 million"
+  yield Choice("model.prototypes", (count,), reason)
   batch, count = config.batch_size, max(config.model.prototypes)
   length = min(-(-5 * count // 4 // batch), here.images // 2 // batch) * batch
-  if batch >= count or not length:
-    yield Choice(
-      "swav.queue_length",
-      0,
-      f"a batch of {batch} is enough for {count} prototypes"
-      if batch >= count
-      else "few images",
-    )
+  if batch >= count:
+    length, reason = 0, f"a batch of {batch} is enough for {count} prototypes"
+  elif not length:
+    reason = "few images"
   else:
-    yield Choice(
-      "swav.queue_length",
-      length,
-      f"a batch of {batch} cannot spread over {count} prototypes",
-    )
+    reason = f"a batch of {batch} is too small for {count} prototypes"
+  yield Choice("swav.queue_length", length, reason)
   yield Choice("swav.queue_start", config.steps // 7, "a seventh of the run")
   freeze = min(313, config.steps // 20)
   yield Choice("swav.freeze_steps", freeze, "5 % of the run, 313 at most")
@@ -272,7 +258,7 @@ def _optim(config, here) -> Iterator[Choice]:
   elif config.steps >= 5000:
     yield Choice("optim.lr", 0.6, "SwAV's for small batches")
   else:
-    # What LARC achieves is steps times rate (docs/results.md, digits).
+    # LARC's progress is steps times rate (docs/results.md, digits).
     lr = 0.8 * config.optim.lr_batch / config.batch_size
     yield Choice("optim.lr", lr, f"a peak of 0.8 for only {config.steps} steps")
 
@@ -295,8 +281,8 @@ def _refuse_batch(config, here):
   batch = config.batch_size
   if here.images < here.devices:
     raise errors.UserError(
-      f"{here.images} images cannot be shared by {here.devices} devices; use"
-      f" fewer: --config.mesh.data={here.images}"
+      f"there are fewer images ({here.images}) than devices ({here.devices});"
+      f" give --config.mesh.data={here.images}"
     )
   if batch > here.images:
     raise errors.UserError(
@@ -311,7 +297,7 @@ def _refuse_batch(config, here):
     trial = batch_lib.changed(config, fitting)
     parts = f" in {config.accumulate} parts" if config.accumulate > 1 else ""
     raise errors.UserError(
-      f"config.batch_size is {batch}, which {here.devices} devices cannot share"
-      f" evenly{parts}; try {batch_lib.flags(fitting)}, which changes the"
-      f" recipe: {', '.join(batch_lib.effects(config, trial))}"
+      f"config.batch_size is {batch}, which cannot be split evenly over"
+      f" {here.devices} devices{parts}; try {batch_lib.flags(fitting)}, which"
+      f" changes the recipe: {', '.join(batch_lib.effects(config, trial))}"
     )

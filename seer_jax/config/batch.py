@@ -1,7 +1,7 @@
-"""What goes along with the size of the batch, and with its parts.
+"""The size of the batch, and the keys that depend on it.
 
-The rate follows the batch (Goyal et al. 2017, section 2.1), norms are computed
-over groups of its images, the queue holds whole batches.
+The learning rate follows the batch (Goyal et al. 2017, section 2.1), norms use
+groups of its images, the queue has whole batches.
 """
 
 import copy
@@ -25,11 +25,7 @@ def peak_rate(optim: ml_collections.ConfigDict, batch_size: int) -> float:
 def resized(
   config: ml_collections.ConfigDict, batch: int, devices: int
 ) -> dict[str, Any]:
-  """The keys of another batch, and of what must divide it or be its multiple.
-
-  Returns:
-    Their new values, by dotted keys.
-  """
+  """Values of the keys that change with another batch, by dotted key."""
   changes = {"batch_size": batch}
   changes |= _groups(config, batch // config.accumulate, devices)
   if config.swav.queue_length and config.swav.queue_length % batch:
@@ -41,22 +37,22 @@ def resized(
 def in_parts(
   config: ml_collections.ConfigDict, accumulate: int, devices: int
 ) -> dict[str, Any]:
-  """The keys of the same batch in so many parts.
+  """Values of the keys that change if the batch is split into parts.
 
-  Groups of norms are divided as the batch is, so that a norm sees as many
-  images as before. Where a part has fewer, it is one group.
+  Groups of norms are divided too, so that a norm sees as many images as before;
+  if a part has fewer, it is one group.
   """
   groups = _groups(config, config.batch_size // accumulate, devices)
   return {"accumulate": accumulate} | groups
 
 
 def _groups(config, images, devices):
-  """Groups of norms for so many images at once, each as it was if possible.
+  """Groups of norms for so many images at once, as before if possible.
 
-  A group is all images of some devices, or some of one device: one that begins
-  in the middle of a device would have all activations gathered.
+  A group has all images of some devices, or some of one device: one that begins
+  in the middle of a device would gather all activations.
   """
-  before = _normalised(config)
+  before = _normalized(config)
   possible = [
     n
     for n in range(1, images + 1)
@@ -67,8 +63,8 @@ def _groups(config, images, devices):
   return {} if groups == config.model.bn_groups else {"model.bn_groups": groups}
 
 
-def _normalised(config):
-  """Images that a norm sees at once."""
+def _normalized(config):
+  """Images of a norm."""
   return config.batch_size / config.accumulate / config.model.bn_groups
 
 
@@ -83,7 +79,7 @@ def changed(
 
 
 def is_possible(config: ml_collections.ConfigDict, changes: Changes) -> bool:
-  """Whether the values still agree with each other."""
+  """Whether the changed values still fit together."""
   try:
     validate.check_together(changed(config, changes))
   except errors.UserError:
@@ -92,7 +88,7 @@ def is_possible(config: ml_collections.ConfigDict, changes: Changes) -> bool:
 
 
 def flags(changes: Changes) -> str:
-  """Keys as they stand on a command line."""
+  """Changes as command-line flags."""
   return " ".join(f"--config.{key}={value}" for key, value in changes.items())
 
 
@@ -106,15 +102,14 @@ def effects(
     )
     yield f"{trial.batch_size:,} images a step instead of {config.batch_size:,}"
     yield (
-      f"with them a peak rate of {after:.4g} instead of {before:.4g}"
-      " (optim.lr_batch)"
+      f"a peak rate of {after:.4g} instead of {before:.4g} (optim.lr_batch)"
     )
     steps = math.ceil(config.steps * config.batch_size / trial.batch_size)
-    yield f"--config.steps={steps} for as many images in all"
-  if _normalised(trial) != _normalised(config):
+    yield f"--config.steps={steps} for the same number of images"
+  if _normalized(trial) != _normalized(config):
     yield (
-      f"norms over {_normalised(trial):g} images instead of"
-      f" {_normalised(config):g}"
+      f"norms over {_normalized(trial):g} images instead of"
+      f" {_normalized(config):g}"
     )
   if trial.swav.queue_length != config.swav.queue_length:
     yield (

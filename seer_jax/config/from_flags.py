@@ -12,17 +12,19 @@ from seer_jax.runtime import errors
 
 
 def read(path: str | None, overrides: Sequence[str] = ()) -> keys.ConfigDict:
-  """The config that a file gives, with the overrides.
+  """The config of a file, with overrides.
 
-  Raises UserError if there is no file, it fails, or has no such keys.
+  Raises UserError if there is no file, it fails, or a key does not exist.
 
   Args:
-    path: of a file with a function `get_config`; what follows a colon is its
+    path: of a file with a function `get_config`; text after a colon is its
       argument ("configs/seer_rg256.py:v100").
-    overrides: "--config.swav.epsilon=0.04", or a value in the next entry.
+    overrides: "--config.swav.epsilon=0.04", or a value in the next item.
   """
   if not path:
-    raise errors.UserError("give --config, for example configs/digits.py")
+    raise errors.UserError(
+      "no --config is given; name a file, such as configs/digits.py"
+    )
   argv = ["seer-jax", f"--config={path}", *overrides]
   values = flags.FlagValues()
   config = config_flags.DEFINE_config_file(
@@ -30,7 +32,7 @@ def read(path: str | None, overrides: Sequence[str] = ()) -> keys.ConfigDict:
   )
   try:
     values(argv)
-    # A file that cannot be read shows when its first key is.
+    # The file is read with the first key.
     _ = config.value.seed
     return config.value
   except OSError as error:
@@ -41,17 +43,17 @@ def read(path: str | None, overrides: Sequence[str] = ()) -> keys.ConfigDict:
   except (AttributeError, KeyError) as error:
     raise errors.UserError(_unknown_key(overrides, error)) from error
   except (flags.Error, TypeError, ValueError) as error:
-    # A config file's own failure comes as a traceback; its end says what.
+    # An error in a config file comes as a traceback; its last line tells it.
     words = str(error).strip().splitlines()
     if "takes 0 positional arguments" in words[-1]:
-      words = ["this config knows no hardware: leave out what follows its name"]
+      words = ["this config takes no argument: remove the colon and the rest"]
     if any("Traceback" in line for line in words):
       words = [words[0].split(": Error")[0], words[-1]]
     raise errors.UserError(" ".join(" ".join(words).split())) from error
   except errors.UserError:
     raise
   except Exception as error:
-    # Of a config file, which is the user's.
+    # Of the user's config file.
     at = traceback.extract_tb(error.__traceback__)[-1]
     raise errors.UserError(
       f"the config file fails at {at.filename}:{at.lineno}:"

@@ -1,6 +1,6 @@
 """Every key a config may hold, once: its default, its check and the reason.
 
-No default stands anywhere else in the package. A config file under `configs/`
+No other file of the package has defaults. A config file under `configs/`
 takes `base()`, changes what its experiment needs and returns it; the command
 line overrides single keys (`--config.batch_size=128`). An `Open` key is chosen
 from the data when the run starts (`auto.py`), and the log says why.
@@ -226,7 +226,7 @@ KEYS: Mapping[str, Key] = {
   # last step.
   "eval.every": Key(0, checks.AT_LEAST_0),
   # What is measured: names of `suite.EVALUATORS`.
-  "eval.evals": Key(("stats", "knn"), checks.NAMES),
+  "eval.evals": Key(("stats", "knn"), checks.or_empty(checks.NAMES)),
   # Most images that an evaluation reads, of the bank and of the queries alike.
   "eval.max_images": Key(50_000, checks.POSITIVE),
   "eval.batch_size": Key(256, checks.POSITIVE),
@@ -264,7 +264,7 @@ KEYS: Mapping[str, Key] = {
   # Steps between checkpoints; the last step is always saved.
   "checkpoint.every": Key(500, checks.POSITIVE, free=True),
   # Wait until each save is on disk: kill -9 then costs at most `every` steps.
-  # Otherwise it is written while training goes on, and a kill meanwhile also
+  # Otherwise it is written while training continues, and a kill meanwhile also
   # costs the steps since the previous save: less than twice `every`.
   "checkpoint.wait": Key(False, checks.FLAG, free=True),
   # Checkpoints to keep: the newest; those at multiples of so many steps (0 for
@@ -273,7 +273,7 @@ KEYS: Mapping[str, Key] = {
   "checkpoint.keep_every": Key(0, checks.AT_LEAST_0, free=True),
   "checkpoint.best": Key(0, checks.AT_LEAST_0, free=True),
   "checkpoint.best_metric": Key("knn/k=20", checks.TEXT, free=True),
-  # If saving fails (a full disk), training goes on until this many times
+  # If saving fails (a full disk), training continues until this many times
   # `every` steps would be lost.
   "checkpoint.risk": Key(10.0, checks.POSITIVE, free=True),
   # After this many steps in a row with a loss or gradient that is not finite,

@@ -1,8 +1,8 @@
-"""What the backward pass computes again: the least that fits a device.
+"""Rematerialization: the least that fits a device.
 
-Keeping all activations costs memory; computing them again costs arithmetic, up
-to a third more. Blocks in front have the largest maps for the same arithmetic,
-so theirs are given up first.
+Keeping activations costs memory; computing them again costs up to a third more
+arithmetic. The first blocks have the largest activations for the same
+arithmetic, so theirs are computed again first.
 """
 
 import itertools
@@ -14,21 +14,21 @@ import ml_collections
 from seer_jax.models import encoder, regnet
 from seer_jax.models.architectures import Architecture
 
-# Of a device's memory; estimates and fragments need the rest.
+# Share of a device's memory for estimates; errors and fragments need the rest.
 MARGIN = 0.9
 # Bytes of an activation and of a kernel, in the layers' precision.
 _BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
-# A loop over blocks keeps all that its derivative names, some of it in float32:
-# so many times what a compiler keeps otherwise (RG-256 on TPU v5p).
+# A scan over blocks keeps all residuals of its derivative, some in float32: so
+# many times what a compiler keeps otherwise (RG-256 on TPU v5p).
 _IN_LOOPS = 5
 
 
 class _Block(NamedTuple):
-  """Sizes of a block: numbers, for one image, of one resolution."""
+  """Element counts of a block, for one image of one resolution."""
 
-  inside: int  # Kept if it is not computed again.
-  out: int  # Of its result, which is kept in any case.
-  parameters: int  # Of its layers.
+  inside: int  # Kept unless it is rematerialized.
+  out: int  # Of its result, which is always kept.
+  parameters: int
 
 
 def least(
@@ -37,14 +37,14 @@ def least(
   memory: int,
   scale: float = 1.0,
 ) -> tuple[str, str]:
-  """The value of `model.remat` to take, and why.
+  """The best value of `model.remat`, and why.
 
   Args:
-    memory: bytes that a program has on each; 0 where it is the host's.
-    scale: what a compiler needed, over what was estimated for it.
+    memory: bytes of each device; 0 if it is the host's.
+    scale: a compiler's need divided by its estimate.
   """
   if not memory:
-    return "none", "memory is the host's, or not known"
+    return "none", "memory is the host's, or unknown"
   more = ""
   for rung in _rungs(config):
     size = scale * estimate(config, devices, rung)
@@ -52,11 +52,11 @@ def least(
     if size <= MARGIN * memory:
       return rung, words + more
     more = f"; {rung} would take {_gib(size)}"
-  return "block", f"the least there is: {words}"
+  return "block", f"the least possible: {words}"
 
 
 def dearer(config: ml_collections.ConfigDict) -> str | None:
-  """The next value of `model.remat` that computes less again; None at best."""
+  """The next faster value of `model.remat`, or None."""
   rungs = _rungs(config)
   if config.model.remat not in rungs[1:]:
     return None
@@ -64,7 +64,7 @@ def dearer(config: ml_collections.ConfigDict) -> str | None:
 
 
 def _rungs(config):
-  """From the quickest to what needs least memory."""
+  """From the fastest to the one with least memory."""
   blocks = sum(encoder.architecture(config.model).depths)
   return ["none", *(f"first-{n}" for n in range(1, blocks)), "block"]
 
@@ -74,11 +74,11 @@ def _gib(size):
 
 
 def estimate(config: ml_collections.ConfigDict, devices: int, rung: str) -> int:
-  """Bytes that a device needs for a step.
+  """Bytes of a device for a step.
 
-  Parameters, momentum and gradients in float32; the maps that the forward pass
-  leaves to the backward pass; of blocks that are computed again, those of the
-  largest. docs/performance.md compares it with what compilers need.
+  Parameters, momentum and gradients in float32; the activations kept for the
+  backward pass; and those of the largest rematerialized block.
+  docs/performance.md compares it with compilers.
   """
   arch, crops = encoder.architecture(config.model), config.crops
   execution, size = regnet.Execution(rung), _BYTES[config.precision]
@@ -89,20 +89,20 @@ def estimate(config: ml_collections.ConfigDict, devices: int, rung: str) -> int:
     for number, block in enumerate(_blocks(arch, side)):
       kept += maps * block.out
       if 0 < number <= execution.recomputed(sum(arch.depths)):
-        # Beside them their gradients.
+        # With their gradients.
         again = max(again, 2 * maps * block.inside)
         continue
       kept += maps * block.inside * (_IN_LOOPS if config.model.scan else 1)
       if config.mesh.fsdp > 1:
-        # Kernels stay as they were gathered for each resolution.
+        # Gathered kernels are kept for each resolution.
         gathered += block.parameters * size
   parameters = sum(each.parameters for each in _blocks(arch, crops.sizes[0]))
   parameters += _of_head(config, arch.features)
-  # A loop over blocks stacks copies of their kernels, and of the gradients.
+  # A scan over blocks stacks copies of their kernels and gradients.
   each = 3 * 4 + 2 * size * bool(config.model.scan)
   state = each * parameters / config.mesh.fsdp
   if config.mesh.fsdp > 1:
-    # At least one block's are there whole.
+    # At least one block's kernels are complete.
     largest = max(block.parameters for block in _blocks(arch, crops.sizes[0]))
     gathered += size * largest
   return int(state + gathered + kept + again)
@@ -118,8 +118,8 @@ def _blocks(arch: Architecture, side: int) -> Iterator[_Block]:
     for index in range(depth):
       stride = arch.strides[stage] if index == 0 else 1
       after = -(-side // stride)
-      # What is in front of each norm, and behind squeeze-and-excitation;
-      # compilers compute again what is behind norms.
+      # Inputs of norms and outputs of squeeze-and-excitation; compilers
+      # rematerialize outputs of norms.
       inside = inner * side**2 + (1 + bool(arch.se_ratio)) * inner * after**2
       inside += (1 + (index == 0)) * width * after**2
       parameters = before * inner + 9 * group * inner + inner * width

@@ -1,4 +1,4 @@
-"""What the values of a config must be, each by itself and together."""
+"""Checks the values of a config, each by itself and together."""
 
 import math
 
@@ -9,18 +9,17 @@ from seer_jax.runtime import errors
 
 
 def check_each(config: ml_collections.ConfigDict) -> None:
-  """Refuses values that could never work, whatever the others are.
+  """Refuses values that are invalid whatever the others are.
 
-  Raises:
-    UserError: says which key, its value, and what it must be.
+  Raises UserError with the key, its value, and what it must be.
   """
   for key, value in keys.flatten(config):
     if not all(map(_is_usual, _numbers(value))):
       raise errors.UserError(
-        f"config.{key} is {value!r}; numbers must be finite in float32, whole"
-        " ones below 2^31"
+        f"config.{key} is {value!r}; numbers must be finite in float32, and"
+        " integers below 2^31"
       )
-    # To Python they are numbers.
+    # Python's booleans are integers.
     if isinstance(value, bool) and keys.kind(key) in (int, float):
       raise errors.UserError(f"config.{key} is {value!r}; it must be a number")
     check = keys.KEYS[key].check
@@ -45,8 +44,7 @@ def _is_usual(number):
 def check_together(config: ml_collections.ConfigDict) -> None:
   """Refuses values that contradict each other, once every key is resolved.
 
-  Raises:
-    UserError: says which key, its value, and what it must be.
+  Raises UserError with the key, its value, and what it must be.
   """
   crops, batch = config.crops, config.batch_size
   groups = len(crops.counts)
@@ -71,7 +69,7 @@ def check_together(config: ml_collections.ConfigDict) -> None:
       "model.bn_groups",
       config.model.bn_groups,
       part % config.model.bn_groups == 0,
-      f"divide the {part} images normalised at once (batch_size={batch} /"
+      f"divide the {part} images of a norm (batch_size={batch} /"
       f" accumulate={config.accumulate})",
     ),
     (

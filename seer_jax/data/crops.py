@@ -1,7 +1,8 @@
-"""Host pixels: decode, random-resized and multi-crop, centre crop.
+"""Host pixels: decode, random-resized and multi-crop, center crop.
 
-Bytes and NumPy, one image at a time; what is dear and needs no decoding (flip,
-colour, blur) happens on the device, in `tasks/augment.py`. Never calls JAX.
+Bytes and NumPy, one image at a time. Expensive operations that need no decoding
+(flip, color, blur) happen on the device, in `tasks/augment.py`. Never calls
+JAX.
 """
 
 import dataclasses
@@ -15,15 +16,15 @@ from seer_jax.data import image_header, quiet_codecs
 from seer_jax.data import resize as resize_lib
 from seer_jax.runtime import errors
 
-# The pipeline runs one process or thread a core. OpenCV's own pool inside each
-# of them would only make cores^2 threads fight, and hangs after a fork.
+# The pipeline runs one process or thread per core. OpenCV's own pool in each of
+# them would make cores^2 threads compete, and hangs after a fork.
 cv2.setNumThreads(0)
 # A broken image is reported once, by name, through BadImage.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND\xaeB`\x82"  # The last chunk is empty: its CRC is constant.
-# libjpeg leaves out high frequencies, and most of the work with them.
+# libjpeg skips high frequencies, and with them most of the work.
 _REDUCED = {
   1: cv2.IMREAD_COLOR,
   2: cv2.IMREAD_REDUCED_COLOR_2,
@@ -37,17 +38,14 @@ image_size = image_header.image_size
 
 
 def decode(data: bytes, max_pixels: int) -> np.ndarray:
-  """Decodes an image of any usual format to `image_HxWx3`, uint8 RGB.
+  """Decodes an image of any common format to `image_HxWx3`, uint8 RGB.
 
   Grey and palette images become RGB, 16 bits become 8, an animation gives its
-  first frame, and an EXIF orientation is applied. Alpha is dropped, leaving the
-  colours stored under it, as PIL's `convert("RGB")` does (except that libtiff
-  blends a TIFF onto black). Raises BadImage if empty, cut short, damaged, too
-  large, or not an image.
-
-  Args:
-    max_pixels: largest height x width accepted, as the header has it: larger
-      images are refused before any pixel is decoded.
+  first frame, and an EXIF orientation is applied. Alpha is dropped and the
+  colors under it are kept, as by PIL's `convert("RGB")` (except that libtiff
+  blends a TIFF onto black). Images with more pixels than `max_pixels`, by their
+  header, are refused before any pixel is decoded. Raises BadImage if the file
+  is empty, cut short, damaged, too large, or not an image.
   """
   image_HxWx3 = _decode_bgr(data, max_pixels)
   return _swap_red_and_blue(image_HxWx3)
@@ -63,8 +61,8 @@ def random_box(
   """Draws the box of a random-resized crop: (top, left, h, w) in pixels.
 
   Its share of the area is uniform in `scale` and its aspect ratio w / h
-  log-uniform in `ratio`. Should ten draws all stick out of the image, the
-  largest central box within `ratio` is taken. (Szegedy et al. 2014,
+  log-uniform in `ratio`. If ten draws in a row exceed the image, the largest
+  central box within `ratio` is taken. (Szegedy et al. 2014,
   https://arxiv.org/abs/1409.4842, with torchvision's fallback.)
   """
   log_ratio = math.log(ratio[0]), math.log(ratio[1])
@@ -113,7 +111,7 @@ def multi_crop(
   """SwAV's multi-crop: for each group its `crops_VxSxSx3`, uint8.
 
   Few large views and many small ones (https://arxiv.org/abs/2006.09882, 3.3),
-  all drawn in order from `rng`: same generator state, same crops.
+  drawn in order from `rng`: equal generator states give equal crops.
   """
   boxes = _draw(rng, *image_HxWx3.shape[:2], groups, ratio)
   return _views(image_HxWx3, boxes, groups)
@@ -128,14 +126,10 @@ def multi_crop_bytes(
 ) -> tuple[np.ndarray, ...]:
   """`multi_crop` of an encoded image: same draws, same boxes, less work.
 
-  A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where every box, drawn before
-  from the header, still is as large as its crop. Raises BadImage if as
-  `decode`.
-
-  Args:
-    rng: as it was before the call, should that raise.
-    ratio: limits of the boxes' aspect ratio, width over height.
-    max_pixels: as for `decode`, of the image in full.
+  A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if every box, drawn
+  beforehand from the header, remains as large as its crop. Raises BadImage like
+  `decode`, and then leaves `rng` as it was. `ratio` limits the boxes' width
+  over height; `max_pixels` is that of `decode`, for the whole image.
   """
   before = rng.bit_generator.state
   size = image_header.upright_jpeg_size(data)
@@ -150,31 +144,21 @@ def multi_crop_bytes(
     if image_HxWx3.shape[:2] == tuple(-(-n // reduction) for n in size):
       boxes = [tuple(n / reduction for n in box) for box in boxes]
       return _in_rgb(_views(image_HxWx3, boxes, groups))
-    # A header that misleads; what was decoded in full decides.
+    # The header is wrong; the fully decoded image decides.
     rng.bit_generator.state = before
   image_HxWx3 = _decode_bgr(data, max_pixels)
   return _in_rgb(multi_crop(image_HxWx3, rng, groups, ratio))
 
 
 def center_crop(
-  image_HxWx3: np.ndarray,
-  resize: int,
-  size: int,
-  interpolation: str = "area",
+  image_HxWx3: np.ndarray, resize: int, size: int, interpolation: str = "area"
 ) -> np.ndarray:
   """The evaluation view: shorter side to `resize`, then the central square.
 
-  Raises ValueError if `size` is larger than `resize`, or no such interpolation.
-
-  Args:
-    resize: pixels of the shorter side.
-    size: pixels of the square's side, S.
-    interpolation: "area" averages; "bilinear" and "bicubic" equal, bit for
-      bit, PIL's antialiased resize as torchvision's Resize and CenterCrop use
-      it, the protocol of published evaluations.
-
-  Returns:
-    `crop_SxSx3`, uint8.
+  With "bilinear" or "bicubic", crop_SxSx3 (S = `size`) equals, bit for bit,
+  PIL's antialiased resize as used by torchvision's Resize and CenterCrop, the
+  protocol of published evaluations; "area" averages. Raises ValueError if
+  `size` is larger than `resize`, or there is no such interpolation.
   """
   if size > resize:
     raise ValueError(f"cannot cut {size} pixels out of {resize}: size > resize")
@@ -185,16 +169,16 @@ def center_crop(
       f"interpolation is {interpolation!r}; it must be 'area',"
       " 'bilinear' or 'bicubic'"
     )
-  # Only the central square can be seen afterwards. Resizing the rest would be
-  # waste, and for an image one pixel high it would not fit in memory.
+  # Only the central square is visible afterwards. Resizing the rest would be a
+  # waste, and of an image one pixel high it would not fit into memory.
   height, width = image_HxWx3.shape[:2]
   side = min(height, width)
   box = (height - side) // 2, (width - side) // 2, side, side
   square = cv2.resize(
     _cut(image_HxWx3, box),
     (resize, resize),
-    # INTER_LINEAR looks at the four nearest pixels however far apart the
-    # samples lie, so shrinking with it aliases.
+    # INTER_LINEAR uses the four nearest pixels however far apart the samples
+    # are, so shrinking with it aliases.
     interpolation=cv2.INTER_AREA if side >= resize else cv2.INTER_LINEAR,
   )
   margin = (resize - size) // 2
@@ -207,7 +191,7 @@ def _decode_bgr(data: bytes, max_pixels: int, reduction: int = 1) -> np.ndarray:
   if not data:
     raise errors.BadImage("empty file")
   size = image_header.image_size(data)
-  if size is None:  # Whatever it is, decoding it may take any memory.
+  if size is None:  # Decoding an unknown format may take any amount of memory.
     raise errors.BadImage("not an image")
   _check_pixels(*size, max_pixels)
   # OpenCV refuses this too, without saying why.
@@ -246,7 +230,7 @@ def _draw(rng, height, width, groups, ratio) -> list[Box]:
 
 
 def _reduction(boxes: list[Box], groups: Sequence[CropGroup]) -> int:
-  """The largest at which each box still is as large as its crop."""
+  """The largest reduction at which each box is still as large as its crop."""
   sizes = [group.size for group in groups for _ in range(group.count)]
   spare = min(
     min(box[2:]) / size for box, size in zip(boxes, sizes, strict=True)

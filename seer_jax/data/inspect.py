@@ -1,4 +1,4 @@
-"""What a source holds: sizes, labels, unusable and equal images; its speed."""
+"""What a source contains: sizes, labels, unusable images, copies; its speed."""
 
 import collections
 import hashlib
@@ -15,7 +15,7 @@ from seer_jax.data import crops, sources
 from seer_jax.data.storage import retry
 from seer_jax.runtime import errors, process_pool
 
-# SwAV's crops, for the time they take, of so many images.
+# SwAV's crops, and on how many images they are timed.
 _GROUPS = (
   crops.CropGroup(2, 224, (0.14, 1.0)),
   crops.CropGroup(4, 96, (0.05, 0.14)),
@@ -24,11 +24,11 @@ _RATIO = 3 / 4, 4 / 3
 _TIMED = 64
 _AT_ONCE = 256
 _SHOWN = 20
-_KEPT = 1000  # Of unusable images, whose names sort at the end.
+_KEPT = 1000  # Names of unusable images, which are sorted at the end.
 
 
 class _Part(NamedTuple):
-  """What a range of images holds; a hash of 0 is of an unusable one."""
+  """What a range of images contains; a hash of 0 marks an unusable image."""
 
   first: int
   hashes: np.ndarray
@@ -41,7 +41,7 @@ class _Part(NamedTuple):
 
 
 class _Scan:
-  """Looks at a range of images, in a process of its own."""
+  """Surveys a range of images, in a process of its own."""
 
   def __init__(self, source: sources.Source, max_pixels: int):
     self._source, self._max_pixels = source, max_pixels
@@ -65,8 +65,8 @@ class _Scan:
         excluded += 1
         continue
       except (OSError, errors.BadImage) as error:
-        words = getattr(error, "strerror", None) or str(error)
-        bad.append((self._source.id_of(number), words))
+        reason = getattr(error, "strerror", None) or str(error)
+        bad.append((self._source.id_of(number), reason))
         continue
       shorter[min(shape[:2])] += 1
       longer[max(shape[:2])] += 1
@@ -79,10 +79,10 @@ class _Scan:
 def report(
   source: sources.Source, max_pixels: int, workers: int
 ) -> Iterator[str]:
-  """Lines about the images of a source; all of them are decoded for it.
+  """Lines about the images of a source, all of which are decoded.
 
-  Of each image eight bytes are kept, in a temporary file. Raises UserError if
-  no image is usable; after the lines that say why.
+  Eight bytes per image are kept in a temporary file. Raises UserError, after
+  the lines that give the reasons, if no image is usable.
   """
   scan, bad, excluded, size = _Scan(source, max_pixels), [], 0, 0
   shorter, longer, labels = (collections.Counter() for _ in range(3))
@@ -114,11 +114,14 @@ def report(
     if unusable > _SHOWN:
       yield f"  and {unusable - _SHOWN} more"
     if not usable:
-      raise errors.UserError("there is not one image to train on")
-    for words, sides in (("shorter", shorter), ("longer", longer)):
+      raise errors.UserError(
+        f"none of the {len(source)} images is usable; repair them, or give"
+        " other images"
+      )
+    for which, sides in (("shorter", shorter), ("longer", longer)):
       low, middle, high = _shares(sides, (0.05, 0.5, 0.95))
       yield (
-        f"{words} side: {min(sides)} to {max(sides)} px, half of them up to"
+        f"{which} side: {min(sides)} to {max(sides)} px, half of them up to"
         f" {middle}, nine in ten from {low} to {high}"
       )
     yield _labels(labels)
@@ -127,7 +130,7 @@ def report(
 
 
 def _shares(counts, shares):
-  """Values up to which these shares of all lie."""
+  """Values below which these shares of all lie."""
   values = np.array(sorted(counts))
   ends = np.cumsum([counts[value] for value in values.tolist()])
   return values[np.searchsorted(ends, np.array(shares) * ends[-1])].tolist()
@@ -145,7 +148,7 @@ def _labels(counts):
 
 
 def _equal(source, hashes):
-  """Files of the very same bytes."""
+  """Files with exactly the same bytes."""
   with tempfile.TemporaryFile() as file:
     file.truncate(hashes.nbytes)
     ordered = np.memmap(file, np.uint64, "r+", shape=hashes.shape)
@@ -160,15 +163,15 @@ def _equal(source, hashes):
     else "equal files: none"
   )
   values, counts = np.unique(repeated, return_counts=True)
-  for place in np.argsort(-counts, kind="stable")[:5].tolist():
-    same = np.flatnonzero(hashes == values[place])[:3].tolist()
-    more = ", ..." if counts[place] + 1 > 3 else ""
+  for at in np.argsort(-counts, kind="stable")[:5].tolist():
+    same = np.flatnonzero(hashes == values[at])[:3].tolist()
+    more = ", ..." if counts[at] + 1 > 3 else ""
     names = ", ".join(source.id_of(number) for number in same)
-    yield f"  {counts[place] + 1} times: {names}{more}"
+    yield f"  {counts[at] + 1} times: {names}{more}"
 
 
 def _speed(source, hashes, usable, max_pixels):
-  """How long an epoch takes at least, as far as images are concerned."""
+  """The least time of an epoch, as far as the input is concerned."""
   rng = np.random.default_rng(0)
   drawn = rng.integers(len(source), size=1000 * _TIMED)
   some = drawn[hashes[drawn] != 0][:_TIMED]
@@ -182,9 +185,9 @@ def _speed(source, hashes, usable, max_pixels):
   cores = os.cpu_count() or 1
   hours = usable / rate / cores / 3600
   return (
-    f"input (2 x 224, 4 x 96): {rate:.0f} images a second and core; an epoch"
-    f" takes {_hours(hours)} at least on the {cores} core(s) here, however fast"
-    " the network is. How fast that is: seer-jax plan --topology=..."
+    f"input (2 x 224, 4 x 96): {rate:.0f} images a second and core; on the"
+    f" {cores} core(s) here an epoch takes at least {_hours(hours)}, however"
+    " fast the network is. seer-jax plan --topology=... estimates that"
   )
 
 

@@ -1,6 +1,6 @@
-"""Images into ArrayRecord shards: pixels, a label and an id each, no more.
+"""Packs images into ArrayRecord shards: only pixels, a label and an id.
 
-Packed again, it goes on where it was stopped. To train on the shards:
+The same command resumes an unfinished pack. To train on the shards:
 --config.data.train.kind=array_record --config.data.train.path=DST.
 """
 
@@ -20,9 +20,10 @@ from seer_jax.data.storage import filesystem, retry, tf_example
 from seer_jax.runtime import errors, files, process_pool
 
 _PARTS, _PLAN = "parts", "plan.json"
+_LISTS = "ids", "bad", "labels", "originals"
 _BAD = "bad_images.txt"
 _SHARDS = "array_record", "tar"
-# Images a shard; of small collections fewer, for so many shards.
+# Images per shard; fewer for small collections, to get this many shards.
 _SHARD, _SMALLEST, _FEWEST = 4096, 64, 64
 
 
@@ -39,7 +40,7 @@ def kind_of(path: str) -> str:
     if any(filesystem.is_shard(each, f".{kind}") for each in names):
       if any(each.lower().endswith(sources.EXTENSIONS) for each in names):
         raise errors.UserError(
-          f"{path} holds images and .{kind} shards; say which are meant:"
+          f"{path} has both images and .{kind} shards; choose with"
           f" --kind=folder or --kind={kind}"
         )
       return kind
@@ -66,7 +67,7 @@ class Packer:
     return -(-len(self._source) // self._size)
 
   def report_of(self, shard: int) -> pathlib.Path:
-    """Where it is told what a shard holds, once it is whole."""
+    """The report on a shard, which exists once the shard is complete."""
     return self._target / _PARTS / f"{shard:06d}.json"
 
   def shard_of(self, shard: int) -> pathlib.Path:
@@ -111,8 +112,8 @@ class Packer:
       report["excluded"] += 1
       return None
     except (OSError, errors.BadImage) as error:
-      words = getattr(error, "strerror", None) or str(error)
-      report["bad"].append([self._source.id_of(number), words])
+      reason = getattr(error, "strerror", None) or str(error)
+      report["bad"].append([self._source.id_of(number), reason])
       return None
     report["ids"].append(example["id"])
     report["labels"].append(example["label"])
@@ -121,7 +122,7 @@ class Packer:
     return example | {"image": image}
 
   def _digest(self, number, data):
-    """Of the file as its owner has it, by which it may be excluded later."""
+    """The hash of the owner's file, by which it may be excluded later."""
     before = getattr(self._source, "digest", lambda _: None)(number)
     return before.hex() if before else files.fingerprint(data)
 
@@ -135,14 +136,12 @@ def pack(
   max_pixels: int,
   workers: int,
 ) -> str:
-  """Packs all shards that are not there yet; returns what was done.
+  """Packs all shards that do not exist yet; returns a summary.
 
-  Raises UserError if the folder holds something else, or cannot be written to,
-  Lost if the disk is full, and Stopped if `process_pool.stop` was called.
-
-  Args:
-    shard: images in each; None for what was begun, or else `shard_of`.
-    side: shorter sides are shrunk to so many pixels; 0 leaves them.
+  `shard` is the number of images in each, None for that of an unfinished pack
+  or `shard_of`; shorter sides are shrunk to `side` pixels, 0 for never. Raises
+  UserError if the folder has other contents or cannot be written to, Lost if
+  the disk is full, and Stopped if `process_pool.stop` was called.
   """
   if shard is None:
     shard = _begun(target) or shard_of(len(source))
@@ -159,12 +158,12 @@ def pack(
 
 
 def shard_of(images: int) -> int:
-  """Images a shard: so few of a small collection that all cores have work."""
+  """Images per shard: few enough that all cores have work."""
   return min(_SHARD, max(_SMALLEST, -(-images // _FEWEST)))
 
 
 def _begun(target):
-  """Images a shard of a pack that is under way; None where none is."""
+  """Images per shard of an unfinished pack; None without one."""
   with contextlib.suppress(OSError, ValueError, AttributeError):
     return json.loads((target / _PARTS / _PLAN).read_text()).get("shard")
 
@@ -176,7 +175,7 @@ def _pack(packer, plan, source, target, workers):
   missing = [s for s in range(len(packer)) if not packer.report_of(s).exists()]
   there = (len(packer) - len(missing)) * plan["shard"]
   if there:
-    print(f"going on: {len(packer) - len(missing)} shards are there already")
+    print(f"resuming: {len(packer) - len(missing)} shards are done already")
   with tqdm.tqdm(
     total=len(source), initial=min(there, len(source)), unit=" images"
   ) as bar:
@@ -187,15 +186,11 @@ def _pack(packer, plan, source, target, workers):
 
 @contextlib.contextmanager
 def _alone(target):
-  """Two at once would write the same files."""
+  """Refuses to run twice at once, on the same files."""
   lock = target / _PARTS / "lock"
-  try:
+  with errors.writing(target):
     lock.parent.mkdir(parents=True, exist_ok=True)
     file = lock.open("w")
-  except OSError as error:
-    raise errors.of_disk(
-      error, f"cannot write to {target}: {error.strerror}"
-    ) from None
   with file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -205,7 +200,7 @@ def _alone(target):
         " another folder"
       ) from None
     except OSError:
-      pass  # Some network file systems know no locks.
+      pass  # Some network file systems have no locks.
     try:
       yield
     finally:
@@ -217,37 +212,32 @@ def _alone(target):
 
 @contextlib.contextmanager
 def _full_disk(target):
-  """What writing shards fails with has no name; the disk says what it is."""
+  """Names what ArrayRecord's errors do not: the disk."""
   try:
     yield
   except (errors.UserError, errors.Lost, errors.Stopped):
     raise
   except (OSError, RuntimeError) as error:
-    words = " ".join(str(getattr(error, "strerror", "") or error).split())
+    reason = getattr(error, "strerror", "") or errors.one_line(error)
     raise errors.Lost(
-      f"cannot write to {target}: {words[:200]}; make room, and the same"
-      " command goes on"
+      f"cannot write {target}: {reason}; make room, and the command resumes"
     ) from error
 
 
 def _begin(target, plan):
-  """Takes the folder; what it holds, if all is done there."""
+  """Starts or resumes in a folder; says what it has, if it is complete."""
+  about, path = target / array_record.ABOUT, target / _PARTS / _PLAN
   try:
-    (target / _PARTS).mkdir(parents=True, exist_ok=True)
-    about, path = target / array_record.ABOUT, target / _PARTS / _PLAN
-    if not path.exists():
+    with errors.writing(target):
+      (target / _PARTS).mkdir(parents=True, exist_ok=True)
       others = [p.name for p in target.iterdir() if p.name != _PARTS]
-      if others:
+      if others and not path.exists():
         raise errors.UserError(
-          f"{target} is not empty: it holds {sorted(others)[0]}; give a new"
-          " folder"
+          f"{target} is not empty: it has {sorted(others)[0]}; name a new one"
         )
-      files.write_text(path, json.dumps(plan))
-    theirs = json.loads(path.read_text())
-  except OSError as error:
-    raise errors.of_disk(
-      error, f"cannot write to {target}: {error.strerror}"
-    ) from None
+      if not path.exists():
+        files.write_text(path, json.dumps(plan))
+      theirs = json.loads(path.read_text())
   except ValueError:
     raise errors.UserError(
       f"{target} was being packed, but {path} is damaged; give a new folder"
@@ -255,12 +245,12 @@ def _begin(target, plan):
   for key, ours in plan.items():
     if theirs.get(key) != ours:
       was = (
-        "its images, their labels or what is excluded were others"
+        "its images, their labels or what is excluded were different"
         if key == "source"
         else f"{key} was {theirs.get(key)!r}, is {ours!r}"
       )
       raise errors.UserError(
-        f"{target} holds a pack of something else: {was}; give a new folder"
+        f"{target} has a pack of something else: {was}; give a new folder"
       )
   if about.exists():
     return f"{json.loads(about.read_text())['images']} images"
@@ -268,14 +258,13 @@ def _begin(target, plan):
 
 
 def _finish(target, packer, source):
-  """The files beside the shards, from what each shard tells, one at a time."""
+  """Writes the files beside the shards, from the reports, one at a time."""
   shards, sums = {}, collections.Counter()
-  ids, bad = target / "ids.part", target / "bad.part"
-  labels, originals = target / "labels.part", target / "originals.part"
+  parts = [target / f"{each}.part" for each in _LISTS]
+  ids, bad, labels, originals = parts
   with contextlib.ExitStack() as opened:
     id_file, bad_file, label_file, original_file = (
-      opened.enter_context(path.open("wb"))
-      for path in (ids, bad, labels, originals)
+      opened.enter_context(path.open("wb")) for path in parts
     )
     for shard in range(len(packer)):
       report = json.loads(packer.report_of(shard).read_text())
@@ -286,9 +275,9 @@ def _finish(target, packer, source):
         }
       for name in report["ids"]:
         id_file.write(array_record.escaped(name) + b"\n")
-      for name, words in report["bad"]:
+      for name, reason in report["bad"]:
         bad_file.write(array_record.escaped(name) + b"\t")
-        bad_file.write(words.encode(errors="replace") + b"\n")
+        bad_file.write(reason.encode(errors="replace") + b"\n")
       np.array(report["labels"], np.int32).tofile(label_file)
       original_file.write(bytes.fromhex("".join(report["originals"])))
       sums.update(
@@ -298,30 +287,27 @@ def _finish(target, packer, source):
         bytes=report["bytes"],
       )
   if not sums["images"]:
-    raise errors.UserError(f"not one image could be packed; see {bad}")
+    raise errors.UserError(f"no image could be packed; {bad} gives the reasons")
   ids.rename(target / array_record.IDS)
   bad.rename(target / _BAD)
   count = sums["images"]
   _save(labels, target / array_record.LABELS, np.int32, (count,))
   _save(originals, target / array_record.ORIGINALS, np.uint8, (count, 32))
   about = {
-    "images": sums["images"],
+    "images": count,
     "label_names": list(source.label_names),
     "shards": shards,
     "unusable": sums["bad"],
     "excluded": sums["excluded"],
     "bytes": sums["bytes"],
   }
-  # Last: what stands in it is there.
+  # Last, since it says that all the others are complete.
   files.write_text(
     target / array_record.ABOUT, json.dumps(about, indent=1) + "\n"
   )
-  for each in (
-    (target / _PARTS).glob("[0-9]*.json"),
-    target.glob(f".*{files.PART}"),
-  ):
-    for path in each:
-      path.unlink()
+  for path in (target / _PARTS).glob("[0-9]*.json"):
+    path.unlink()
+  files.remove_parts(target)
   left_out = f"{sums['bad']} unusable images are listed in {target / _BAD}"
   excluded = f", {sums['excluded']} were excluded" * bool(sums["excluded"])
   return (
@@ -331,7 +317,7 @@ def _finish(target, packer, source):
 
 
 def _save(raw, path, dtype, shape):
-  """A file of numbers as NumPy's: mapped, so that none is held."""
+  """Saves a file of numbers as NumPy's, by a memory map."""
   if shape[0]:
     np.save(path, np.memmap(raw, dtype, "r", shape=shape))
   raw.unlink()

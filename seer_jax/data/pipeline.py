@@ -1,10 +1,10 @@
-"""The way of images from a source to the devices.
+"""Images from a source to the devices.
 
-Training reads one endless, numbered sequence of samples: the source's images
-shuffled anew each epoch, each cropped by a generator seeded with its number.
-Each step takes the next B. So the position of a run is one number, the same for
-any number of processes, workers or devices, and a resumed run sees exactly what
-it would have seen.
+Training reads one endless, numbered sequence of samples: the source's images in
+a new order each epoch, each cropped by a generator seeded with its number. Each
+step takes the next B. So the position of a run is one number, whatever the
+number of processes, workers or devices, and a resumed run sees exactly what it
+would have seen.
 """
 
 import contextlib
@@ -30,19 +30,19 @@ from seer_jax.runtime import mesh as mesh_lib
 
 _log = logging.getLogger(__name__)
 
-# So many unusable draws one after the other, and the folder is not what it
-# seems; with half of all files bad it does not happen.
+# After this many unusable draws in a row, the folder cannot be one of images;
+# with half of all files bad it does not happen.
 _ATTEMPTS = 64
-# Fewer than cores that decode leave the others idle; OpenCV frees the lock.
+# Threads that decode; OpenCV releases Python's lock.
 _THREADS = 2
-_STEPS = 2**40  # Without end.
+_STEPS = 2**40  # Endless.
 
 
 class BadImages:
-  """Which images could not be used: each listed once, counted, limited.
+  """Unusable images: each listed once, counted, and limited.
 
   The list, `bad_images.txt`, is for people; it outlives the process. The limit
-  counts what this process met, so that mended files are forgiven.
+  counts what this process met, so that repaired files do not count.
   """
 
   def __init__(
@@ -53,7 +53,7 @@ class BadImages:
     max_pixels: int,
   ):
     self._source = source
-    # Each of several processes lists what it met itself.
+    # Each process lists what it met.
     process = jax.process_index()
     name = f"bad_images.{process}.txt" if process else "bad_images.txt"
     self._path = workdir / name
@@ -61,18 +61,11 @@ class BadImages:
     self._max_pixels = max_pixels
     self._met: set[int] = set()
     self._listed: set[str] = set()
-    try:
+    with errors.reading(self._path), contextlib.suppress(FileNotFoundError):
       self._listed.update(os.fsdecode(self._path.read_bytes()).split("\n"))
-    except FileNotFoundError:
-      pass
-    except OSError as error:
-      raise errors.UserError(
-        f"cannot read {self._path}: {error.strerror}; make it readable, or"
-        " remove it"
-      ) from error
 
   def record(self, indices: np.ndarray) -> None:
-    """Takes the indices of unusable images; negative ones mean none.
+    """Takes the indices of unusable images, -1 for none.
 
     Raises UserError if more images are bad than the config allows.
     """
@@ -82,12 +75,12 @@ class BadImages:
     if len(self._met) > self._limit:
       raise errors.UserError(
         f"{len(self._met)} of {len(self._source)} images are unusable, more"
-        f" than config.data.max_bad allows; they are listed in {self._path}."
-        " Mend them, or allow more"
+        f" than config.data.max_bad allows; {self._path} lists them. Repair"
+        " them, or raise config.data.max_bad"
       )
 
   def _list(self, index):
-    # Workers report indices; the reason is found again here, once.
+    # Workers report indices; the reason is determined again here, once.
     name, reason = describe(self._source, index, self._max_pixels)
     if name not in self._listed:
       self._listed.add(name)
@@ -114,10 +107,10 @@ def describe(
 
 @dataclasses.dataclass(frozen=True)
 class _Numbers:
-  """Numbers of the samples that one process reads, step after step.
+  """Numbers of the samples that one process reads, step by step.
 
-  The same rows as one process would have: each takes those that its devices
-  are to have of every batch.
+  The batches are those of a single process: each process takes the rows that
+  its devices need.
   """
 
   first: int
@@ -130,7 +123,7 @@ class _Numbers:
 
 @dataclasses.dataclass(frozen=True)
 class _MultiCrop:
-  """Number of the sample -> crops of its image. Runs in workers."""
+  """Number of a sample -> crops of its image. Runs in workers."""
 
   source: sources.Source
   order: shuffle.Order
@@ -153,35 +146,31 @@ class _MultiCrop:
     for attempt in range(_ATTEMPTS):
       try:
         views = crops.multi_crop_bytes(
-          read()["image"],
-          rng,
-          self.groups,
-          self.ratio,
-          self.max_pixels,
+          read()["image"], rng, self.groups, self.ratio, self.max_pixels
         )
       except (OSError, errors.BadImage) as error:
         if not isinstance(error, errors.Excluded):
           bad[attempt] = index
-        # The stand-in is drawn from the sample's own generator: the same one
-        # in every run, wherever the bad file is met. Of the same part of a
-        # mixture, whose weights would not hold otherwise.
+        # The replacement is drawn from the sample's own generator, so that it
+        # is the same in every run, and from the same part of a mixture, so that
+        # its weights hold.
         index = self.order.another(index, rng)
         read = functools.partial(retry.read, self.source, index)
       else:
-        stand_in = np.float32(attempt > 0)
+        replaced = np.float32(attempt > 0)
         labels = {}
         if self.with_label:
           labels["label"] = np.int32(self.source.label_of(index))
-        return labels | {"crops": views, "replacements": stand_in, "bad": bad}
+        return labels | {"crops": views, "replacements": replaced, "bad": bad}
     if bad.max() < 0:
       raise errors.UserError(
-        f"{_ATTEMPTS} images drawn one after the other are on a list of images"
-        f" to exclude, the last {self.source.id_of(index)!r}: what is left?"
+        f"{_ATTEMPTS} images drawn in a row are excluded, the last"
+        f" {self.source.id_of(index)!r}; check the lists of config.data"
       )
     name, reason = describe(self.source, int(bad.max()), self.max_pixels)
     raise errors.UserError(
-      f"{_ATTEMPTS} images drawn one after the other are unusable, among them"
-      f" {name!r} ({reason}). Is this a folder of images?"
+      f"{_ATTEMPTS} images drawn in a row are unusable, among them {name!r}"
+      f" ({reason}); check that config.data.train.path has images"
     )
 
 
@@ -206,12 +195,10 @@ def train_batches(
 ) -> workers.Batches:
   """Endless batches of multi-crops, on the devices.
 
-  Each is {"crops": uint8 BxVxHxWx3 for each resolution, "replacements": B, 1
-  where another image stood in; and, if `has_labels`, "label": B, -1 for none}.
-
-  Args:
-    first: number of the first sample.
-    bad_images: told of every unusable image met.
+  Each is {"crops": uint8 BxVxHxWx3 for each resolution, "replacements": B, 1 if
+  another image was used; and, if `has_labels`, "label": B, -1 for none}.
+  `first` is the number of the first sample; `bad_images` records every unusable
+  image met.
   """
   rows = mesh_lib.local_rows(mesh, config.batch_size)
   to_crops = _MultiCrop(
@@ -258,7 +245,7 @@ def train_batches(
 
 
 def _loader(batches, steps):
-  """The steps in order; one thread asks for them, a few ahead."""
+  """The steps in order; one thread requests them, a few ahead."""
   return (
     grain.MapDataset.range(steps)
     .map(batches)
@@ -267,7 +254,7 @@ def _loader(batches, steps):
 
 
 def has_labels(config: ml_collections.ConfigDict) -> bool:
-  """Whether training learns from labels, if only beside the rest."""
+  """Whether training learns from labels, at least beside the task."""
   return config.task != "swav" or config.online.lr > 0
 
 
@@ -280,7 +267,7 @@ def _order(source, config):
 def indices_of(
   source: sources.Source, config: ml_collections.ConfigDict, first: int
 ) -> list[int]:
-  """The images of the batch of sample `first`, before any was replaced."""
+  """The images of the batch of sample `first`, before replacements."""
   numbers = np.arange(first, first + config.batch_size)
   return _order(source, config).at(numbers).tolist()
 
@@ -288,7 +275,7 @@ def indices_of(
 def abstract_batch(
   config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh
 ) -> dict[str, Any]:
-  """The shapes, dtypes and shardings of a training batch: no image is read."""
+  """The shapes, dtypes and shardings of a training batch; reads no image."""
   batch = config.batch_size
   each = functools.partial(jax.ShapeDtypeStruct, sharding=mesh_lib.rows(mesh))
   labels = {"label": each((batch,), np.int32)} if has_labels(config) else {}
@@ -349,12 +336,10 @@ def clean_batches(
 ) -> Iterator[dict[str, jax.Array]]:
   """Batches of clean views: {"image": uint8 BxSxSx3, "index", "label", "mask"}.
 
-  Every chosen image once, in order. The mask is False for unusable images, and
-  for the rows that fill up the last batch, whose index is -1.
-
-  Args:
-    preprocessing: makes the view, of side S; pixels are not normalised.
-    batch_size: of all devices together; raised to a multiple of their number.
+  Every chosen image once, in order. The mask is False for unusable images and
+  for the rows that fill up the last batch, whose index is -1. `preprocessing`
+  makes the view, of side S; pixels are not normalized. `batch_size`, of all
+  devices together, is raised to a multiple of their number.
   """
   batch = -(-batch_size // mesh.size) * mesh.size
   padded = np.full(-(-len(indices) // batch) * batch, -1, np.int64)

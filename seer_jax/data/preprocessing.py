@@ -1,7 +1,7 @@
-"""How images are prepared for weights: it belongs to them.
+"""How images are prepared for weights.
 
-Weights look at the world through a size, a filter and a normalisation. With
-others they still answer, only worse, so nothing here is left to be remembered.
+Weights expect a size, a filter and a normalization. With others they still give
+answers, only worse, so the preprocessing belongs to them.
 """
 
 import dataclasses
@@ -14,30 +14,26 @@ import numpy as np
 from seer_jax.data import crops
 from seer_jax.runtime import errors, files
 
-# Larger images are refused, where no config says which.
+# Images with more pixels are refused, if no config sets the limit.
 MAX_PIXELS = 2**28
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-  """The shorter side to `resize`, the central square of `size`, normalised."""
+  """The shorter side to `resize`, the central square of `size`, normalized."""
 
   resize: int = 256  # Pixels of the shorter side.
   size: int = 224  # Pixels of the square's side, S.
-  # "bilinear" or "bicubic", as PIL has them, or "area".
-  interpolation: str = "bilinear"
-  # Of each channel, of pixels from 0 to 1.
+  interpolation: str = "bilinear"  # Or "bicubic", as in PIL; or "area".
+  # Per channel, for pixels from 0 to 1.
   mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
   std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
   def __call__(self, images: Sequence[Any] | Any) -> np.ndarray:
-    """Images to `x_NxSxSx3`, float32, as the network wants them.
+    """Images to `x_NxSxSx3`, float32, the network's input.
 
-    Raises UserError if one of them is no image.
-
-    Args:
-      images: one or several: paths, encoded bytes, arrays HxWx3 of uint8, or
-        PIL's images.
+    Takes one or several: paths, encoded bytes, arrays HxWx3 of uint8, or PIL
+    images. Raises UserError if one is not an image.
     """
     if isinstance(images, (str, bytes, pathlib.Path)) or not isinstance(
       images, Sequence
@@ -47,29 +43,25 @@ class Preprocessing:
     return self.normalize(views_NxSxSx3)
 
   def view(self, image: Any) -> np.ndarray:
-    """One image's central square, SxSx3, uint8."""
+    """The central square of an image, SxSx3, uint8."""
     return crops.center_crop(
       _pixels(image), self.resize, self.size, self.interpolation
     )
 
   def normalize(self, x: Any) -> Any:
-    """Pixels from 0 to 255 to floats around zero; of NumPy or JAX."""
+    """Pixels from 0 to 255 to normalized floats; NumPy or JAX."""
     return normalize(x / np.float32(255), self.mean, self.std)
 
 
 def normalize(x: Any, mean: Sequence[float], std: Sequence[float]) -> Any:
-  """Pixels from 0 to 1 to floats around zero, by channel; of NumPy or JAX."""
+  """Pixels from 0 to 1 to normalized floats, by channel; NumPy or JAX."""
   return (x - np.float32(mean)) / np.float32(std)
 
 
 def _pixels(image):
   if isinstance(image, (str, pathlib.Path)):
-    try:
+    with errors.reading(f"the image {image}"):
       image = files.user_path(str(image)).read_bytes()
-    except OSError as error:
-      raise errors.UserError(
-        f"cannot read the image {image}: {error.strerror or error}"
-      ) from error
   if isinstance(image, bytes):
     try:
       return crops.decode(image, MAX_PIXELS)
@@ -80,7 +72,7 @@ def _pixels(image):
   pixels = np.asarray(image)
   if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
     raise errors.UserError(
-      f"an image is an array HxWx3 of uint8; this is {pixels.dtype} of shape"
-      f" {pixels.shape}"
+      f"an image is {pixels.dtype} of shape {pixels.shape}; it must be an array"
+      " HxWx3 of uint8"
     )
   return pixels

@@ -1,9 +1,8 @@
 """Keeps OpenCV's codecs from writing to standard error.
 
-libjpeg and libpng print what they find wrong with an image, without its name,
-past every setting of OpenCV. What cannot be decoded is told by name as a bad
-image, so their lines are noise: thousands an hour on uncurated images, in the
-middle of the progress bar.
+libjpeg and libpng print what is wrong with an image, without its name, whatever
+OpenCV's settings. Bad images are reported by name elsewhere, so these lines are
+noise: thousands an hour on uncurated images, in the middle of the progress bar.
 """
 
 import contextlib
@@ -17,24 +16,20 @@ import sys
 import threading
 
 _RELOCATIONS = b".rela.dyn"
-# `*slot = address of a symbol`, by the machine's number in ELF.
+# Relocation type of `*slot = address of a symbol`, by ELF's machine number.
 _GLOBAL = {62: 6, 183: 1025}  # x86-64: R_X86_64_GLOB_DAT; AArch64's.
-_kept = []  # The stream, and what points at it, for as long as the process.
-# Decoding threads may all be the first to ask.
+_kept = []  # The stream, kept for the life of the process.
+# Several decoding threads may call first.
 _lock = threading.Lock()
 
 
 def silence(module: str) -> bool:
-  """Lets a module's C code write its standard error to /dev/null.
+  """Redirects the standard error of a module's C code to /dev/null.
 
-  That of its own libraries alone, whose references to `stderr` are bent.
-  Everything else of the process (Python, JAX, a crash) writes where it did.
-
-  Args:
-    module: its `__file__`; libraries of its wheel lie in a folder beside.
-
-  Returns:
-    Whether it could be done: on Linux, x86-64 or AArch64, with glibc.
+  Only that of its own libraries, whose references to `stderr` are changed.
+  Everything else in the process (Python, JAX, a crash) writes as before.
+  `module` is its `__file__`. Returns whether it worked: on Linux, x86-64 or
+  AArch64, with glibc.
   """
   with _lock:
     return _silence(module)
@@ -60,7 +55,7 @@ def _silence(module):
 
 
 def _pages():
-  """(begin, end, whether it may be written to, file) of the mapped memory."""
+  """(begin, end, whether it is writable, file) of the mapped memory."""
   with open("/proc/self/maps") as maps:
     for line in maps:
       span, allowed, _, _, _, *path = line.split(maxsplit=5)
@@ -69,7 +64,7 @@ def _pages():
 
 
 def _null_stream():
-  """A C variable, as `stderr` is one, of a stream to /dev/null."""
+  """A C variable like `stderr`, of a stream to /dev/null."""
   if _kept:
     return _kept[0]
   fopen = ctypes.CDLL(None).fopen
@@ -82,7 +77,7 @@ def _null_stream():
 
 
 def _slots(library):
-  """Offsets of the pointers to `stderr` that the loader fills in."""
+  """Offsets of the pointers to `stderr` that the loader sets."""
   with (
     open(library, "rb") as file,
     mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as elf,
@@ -94,8 +89,8 @@ def _slots(library):
     symbols, names = sections[b".dynsym"], sections[b".dynstr"]
     found = []
     start, size = sections[_RELOCATIONS]
-    for place in range(start, start + size, 24):
-      offset, info, _ = struct.unpack_from("<QQq", elf, place)
+    for entry in range(start, start + size, 24):
+      offset, info, _ = struct.unpack_from("<QQq", elf, entry)
       if info & 0xFFFFFFFF != kind:
         continue
       (name,) = struct.unpack_from("<I", elf, symbols[0] + (info >> 32) * 24)
@@ -123,7 +118,7 @@ def _sections(elf):
 
 
 def _bend(slot, pages):
-  """Lets a pointer to `stderr` point at the null stream; whether it does."""
+  """Points a pointer to `stderr` at the null stream; whether it does."""
   writable = [free for start, end, free, _ in pages if start <= slot < end]
   if not writable:
     return False
@@ -136,7 +131,7 @@ def _bend(slot, pages):
 
 
 def _write(slot, value, free):
-  """As a rule into a page that the loader has made read-only."""
+  """Writes to a page that the loader has usually made read-only."""
   page = mmap.PAGESIZE
   begin = slot // page * page
   protect = ctypes.CDLL(None, use_errno=True).mprotect

@@ -1,7 +1,8 @@
-"""Resizing as PIL does it: quickly for training, bit for bit for evaluation.
+"""Resizing as PIL does: fast for training, bit for bit for evaluation.
 
-PIL's filters widen by the factor that an image shrinks by, so nothing aliases
-(https://pillow.readthedocs.io, "Filters"). Published protocols mean these.
+PIL's filters widen with the factor by which an image shrinks, so nothing
+aliases (https://pillow.readthedocs.io, "Filters"). Published protocols use
+them.
 """
 
 import math
@@ -10,13 +11,13 @@ import cv2
 import numpy as np
 from PIL import Image
 
-# PIL rounds weights to so many bits before it sums bytes: a 32-bit integer less
-# the byte's eight and two for overshoot.
+# Bits of the weights by which PIL sums bytes: those of a 32-bit integer minus
+# eight for the byte and two for overshoot.
 _WEIGHT_BITS = 32 - 8 - 2
-# Axes that shrink by as much are averaged in blocks first, and by half as much
-# in images of so many pixels; at least a quarter is left to the triangle.
+# Axes that shrink by this factor are first averaged in blocks, in images of so
+# many pixels by half the factor; at least a quarter is left to the triangle.
 _POOLED_FROM, _LARGE = 8, 2**21
-# An image so many times longer than wide is cut before it is resized.
+# An image this many times longer than wide is cut before it is resized.
 _LONG = 4
 
 
@@ -32,7 +33,7 @@ def _bicubic(x):
   return np.where(x < 1, near, np.where(x < 2, far, 0))
 
 
-# How far each filter of `center_crop` reaches; its weight at a distance >= 0.
+# The reach of each filter of `center_crop`, and its weight at a distance >= 0.
 FILTERS = {"bilinear": (1.0, _bilinear), "bicubic": (2.0, _bicubic)}
 
 
@@ -43,16 +44,16 @@ def shrink(
 ) -> None:
   """Resizes a box of an image with PIL's bilinear filter, very nearly; uint8.
 
-  Where an axis shrinks by s, PIL's filter is a triangle s pixels to each side.
+  If an axis shrinks by s, PIL's filter is a triangle s pixels to each side.
   Here a small blur is followed by bilinear sampling: exactly that triangle for
-  whole s, for others a mixture of the two next with the variance it has.
-  OpenCV's INTER_AREA, a box, takes two to three times as long. Where much is
-  shrunk, blocks of pixels are averaged first: the blur costs more the wider it
-  is. Enlarging is plain bilinear, as in PIL.
+  whole s, for others a mixture of the two nearest with the same variance.
+  OpenCV's INTER_AREA, a box filter, takes two to three times as long. For large
+  s, blocks of pixels are averaged first, since the cost of the blur grows with
+  its width. Enlarging is plain bilinear, as in PIL.
 
   Args:
-    box: top, left, height and width, whole or not.
-    out_SxTx3: where the result goes; uint8, contiguous.
+    box: top, left, height and width, not necessarily whole.
+    out_SxTx3: receives the result; uint8, contiguous.
   """
   (top, left, height, width), (out_h, out_w) = box, out_SxTx3.shape[:2]
   first_y, first_x = math.floor(top), math.floor(left)
@@ -73,12 +74,12 @@ def shrink(
     part = cv2.sepFilter2D(
       part, -1, taps_x, taps_y, borderType=cv2.BORDER_REPLICATE
     )
-  if part.shape[:2] == (height, width):  # Then it begins at its first pixel.
+  if part.shape[:2] == (height, width):  # The box begins at the first pixel.
     cv2.resize(
       part, (out_w, out_h), dst=out_SxTx3, interpolation=cv2.INTER_LINEAR
     )
     return
-  # Centres of pixels lie at halves.
+  # Centers of pixels are at halves.
   offset_x = (scale_x - 1) / 2 + left
   offset_y = (scale_y - 1) / 2 + top
   cv2.warpAffine(
@@ -108,8 +109,8 @@ def _taps(shrinks: float) -> np.ndarray:
     offsets, whole + 1
   )
   # OpenCV sums bytes with weights of eight bits. Rounded one by one they would
-  # not add up to 1, and the image would change its brightness; so the sums from
-  # either end are rounded, and no weight is off by more than 1.
+  # not add up to 1, and change the brightness; so the sums from either end are
+  # rounded, and no weight is off by more than 1.
   side = np.diff(np.round(np.cumsum(taps[:whole]) * 256), prepend=0)
   taps = np.concatenate((side, [256 - 2 * side.sum()], side[::-1]))
   return (taps / 256).astype(np.float32)
@@ -124,18 +125,12 @@ def center_crop(
 ) -> np.ndarray:
   """PIL's resize of the shorter side to `resize`, then the central square.
 
-  Bit for bit what torchvision's Resize and CenterCrop make of a PIL image,
-  their rounding of the longer side and of the margins included. PIL goes along
-  rows, rounds to bytes and goes down. (From version 13 it goes down first where
-  images about twice as tall as wide shrink, which moves some bytes by one;
-  published numbers are older, so that is not followed.)
-
-  Args:
-    resize: pixels of the shorter side; at least `size`.
-    interpolation: a name in `FILTERS`.
-
-  Returns:
-    `crop_SxSx3`, uint8.
+  Bit for bit what torchvision's Resize and CenterCrop make of a PIL image, with
+  their rounding of the longer side and of the margins: crop_SxSx3, uint8. PIL
+  resizes rows, rounds to bytes and resizes columns. (From version 13 columns
+  come first if images about twice as tall as wide shrink, which changes some
+  bytes by one; published numbers are older, so that is not followed.) `resize`
+  is at least `size`; `interpolation` is a name in `FILTERS`.
   """
   height, width = image_HxWx3.shape[:2]
   short, long = min(height, width), max(height, width)
@@ -163,7 +158,7 @@ def center_crop(
 def _resize(image_HxWx3, height, width, interpolation):
   image = Image.fromarray(np.ascontiguousarray(image_HxWx3))
   how = getattr(Image.Resampling, interpolation.upper())
-  # One axis a call, which Pillow does nothing in where the size is the same.
+  # One axis per call; Pillow does nothing if the size is the same.
   along_rows = image.resize((width, image.height), how)
   return np.asarray(along_rows.resize((width, height), how))
 
@@ -171,10 +166,9 @@ def _resize(image_HxWx3, height, width, interpolation):
 def _weights(size, out_size, begin, count, interpolation):
   """What PIL sums along an axis, for `count` outputs from `begin` on.
 
-  Returns:
-    `pixels_SxK` and `weights_SxK`, integers, S = count: output s is the sum of
-    K pixels by weights of `_WEIGHT_BITS` bits. Pixels beyond the image have
-    weight 0. In float64 and in PIL's order, for its roundings.
+  Returns `pixels_SxK` and `weights_SxK`, integers, S = count: output s is the
+  sum of K pixels by weights of `_WEIGHT_BITS` bits. Pixels beyond the image
+  have weight 0. In float64 and in PIL's order, to round alike.
   """
   reach, function = FILTERS[interpolation]
   scale = size / out_size
@@ -190,7 +184,7 @@ def _weights(size, out_size, begin, count, interpolation):
   weights_SxK = np.where(pixels_SxK < last_Sx1, weights_SxK, 0)
   weights_SxK /= np.cumsum(weights_SxK, axis=1)[:, -1:]
   weights_SxK *= 1 << _WEIGHT_BITS
-  # Half away from zero, as C does with 0.5 added.
+  # Rounds half away from zero, as C does with 0.5 added.
   weights_SxK = np.trunc(weights_SxK + np.copysign(0.5, weights_SxK))
   pixels_SxK = np.minimum(pixels_SxK, size - 1)
   return pixels_SxK.astype(np.int64), weights_SxK.astype(np.int64)

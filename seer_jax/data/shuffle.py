@@ -1,8 +1,8 @@
-"""Which image comes when: an endless sequence of draws, by their numbers.
+"""Deterministic shuffling: maps a global sample index to an image index.
 
-Nothing is kept in memory and nothing is shuffled: where a draw leads to is
-computed from its number. So a billion images cost what a thousand do, a run may
-begin anywhere, and any number of processes may share the draws.
+Nothing is stored or shuffled: the image of a draw is computed from the draw's
+number. So a billion images cost as much as a thousand, a run may start
+anywhere, and any number of processes may share the draws.
 """
 
 import dataclasses
@@ -16,45 +16,36 @@ from seer_jax.runtime import errors
 
 _ROUNDS = 6
 _STEP = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio.
-# How finely shares of several sources are kept to: in every block of so many
-# draws each has its exact number; a block is longer where that takes it for so
-# many draws of the source with the least weight.
+# Each source has its exact share in every block of draws; a block is long
+# enough for this many draws of the source with the least weight.
 _BLOCK, _FEWEST = 1000, 10
 _LONGEST_BLOCK = 10**9
-# Draws of a block that are counted through. In a longer one, which a weight
-# below a hundred-thousandth makes, a source's draws are in any order.
+# The longest block whose draws are counted in order of time. In a longer one,
+# due to a weight below 1e-5, the draws of a source are in any order.
 _COUNTED = 10**6
-# Draws whose indices are computed at once.
+# Draws whose indices are computed at a time.
 _AT_ONCE = 1024
 
 
 def permuted(
-  places_N: np.ndarray, size: int, key: str, epochs_N: np.ndarray | int = 0
+  positions_N: np.ndarray, size: int, key: str, epochs_N: np.ndarray | int = 0
 ) -> np.ndarray:
-  """Where a permutation of 0..size-1 sends places; another for every epoch.
+  """Positions -> indices in a permutation of 0..size-1, one for every epoch.
 
-  A Feistel network over a rectangle that just holds `size` cells; what lands
-  outside is sent on until it is inside (Black and Rogaway 2002, Ciphers with
-  arbitrary finite domains).
-
-  Args:
-    places_N: of 0..size-1.
-    size: of the permutation, up to 2^62.
-    key: any words.
-    epochs_N: of each place, or one for all.
-
-  Returns:
-    indices_N, int64.
+  A Feistel network over a rectangle that barely contains `size` cells; results
+  outside are mapped again until they are inside (Black and Rogaway 2002,
+  Ciphers with arbitrary finite domains). `key` is any string, `size` at most
+  2^62; `epochs_N` are the epochs of the positions, or one for all.
   """
   digest = hashlib.sha256(key.encode()).digest()
   seed = np.frombuffer(digest[:8], np.uint64)[0]
   wide = math.isqrt(max(size - 1, 0)) + 1
   high = -(-size // wide)
-  # Of arrays overflow is silent, as it is meant here.
-  epochs_N = np.broadcast_to(epochs_N, np.shape(places_N)).astype(np.uint64)
+  # Overflow of arrays is silent, as intended.
+  epochs_N = np.broadcast_to(epochs_N, np.shape(positions_N)).astype(np.uint64)
   keys_N = _mixed(seed + epochs_N * _STEP)
-  out_N = np.asarray(places_N).astype(np.uint64)
-  left_N = np.arange(out_N.size)  # Which are still to be placed.
+  out_N = np.asarray(positions_N).astype(np.uint64)
+  left_N = np.arange(out_N.size)  # Those still outside.
   while left_N.size:
     out_N[left_N] = _rounds(out_N[left_N], keys_N[left_N], high, wide)
     left_N = left_N[out_N[left_N] >= size]
@@ -85,19 +76,18 @@ def _mixed(x_N):
 class Order:
   """Number of a draw -> index of its image.
 
-  Of one source every image is drawn once an epoch, that is each `sizes[0]`
-  draws. Of several each has epochs of its own, one after the other in time.
+  Every image of a single source is drawn once per epoch, that is every
+  `sizes[0]` draws. Each of several sources has its own epochs, one after the
+  other in time.
   """
 
-  # Of the sources whose images lie one after the other; one as a rule.
-  sizes: tuple[int, ...]
-  # How often each is drawn from; see `draws_of_each`.
-  weights: tuple[float, ...]
-  seed: int  # Of everything.
+  sizes: tuple[int, ...]  # Of the sources, usually one.
+  weights: tuple[float, ...]  # How often each is drawn from.
+  seed: int
 
   def __getitem__(self, number: int) -> int:
-    block, place = divmod(number, _AT_ONCE)
-    return int(_block(self, block)[place])
+    block, at = divmod(number, _AT_ONCE)
+    return int(_block(self, block)[at])
 
   def at(self, numbers_N: np.ndarray) -> np.ndarray:
     """The indices of many draws."""
@@ -107,18 +97,18 @@ class Order:
     counts = draws_of_each(self.weights)
     ends = np.cumsum(counts)
     block = int(ends[-1])
-    block_N, place_N = np.divmod(numbers_N, block)
+    block_N, draw_N = np.divmod(numbers_N, block)
     if block <= _COUNTED:
       part_N, inner_N = np.empty((2, len(numbers_N)), np.int64)
       for each in np.unique(block_N).tolist():
         mine_N = block_N == each
         parts, inner = _counted(self.weights, self.seed, each)
-        part_N[mine_N] = parts[place_N[mine_N]]
-        inner_N[mine_N] = inner[place_N[mine_N]]
+        part_N[mine_N] = parts[draw_N[mine_N]]
+        inner_N[mine_N] = inner[draw_N[mine_N]]
     else:
-      place_N = permuted(place_N, block, f"mix {self.seed}", block_N)
-      part_N = np.searchsorted(ends, place_N, side="right")
-      inner_N = place_N - (ends - counts)[part_N]
+      draw_N = permuted(draw_N, block, f"mix {self.seed}", block_N)
+      part_N = np.searchsorted(ends, draw_N, side="right")
+      inner_N = draw_N - (ends - counts)[part_N]
     indices_N = np.empty_like(numbers_N)
     first = np.cumsum([0, *self.sizes])
     for part in np.unique(part_N).tolist():
@@ -128,15 +118,15 @@ class Order:
     return indices_N
 
   def another(self, index: int, rng: np.random.Generator) -> int:
-    """Any image of the source that an image is of: weights stay as they are."""
+    """A random image of the same source as an image, so that weights hold."""
     first = np.cumsum([0, *self.sizes])
     part = int(np.searchsorted(first, index, side="right")) - 1
     return int(first[part]) + int(rng.integers(self.sizes[part]))
 
   def _within(self, part, numbers_N):
     size = self.sizes[part]
-    epochs_N, places_N = np.divmod(numbers_N, size)
-    return permuted(places_N, size, f"order {self.seed} {part}", epochs_N)
+    epochs_N, positions_N = np.divmod(numbers_N, size)
+    return permuted(positions_N, size, f"order {self.seed} {part}", epochs_N)
 
 
 @functools.lru_cache(maxsize=8)
@@ -148,14 +138,14 @@ def _block(order: Order, block: int) -> np.ndarray:
 def _counted(
   weights: tuple[float, ...], seed: int, block: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Of each draw of a block: its source, and how many of that came before it.
+  """For each draw of a block: its source, and the source's earlier draws.
 
-  So a source's draws are counted in the order of time, and its epochs end
-  where they should also within a block.
+  So the draws of a source are counted in order of time, and its epochs end
+  where they should within a block too.
   """
   counts = draws_of_each(weights)
-  places = permuted(np.arange(sum(counts)), sum(counts), f"mix {seed}", block)
-  part_N = np.searchsorted(np.cumsum(counts), places, side="right")
+  draws = permuted(np.arange(sum(counts)), sum(counts), f"mix {seed}", block)
+  part_N = np.searchsorted(np.cumsum(counts), draws, side="right")
   by_part_N = np.argsort(part_N, kind="stable")
   inner_N = np.empty_like(part_N)
   inner_N[by_part_N] = np.concatenate([np.arange(n) for n in counts])
@@ -166,9 +156,9 @@ def _counted(
 def draws_of_each(weights: tuple[float, ...]) -> tuple[int, ...]:
   """How often each of several sources is drawn from in every block of draws.
 
-  Whole numbers, none below ten, so that none is 5 % off; a block is of 1,000
-  draws, or of more where the least weight needs it. Raises UserError if a
-  weight is so small that it means nothing.
+  Whole numbers, none below ten, so that none is off by 5 %; a block has 1,000
+  draws, or more if the least weight needs it. Raises UserError if a weight is
+  too small to matter.
   """
   shares = np.array(weights, np.float64)
   shares /= shares.sum()
@@ -176,7 +166,7 @@ def draws_of_each(weights: tuple[float, ...]) -> tuple[int, ...]:
   if block > _LONGEST_BLOCK:
     raise errors.UserError(
       f"the least weight, {min(weights):g}, is one draw in"
-      f" {block / _FEWEST:.0e}: leave its source out, or give it more"
+      f" {block / _FEWEST:.0e}; remove its source, or raise its weight"
     )
   shares *= block
   counts = np.floor(shares).astype(int)

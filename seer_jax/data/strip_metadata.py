@@ -1,8 +1,8 @@
-"""Image files without what cameras and phones write beside the pixels.
+"""Removes from image files what cameras and phones write beside the pixels.
 
-Place and time, serial numbers, names, comments, thumbnails of the picture
-before it was cropped, a second picture or a film after the end: none of it is
-needed to learn from, and all of it is about people.
+Location and time, serial numbers, names, comments, thumbnails of the picture
+before it was cropped, a second picture or a film after the end: training needs
+none of it, and all of it is about people.
 """
 
 import struct
@@ -13,7 +13,7 @@ import cv2
 
 from seer_jax.data import crops, image_header
 
-_QUALITY = 95  # Of a JPEG that has to be written anew.
+_QUALITY = 95  # Of a JPEG that has to be encoded again.
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_KEPT = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
 _JFIF, _ADOBE, _COMMENT = 0xE0, 0xEE, 0xFE
@@ -21,16 +21,13 @@ _SCAN, _END = 0xDA, 0xD9
 
 
 def strip(data: bytes, max_pixels: int, side: int = 0) -> bytes:
-  """An image file of the same picture, without anything about it.
+  """The same picture as an image file without metadata.
 
-  JPEGs and PNGs are cut, their pixels stay as they are, bit for bit. A JPEG
-  whose EXIF turns it is turned and written anew, with a quality of 95; every
-  other format becomes a PNG without loss, of its first picture. Raises BadImage
-  if it cannot be decoded.
-
-  Args:
-    side: pictures whose shorter side is longer are shrunk to it and become
-      JPEGs; 0 leaves sizes alone.
+  JPEGs and PNGs are cut; their pixels stay the same, bit for bit. A JPEG whose
+  EXIF rotates it is rotated and encoded again, with a quality of 95; every
+  other format becomes a PNG without loss, of its first picture. Pictures whose
+  shorter side is longer than `side` are shrunk to it and become JPEGs; 0
+  changes no sizes. Raises BadImage if the file cannot be decoded.
   """
   image_HxWx3 = crops.decode(data, max_pixels)
   shorter = min(image_HxWx3.shape[:2])
@@ -43,12 +40,12 @@ def strip(data: bytes, max_pixels: int, side: int = 0) -> bytes:
     )
     return _encoded(small, ".jpg")
   if data.startswith(b"\xff\xd8"):
-    if _turned(data):
+    if _is_rotated(data):
       return _encoded(image_HxWx3, ".jpg")
     return _strip_jpeg(data)
   if data.startswith(_PNG):
     chunks = list(_png_chunks(data))
-    # What turns the picture is among what must go.
+    # The rotation is a part of the metadata.
     if not any(kind == b"eXIf" for kind, _ in chunks):
       return _PNG + b"".join(_pixels_of(chunks))
   return _encoded(image_HxWx3, ".png")
@@ -60,8 +57,8 @@ def _encoded(image_HxWx3, extension):
   return cv2.imencode(extension, bgr, options)[1].tobytes()
 
 
-def _turned(data):
-  """Whether the EXIF of a JPEG turns it; it does if that cannot be told."""
+def _is_rotated(data):
+  """Whether the EXIF of a JPEG rotates it; True if that is unclear."""
   try:
     return image_header.jpeg_orientation(data) not in (0, 1)
   except struct.error:
@@ -69,7 +66,7 @@ def _turned(data):
 
 
 def _strip_jpeg(data: bytes) -> bytes:
-  """The segments that hold pixels."""
+  """Keeps the segments with pixels."""
   kept = [data[:2]]
   for marker, start, end in _jpeg_segments(data):
     payload = data[start + 4 : end]
@@ -90,14 +87,14 @@ def _without_thumbnail(segment):
 
 
 def _adobe(segment):
-  """Says how colours are stored, in twelve bytes; more is not of the format."""
+  """Says how colors are stored, in twelve bytes; more is not in the format."""
   return segment[:2] + struct.pack(">H", 14) + segment[4:16]
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
   """(marker, start, end) up to the end of the first picture.
 
-  A segment that starts a scan goes on to the next marker.
+  A segment that starts a scan extends to the next marker.
   """
   at = 2
   while True:
@@ -118,7 +115,7 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _end_of_scan(data, at):
-  """Where the next marker stands that is part of no scan."""
+  """The position of the next marker that is not part of a scan."""
   while True:
     at = data.find(b"\xff", at)
     if at < 0 or at + 1 >= len(data):
@@ -132,9 +129,9 @@ def _end_of_scan(data, at):
 
 
 def _pixels_of(chunks) -> Iterator[bytes]:
-  """The chunks without which there is no picture.
+  """The chunks of the picture itself.
 
-  Pixels are one compressed stream, and what comes behind its end is not theirs.
+  Pixels are one compressed stream; bytes after its end are not pixels.
   """
   stream = zlib.decompressobj()
   for kind, chunk in chunks:
@@ -156,7 +153,7 @@ def _chunk(kind, data):
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-  """(kind, all of the chunk) up to the end of the first picture."""
+  """(kind, the whole chunk) up to the end of the first picture."""
   at = len(_PNG)
   while at + 12 <= len(data):
     (size,) = struct.unpack_from(">I", data, at)

@@ -1,10 +1,10 @@
-"""Data workers: how they begin, what is said of their end, their memory.
+"""Data workers: how they start, how their end is reported, their memory.
 
-They hand over batches in shared memory. A batch lies in /dev/shm until the run
-has read it. Python's resource tracker removes what a run leaves there; but a
-kill of the whole process group kills the tracker as well, and the memory stays
-taken until the machine restarts. So segments are named after their run, and the
-next run of the same user removes those whose run is gone.
+They hand over batches in shared memory: a batch is in /dev/shm until the run
+has read it. Python's resource tracker removes what a run leaves there; but
+killing the process group kills the tracker too, and the memory stays taken
+until the machine restarts. So segments are named after their run, and the next
+run of the same user removes those whose run is gone.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ _PREFIX, _NAME = "seer_jax", "data worker"
 
 
 class Batches:
-  """Batches of some workers, with their failures in plain words."""
+  """Batches from some workers; reports their failures in plain words."""
 
   def __init__(
     self,
@@ -38,11 +38,7 @@ class Batches:
     workers: int,
     close: Callable[[], None],
   ):
-    """Wraps grain's iterator.
-
-    Args:
-      workers: how many processes make them in turn; 0 for threads of this one.
-    """
+    """Wraps grain's iterator; `workers` is 0 for threads of this process."""
     self._batches, self._count, self._close = batches, workers, close
     self._workers: dict[str, multiprocessing.Process] = {}
     self._next = 0
@@ -60,7 +56,7 @@ class Batches:
         f"{self._dead()}. The same command resumes; --config.data.workers=N"
         " sets how many there are"
       ) from error
-    # In time: the dead are no longer among the children when they are missed.
+    # Early: a worker that has died is no longer among the children.
     if len(self._workers) < self._count:
       self._workers |= _named(multiprocessing.active_children())
     self._next += 1
@@ -68,7 +64,7 @@ class Batches:
 
   @property
   def awaited(self) -> str:
-    """Which worker makes the next batch, in words; "" where none does."""
+    """Which worker makes the next batch, such as " from data worker 1, ..."."""
     name = f"{_NAME} {self._next % max(1, self._count)}"
     if name not in self._workers:
       return ""
@@ -77,42 +73,38 @@ class Batches:
   def _dead(self):
     """Each worker that ended, and how."""
     ends = {name: each.exitcode for name, each in self._workers.items()}
-    told = [
+    ended = [
       f"{name} (process {self._workers[name].pid}) was ended {_how(code)}"
       for name, code in sorted(ends.items())
       if code
     ]
-    return ", ".join(told) or "a data worker was ended as it began"
+    return ", ".join(ended) or "a data worker was ended while it started"
 
   def close(self) -> None:
-    """Ends the workers, and removes what they had not handed over."""
+    """Ends the workers, and removes the batches not handed over."""
     self._close()
     for each in self._workers.values():
       each.join(_ENDS_IN)
     for path in _FOLDER.glob(f"{_PREFIX}-{owner()}-*"):
-      # grain's own thread may be at it too; whoever unlinks it unregisters it.
+      # grain's own thread may do it too; the one that unlinks also unregisters.
       with contextlib.suppress(OSError):
         path.unlink()
         resource_tracker.unregister(f"/{path.name}", "shared_memory")
 
 
 def begin(run: str, worker: int, workers: int) -> None:
-  """For a data worker, first of all.
-
-  Args:
-    run: the `owner` that it belongs to.
-  """
+  """Starts a data worker of the run of an `owner`."""
   del workers
-  with contextlib.suppress(OSError):  # Linux alone has it.
+  with contextlib.suppress(OSError):  # Only on Linux.
     pathlib.Path("/proc/self/comm").write_text(f"{_NAME} {worker}")
   name_segments_after(run)
   preemption.leave_to_the_parent()
   preemption.end_with_the_parent()
-  faulthandler.register(signal.SIGUSR2)  # Asked for by the watchdog.
+  faulthandler.register(signal.SIGUSR2)  # Sent by the watchdog.
 
 
 def _named(processes):
-  """Those that have given themselves a name, or, where none is kept, all."""
+  """Workers by the names they gave themselves; all, without such names."""
   named = {
     _name_of(each.pid) or f"{_NAME} {each.pid}": each for each in processes
   }
@@ -120,7 +112,7 @@ def _named(processes):
 
 
 def _name_of(process):
-  """What a process calls itself; "" where no names are kept."""
+  """The name of a process, or ""."""
   try:
     return pathlib.Path(f"/proc/{process}/comm").read_text().strip()
   except OSError:
@@ -134,20 +126,20 @@ def _how(code):
 
 
 def owner() -> str:
-  """This process, as its segments are named after it."""
+  """This process, in the names of its segments."""
   return f"{_machine()}-{os.getpid()}-{host.start_of(os.getpid())}"
 
 
 def name_segments_after(run: str) -> None:
-  """For a data worker: its segments belong to `run`, an `owner`."""
+  """In a data worker: names its segments after the run of an `owner`."""
   if _FOLDER.is_dir():
     _Segment.run = run
-    # grain makes segments by this name, and leaves theirs to Python.
+    # grain makes segments through this name, and lets Python name them.
     shared_memory.SharedMemory = _Segment
 
 
 class _Segment(shared_memory.SharedMemory):
-  """One whose name says whose it is."""
+  """A segment whose name contains its owner."""
 
   run = ""
 
@@ -160,18 +152,18 @@ class _Segment(shared_memory.SharedMemory):
 
 
 def remove_orphans() -> int:
-  """Removes segments of runs that are gone; how many there were."""
+  """Removes segments of runs that are gone; returns their number."""
   count = size = 0
   for path in _FOLDER.glob(f"{_PREFIX}-*"):
     if _is_orphan(path.name):
-      with contextlib.suppress(OSError):  # Of another user; or another run is
-        size += path.stat().st_size  # at it too.
+      # Fails if another user owns it, or another run removes it.
+      with contextlib.suppress(OSError):
+        size += path.stat().st_size
         path.unlink()
         count += 1
   if count:
     _log.info(
-      "removed %.1f MiB of shared memory that runs which were killed left in"
-      " %d segments",
+      "removed %.1f MiB of shared memory (%d segments) of killed runs",
       size / 2**20,
       count,
     )
@@ -181,7 +173,7 @@ def remove_orphans() -> int:
 def _is_orphan(name):
   parts = name.split("-")
   if len(parts) != 5 or parts[1] != _machine():
-    return False  # Its processes cannot be seen from here.
+    return False  # Of another machine or container.
   return host.start_of(parts[2]) != parts[3]
 
 

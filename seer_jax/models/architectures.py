@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -76,13 +77,10 @@ def from_numbers(
   w_m: float,
   group_width: int,
   *,
-  se_ratio: float = 0.25,
-  stem_width: int = 32,
-  stem_stride: int = 2,
   strides: tuple[int, ...] = (2, 2, 2, 2),
   bottleneck: float = 1.0,
-  linear: bool = False,
   lenient: bool = False,
+  **others: Any,
 ) -> Architecture:
   """Widths and depths by the paper's rule, rounded as in SEER's code.
 
@@ -100,18 +98,9 @@ def from_numbers(
     group_width: channels per group, if a stage has as many.
     lenient: round as torchvision does: one more group if a stage would lose a
       tenth of its width.
+    **others: fields of `Architecture`.
   """
-  whole = isinstance(depth, int) and isinstance(group_width, int)
-  if not whole or not 0 < depth <= _DEEPEST or not 0 < group_width <= 2**16:
-    raise ValueError(
-      f"a RegNet needs whole numbers, a depth from 1 to {_DEEPEST} and a group"
-      f" width from 1 to {2**16}; got depth={depth}, group width={group_width}"
-    )
-  if w_a < 0 or not 0 < w_0 <= 2**16 or w_m <= 1 or w_0 % 8:
-    raise ValueError(
-      "a RegNet needs w_a >= 0, w_0 > 0 and a multiple of 8, w_m > 1; got"
-      f" w_a={w_a}, w_0={w_0}, w_m={w_m}"
-    )
+  _check_numbers(depth, w_0, w_a, w_m, group_width)
   u_d = w_0 + w_a * np.arange(depth)
   exponents_d = np.round(np.log(u_d / w_0) / np.log(w_m))
   widths_d = (8 * np.round(w_0 * w_m**exponents_d / 8)).astype(int)
@@ -134,13 +123,24 @@ def from_numbers(
     depths=tuple(depths.tolist()),
     widths=tuple(widths.tolist()),
     group_widths=tuple(group_widths.tolist()),
-    se_ratio=se_ratio,
-    stem_width=stem_width,
-    stem_stride=stem_stride,
     strides=tuple(strides),
     bottleneck=bottleneck,
-    linear=linear,
+    **others,
   )
+
+
+def _check_numbers(depth, w_0, w_a, w_m, group_width):
+  whole = isinstance(depth, int) and isinstance(group_width, int)
+  if not whole or not 0 < depth <= _DEEPEST or not 0 < group_width <= 2**16:
+    raise ValueError(
+      f"a RegNet needs whole numbers, a depth from 1 to {_DEEPEST} and a group"
+      f" width from 1 to {2**16}; got depth={depth}, group width={group_width}"
+    )
+  if w_a < 0 or not 0 < w_0 <= 2**16 or w_m <= 1 or w_0 % 8:
+    raise ValueError(
+      "a RegNet needs w_a >= 0, w_0 > 0 and a multiple of 8, w_m > 1; got"
+      f" w_a={w_a}, w_0={w_0}, w_m={w_m}"
+    )
 
 
 def name_of(architecture: Architecture) -> str:
@@ -206,10 +206,7 @@ def _family():
     yield name, from_numbers(*numbers, **kinds.get(name.split("_")[0], {}))
   for name in _LENIENT:
     kind = kinds.get(name.split("_")[0], {})
-    yield (
-      f"{name}_tv",
-      from_numbers(*_NUMBERS[name], lenient=True, **kind),
-    )
+    yield (f"{name}_tv", from_numbers(*_NUMBERS[name], lenient=True, **kind))
   # Between RG-256 and RG-10B; not made by the rule.
   yield (
     "seer_3b",

@@ -31,10 +31,7 @@ _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def grouped_conv3x3(
-  x_NxHxWxC: jax.Array,
-  kernel_3x3xGxC: jax.Array,
-  groups: int,
-  stride: int,
+  x_NxHxWxC: jax.Array, kernel_3x3xGxC: jax.Array, groups: int, stride: int
 ) -> jax.Array:
   """Convolves each group of channels with its own 3x3 kernels, padding 1.
 
@@ -91,12 +88,7 @@ def _backward(x, kernel, dy, *, axes, groups, stride):
     return vjp_of(_merged)(x, kernel, dy)
 
   dx, dkernel = jax.lax.platform_dependent(
-    x,
-    kernel,
-    dy,
-    cpu=on_cpu,
-    cuda=vjp_of(_aligned),
-    default=vjp_of(_native),
+    x, kernel, dy, cpu=on_cpu, cuda=vjp_of(_aligned), default=vjp_of(_native)
   )
   return dx, jax.lax.psum(dkernel, axes) if axes else dkernel
 

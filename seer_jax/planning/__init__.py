@@ -1,1 +1,1 @@
-"""Hardware that is elsewhere, and what is wrong with this one."""
+"""Plans for hardware that is elsewhere, and the diagnosis of this machine."""

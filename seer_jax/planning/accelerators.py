@@ -1,9 +1,9 @@
-"""Accelerators that need not be there: their names, and their devices.
+"""Accelerators that need not exist here: their names, and their devices.
 
-A topology is written as `v100:64x8` (hosts x GPUs a host) or, for TPUs, as
-libtpu names slices: `v5p:8x8x8` chips; `2xv5p:8x8x8` are two slices, which
-reach each other over the data centre's network. Of `devices` the compiler makes
-programs for that hardware on any machine with a CPU.
+A topology is written as `v100:64x8` (hosts x GPUs per host) or, for TPUs, as
+libtpu names slices: `v5p:8x8x8` chips; `2xv5p:8x8x8` are two slices, connected
+by the data centre's network. Programs for `devices` can be compiled on any
+machine with a CPU.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from jax.experimental import topologies
 from seer_jax.planning.chips import CHIPS, Chip
 from seer_jax.runtime import errors
 
-# Other names of the same, in lower case.
+# Other names, in lower case.
 _ALIASES = {
   "v100-32": "v100",
   "a100-40": "a100",
@@ -28,44 +28,25 @@ _ALIASES = {
   "v5litepod": "v5e",
   "trillium": "v6e",
 }
-# Cloud's accelerator types count TensorCores, two a chip, in these families.
+# Cloud's accelerator types count TensorCores, two per chip, in these families.
 _TWO_CORES = ("v4", "v5p")
-# The slices that Cloud makes of so many chips.
-_SHAPES_2D = {
-  1: (1, 1),
-  4: (2, 2),
-  8: (2, 4),
-  16: (4, 4),
-  32: (4, 8),
-  64: (8, 8),
-  128: (8, 16),
-  256: (16, 16),
-}
-_SHAPES_3D = {
-  4: (2, 2, 1),
-  8: (2, 2, 2),
-  16: (2, 2, 4),
-  32: (2, 4, 4),
-  64: (4, 4, 4),
-  128: (4, 4, 8),
-  256: (4, 8, 8),
-  512: (8, 8, 8),
-  768: (8, 8, 12),
-  1024: (8, 8, 16),
-  2048: (8, 16, 16),
-  4096: (16, 16, 16),
-  6144: (16, 16, 24),
+# Cloud's slices, in chips.
+_SLICES = {
+  2: ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
+  3: (
+    *("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8"),
+    *("8x8x12", "8x8x16", "8x16x16", "16x16x16", "16x16x24"),
+  ),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-  """Devices of one kind, connected."""
+  """Connected devices of one kind."""
 
   kind: str  # A name of `CHIPS`.
-  shape: tuple[int, ...]  # Hosts and GPUs a host, or a TPU slice's sides.
-  # How a name was read that could be read otherwise; else empty.
-  note: str = ""
+  shape: tuple[int, ...]  # Hosts and GPUs per host, or a TPU slice's sides.
+  note: str = ""  # How an ambiguous name was read.
   slices: int = 1  # Of a TPU, each of that shape.
 
   @property
@@ -79,7 +60,7 @@ class Topology:
 
   @property
   def size(self) -> int:
-    """Devices in all."""
+    """The number of devices."""
     return self.slices * math.prod(self.shape)
 
   @property
@@ -90,20 +71,20 @@ class Topology:
 def parse(name: str) -> Topology:
   """A topology by its name.
 
-  Raises UserError if nothing known has this name.
+  Raises UserError if the name is unknown.
 
   Args:
-    name: such as "v100:64x8", "a100-80:4x8", "v5p:8x8x8", "v5e:16x16"; or one
-      of Cloud's accelerator types, such as "v5p-1024"; of several slices their
-      number before it, "2xv5p:8x8x8".
+    name: such as "v100:64x8", "a100-80:4x8", "v5p:8x8x8", "v5e:16x16"; one of
+      Cloud's accelerator types, such as "v5p-1024"; or several slices, such as
+      "2xv5p:8x8x8".
   """
   name = name.strip().lower()
   if match := re.fullmatch(r"(\d+)x([a-z].*)", name):
     one, slices = parse(match[2]), int(match[1])
     if not one.is_tpu or slices < 1:
       raise errors.UserError(
-        f"--topology={name}: TPUs have slices, such as 2xv5p:8x8x8; hosts of"
-        " GPUs are told in front of the GPUs of one, such as h100:16x8"
+        f"--topology={name}: only TPUs have slices, as in 2xv5p:8x8x8; GPUs"
+        " are given as hosts x GPUs per host, as in h100:16x8"
       )
     return dataclasses.replace(one, slices=slices)
   if match := re.fullmatch(r"([a-z0-9-]+):(\d+(?:x\d+)*)", name):
@@ -115,9 +96,9 @@ def parse(name: str) -> Topology:
     if kind in CHIPS and CHIPS[kind].gpu is None:
       return _of_cloud(name, kind, int(match[2]))
   raise errors.UserError(
-    f"--topology={name} is not known. GPUs are hosts x GPUs a host, for example"
-    f" v100:64x8, of {', '.join(k for k in CHIPS if CHIPS[k].gpu)}; TPUs are"
-    " the sides of a slice, for example v5p:8x8x8 or v5e:16x16, of"
+    f"--topology={name} is unknown. Give GPUs as hosts x GPUs per host, such as"
+    f" v100:64x8, of {', '.join(k for k in CHIPS if CHIPS[k].gpu)}; TPUs as the"
+    " sides of a slice, such as v5p:8x8x8 or v5e:16x16, of"
     f" {', '.join(k for k in CHIPS if not CHIPS[k].gpu)}"
   )
 
@@ -134,7 +115,7 @@ def _checked(kind, shape, note=""):
     )
   else:
     right = len(shape) == 2 and shape[0] > 0 and 0 < shape[1] <= chip.per_host
-    must = f"hosts x GPUs a host, {chip.per_host} at most: {kind}:64x8"
+    must = f"hosts x GPUs per host, at most {chip.per_host}, as {kind}:64x8"
   if not right:
     raise errors.UserError(f"--topology={topology.name} must be {must}")
   return topology
@@ -142,22 +123,25 @@ def _checked(kind, shape, note=""):
 
 def _of_cloud(name, kind, count):
   cores = kind in _TWO_CORES
-  chips = count // 2 if cores else count
-  shape = (_SHAPES_3D if cores else _SHAPES_2D).get(chips)
-  if shape is None or (cores and count % 2):
+  chips = count / 2 if cores else count
+  shapes = (
+    tuple(map(int, sides.split("x"))) for sides in _SLICES[3 if cores else 2]
+  )
+  shape = next((each for each in shapes if math.prod(each) == chips), None)
+  if shape is None:
     raise errors.UserError(
       f"--topology={name}: Google Cloud has no slice of that name"
-      f"{' (it counts TensorCores, two a chip)' if cores else ''}; give the"
+      f"{' (it counts TensorCores, two per chip)' if cores else ''}; give the"
       f" sides in chips, such as {kind}:{'4x4x4' if cores else '4x4'}"
     )
-  counted = f"{count} TensorCores, {chips} chips" if cores else f"{chips} chips"
+  counted = f"{count} TensorCores, " * cores + f"{int(chips)} chips"
   sides = "x".join(map(str, shape))
-  note = f"{name} is read as Google Cloud means it: {counted}, {kind}:{sides}"
+  note = f"{name} is Google Cloud's name for {counted}, {kind}:{sides}"
   return _checked(kind, shape, note)
 
 
 def devices(topology: Topology) -> list[jax.Device]:
-  """Stand-ins for the devices, which programs can be compiled for.
+  """Descriptions of the devices, for which programs can be compiled.
 
   Raises UserError if the compiler for them is not installed, or refuses the
   topology.
@@ -167,21 +151,21 @@ def devices(topology: Topology) -> list[jax.Device]:
       return _tpu_devices(topology)
     return _gpu_devices(topology)
   except (RuntimeError, ValueError, NotImplementedError) as error:
-    reason = " ".join(str(error).split())
     raise errors.UserError(
-      f"the compiler refuses --topology={topology.name}: {reason}"
+      f"the compiler refuses --topology={topology.name}:"
+      f" {' '.join(str(error).split())}"
     ) from error
 
 
 def _tpu_devices(topology):
   _need("plan-tpu", "libtpu")
-  # Without these libtpu asks Google Cloud's metadata server who it is.
+  # Without these libtpu queries Google Cloud's metadata server.
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
   os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
   os.environ.setdefault("TPU_ACCELERATOR_TYPE", f"{topology.kind}-8")
-  # It lets one process of a machine in; those that only compile do not mind.
+  # By default one process per machine may load it, even to compile.
   os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-  # One device a chip: of two TensorCores, these work as one.
+  # One device per chip: its two TensorCores work as one.
   cores = "megacore" if topology.kind in _TWO_CORES else "default"
   more = {}
   if topology.size == 1:
@@ -190,10 +174,7 @@ def _tpu_devices(topology):
     more["num_slices"] = topology.slices
   one = dataclasses.replace(topology, slices=1)
   return topologies.get_topology_desc(
-    platform="tpu",
-    topology_name=one.name,
-    chip_config_name=cores,
-    **more,
+    platform="tpu", topology_name=one.name, chip_config_name=cores, **more
   ).devices
 
 
@@ -221,10 +202,10 @@ def _need(extra, *modules):
 
 
 def target_config(chip: Chip) -> str:
-  """A GPU as XLA's GpuTargetConfigProto, in text.
+  """A GPU as XLA's GpuTargetConfigProto, in text format.
 
   The limits that all GPUs here share are CUDA's (programming guide, compute
-  capabilities). CUDA and cuDNN are of the versions that still know a V100.
+  capabilities). CUDA and cuDNN are of the last versions that support a V100.
   """
   gpu = chip.gpu
   major, minor = gpu.capability

@@ -1,7 +1,7 @@
-"""Accelerators' published figures.
+"""Published figures of accelerators.
 
-The vendors': of dense arithmetic, of decimal bytes a second, and of one
-direction of a link. They are ceilings, which no program reaches.
+From vendors: dense arithmetic, decimal bytes per second, one direction of a
+link. They are upper bounds, which no program reaches.
 """
 
 import dataclasses
@@ -12,45 +12,42 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Nvidia:
-  """What the compiler asks of a GPU."""
+  """Properties of a GPU for its compiler."""
 
-  name: str  # As the driver says it.
+  name: str  # The driver's.
   capability: tuple[int, int]  # Compute capability.
   cores: int  # Multiprocessors.
-  clock: float  # Of these, in GHz.
-  lanes: int  # Fp32 units a multiprocessor.
-  shared: int  # Memory a multiprocessor shares, in bytes.
-  shared_block: int  # Most of it that one block may ask for.
-  cache: int  # Second level, in bytes.
+  clock: float  # GHz.
+  lanes: int  # Fp32 units per multiprocessor.
+  shared: int  # Bytes of shared memory per multiprocessor.
+  shared_block: int  # Most of it for one block.
+  cache: int  # Bytes of the second-level cache.
 
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """One device: what it holds, and how fast it can be at best."""
+  """One device: its memory and peak rates."""
 
-  memory: int  # Bytes that a program may see.
-  bandwidth: float  # Of that memory, bytes a second.
-  # Operations a second, by the precision of a config. Multiplications of fp32
-  # are counted at the speed that JAX's default takes for them: TF32 on Ampere
-  # and later, one pass of bf16 on TPUs.
+  memory: int  # Bytes visible to a program.
+  bandwidth: float  # Of that memory, bytes per second.
+  # Operations per second, by the precision of a config. That of fp32 is for
+  # JAX's default: TF32 on Ampere and later, one pass of bf16 on TPUs.
   peak: Mapping[str, float]
-  precision: str  # The one it is made for.
-  # Bytes a second out of one device to its neighbours: all of its NVLinks to
-  # GPUs of its host, all of its ICI links in a TPU's slice.
+  precision: str  # The native one.
+  # Bytes per second out of one device: all NVLinks to GPUs of its host, or all
+  # ICI links in a TPU's slice.
   link: float
-  # Bytes a second out of one device to other hosts; of a host, this times
-  # `per_host`.
-  network: float
-  per_host: int  # Devices of one host.
-  gpu: Nvidia | None = None  # What the compiler needs besides; None of TPUs.
-  most: int = 0  # Chips of the largest slice; 0 of GPUs.
+  network: float  # Bytes per second out of one device to other hosts.
+  per_host: int  # Devices per host.
+  gpu: Nvidia | None = None  # None for TPUs.
+  most: int = 0  # Chips of the largest slice; 0 for GPUs.
 
   @property
   def cache(self) -> int:
-    """Bytes that it can keep beside its arithmetic, at most.
+    """The most bytes that it can keep near its arithmetic.
 
-    Of GPUs the second-level cache, of TPUs v4's, which has most: 128 MiB of
-    CMEM and 32 of VMEM.
+    For GPUs the second-level cache; for TPUs that of v4, the largest: 128 MiB
+    of CMEM and 32 of VMEM.
     """
     return self.gpu.cache if self.gpu else 160 << 20
 
@@ -126,12 +123,12 @@ def _tpu(gib, bandwidth, rate, link, network, most):
   return Chip(memory, bandwidth, peak, "bf16", link, network, 4, most=most)
 
 
-# Memory of GPUs: what drivers report, from openxla/xla's target_config specs;
-# of the V100-32GB, nvidia-smi's 32,480 MiB. Of TPUs: what libtpu 0.0.52 calls
-# available when it refuses a program. The rest of TPUs: Google Cloud's page of
-# each; ICI there is printed for both directions (v5p: 1200 GB/s) or in Gb/s for
-# one (v4: 2400); network from the NICs of a host or "DCN bandwidth per chip".
-# That of v4 is an assumption: v5p's.
+# Memory of GPUs: as drivers report it, from openxla/xla's target_config specs;
+# of the V100-32GB, nvidia-smi's 32,480 MiB. Of TPUs: as libtpu 0.0.52 prints it
+# when it refuses a program. The rest of TPUs: Google Cloud's pages; ICI there
+# is for both directions (v5p: 1200 GB/s) or in Gb/s for one (v4: 2400); network
+# from the NICs of a host or "DCN bandwidth per chip". That of v4 is assumed to
+# be v5p's.
 CHIPS: Mapping[str, Chip] = {
   "v100": _v100(32480 << 20, "Tesla V100-SXM2-32GB"),
   "v100-16": _v100(16935682048, "Tesla V100-SXM2-16GB"),

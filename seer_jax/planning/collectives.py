@@ -1,4 +1,4 @@
-"""What devices say to each other in a step, read off its compiled program."""
+"""The collectives of a step, read from its compiled program."""
 
 import dataclasses
 import functools
@@ -9,13 +9,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from seer_jax.planning import chips
+
 KINDS = (
-  "all-reduce",
-  "all-gather",
-  "reduce-scatter",
-  "all-to-all",
+  *("all-reduce", "all-gather", "reduce-scatter", "all-to-all"),
   "collective-permute",
 )
+# How often a collective sends its bytes, in a large ring; once by default.
+_ROUNDS = {"all-reduce": 2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,25 +24,20 @@ class Collective:
   """One instruction by which devices exchange arrays."""
 
   kind: str  # One of `KINDS`.
-  # Of the whole array on one device: what all-reduce, all-gather, all-to-all
-  # and collective-permute leave there, what reduce-scatter takes.
+  # Of the whole array on one device: the result of all-reduce, all-gather,
+  # all-to-all and collective-permute, the operand of reduce-scatter.
   bytes: int
-  # Of these, those of its largest array: compilers put many small ones into one
-  # message.
-  largest: int
-  times: int  # It runs in one call of the program.
-  group: int  # How many devices take part.
-  hosts: int  # How many hosts these are on.
-  # The operation that it comes from, as JAX names it; may be empty.
-  where: str = ""
+  largest: int  # Bytes of its largest array; compilers merge small ones.
+  times: int  # In one call of the program.
+  group: int  # Devices that take part.
+  hosts: int  # Their hosts.
+  where: str = ""  # JAX's name of the operation.
 
 
 def collectives(hlo: str, hosts: Sequence[int]) -> list[Collective]:
-  """The collectives of a compiled program, in the order of its text.
+  """The collectives in the text of a compiled program, in order.
 
-  Args:
-    hlo: the text of the program.
-    hosts: of each device, in the order of the mesh, the host it is on.
+  `hosts` has the host of each device, in the order of the mesh.
   """
   computations, entry = _computations(hlo)
   times = _times(computations, entry, _limits(hlo))
@@ -53,6 +49,29 @@ def collectives(hlo: str, hosts: Sequence[int]) -> list[Collective]:
   return found
 
 
+def seconds(
+  found: Sequence[Collective], chip: chips.Chip
+) -> tuple[float, float]:
+  """Lower bounds for collectives, on links within hosts and between hosts.
+
+  Assumes rings in two levels, the fastest: in a group with m devices on each of
+  h hosts, a device sends (m - 1) / m of the array over its links, and (h - 1) /
+  h of an m-th of it to other hosts; an all-reduce sends both twice. Collectives
+  over links and network may overlap, so the two are not added.
+  """
+  link = network = 0.0
+  for each in found:
+    moved = each.times * each.bytes * _ROUNDS.get(each.kind, 1)
+    hosts, here = each.hosts, max(1, each.group // each.hosts)
+    if each.kind == "collective-permute":
+      link += moved * (hosts == 1) / chip.link
+      network += moved * (hosts > 1) / chip.network
+      continue
+    link += moved * (here - 1) / here / chip.link
+    network += moved * (hosts - 1) / hosts / here / chip.network
+  return link, network
+
+
 @dataclasses.dataclass(frozen=True)
 class _Instruction:
   shape: str
@@ -60,7 +79,7 @@ class _Instruction:
   rest: str  # Operands and attributes.
 
 
-# How a program for several slices of TPUs marks what it sends to another.
+# Marks transfers between slices of TPUs.
 _MEGASCALE = "xla_megascale_runtime"
 _HEADER = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _CALLED = re.compile(
@@ -71,7 +90,7 @@ _CALLED = re.compile(
 
 
 def _computations(hlo):
-  """{name: instructions that matter}, and the name of the entry."""
+  """{name: relevant instructions}, and the name of the entry."""
   computations, entry, current = {}, None, None
   for line in hlo.splitlines():
     if line.startswith("  "):
@@ -84,7 +103,7 @@ def _computations(hlo):
 
 
 def _instruction(line):
-  """Only instructions that exchange something or call a computation."""
+  """An instruction that communicates or calls a computation, or None."""
   right = line.split(" = ", 1)[1]
   # A shape is a word, or a tuple of shapes.
   end = _closing(right) + 1 if right[0] == "(" else right.index(" ")
@@ -96,7 +115,7 @@ def _instruction(line):
 
 
 def _closing(text):
-  """Where the bracket closes that `text` begins with."""
+  """The index of the bracket that closes the first one."""
   depth = 0
   for index, letter in enumerate(text):
     depth += (letter == "(") - (letter == ")")
@@ -106,7 +125,7 @@ def _closing(text):
 
 
 def _limits(hlo):
-  """{name: N} of the computations that ask whether a counter is below N."""
+  """{name: N} of conditions of loops: a counter below N."""
   limits, constants = {}, []
   for line in hlo.splitlines():
     if not line.startswith("  "):
@@ -144,10 +163,10 @@ def _called(rest):
 
 
 def _trips(rest, limits):
-  """Of a while loop; 1 where nothing in the text says."""
+  """Iterations of a while loop; 1 if the text does not say."""
   if match := re.search(r'"known_trip_count":\{"n":"(\d+)"', rest):
     return int(match[1])
-  # Compilers for TPUs do not write it down. JAX's loops count from 0.
+  # TPU compilers do not write it. JAX's loops count from 0.
   condition = re.search(r"condition=%?([\w.\-]+)", rest)
   return limits.get(condition[1], 1)
 
@@ -155,14 +174,14 @@ def _trips(rest, limits):
 def _collective(each, times, hosts):
   kind = each.opcode.removesuffix("-start")
   if kind == "send" and _MEGASCALE in each.rest:
-    # The part of a collective that leaves a slice goes through the host.
+    # The part of a collective between slices goes through the host.
     size = _bytes(each.shape)[0]
     where = "between slices"
     return Collective("collective-permute", size, size, times, 2, 2, where)
   if kind not in KINDS:
     return None
   shape = each.shape
-  # The asynchronous forms return operands and other things beside the result.
+  # Asynchronous forms return more than the result.
   if each.opcode.endswith("-start") and kind != "all-reduce":
     shape = _parts(shape)[1]
   if kind == "collective-permute":
@@ -180,7 +199,7 @@ def _collective(each, times, hosts):
 
 
 def _parts(shape):
-  """The members of a tuple shape."""
+  """The elements of a tuple shape."""
   inside, parts, depth, start = shape[1:-1], [], 0, 0
   for index, letter in enumerate(inside):
     depth += (letter in "([{") - (letter in ")]}")
@@ -191,7 +210,7 @@ def _parts(shape):
 
 
 def _bytes(shape):
-  """Of all arrays in a shape, `f32[8,2]{1,0}` or a tuple of such."""
+  """Bytes of all arrays in a shape, `f32[8,2]{1,0}` or a tuple of these."""
   sizes = []
   for kind, sides in re.findall(r"\b([a-z]+\d*\w*)\[([\d,<=]*)\]", shape):
     bits = re.search(r"\d+", kind)
@@ -202,11 +221,11 @@ def _bytes(shape):
 
 
 def _first_value(text):
-  """`replica_groups` up to the comma behind it."""
+  """`replica_groups` up to the comma after it."""
   depth = 0
   for index, letter in enumerate(text):
     depth += (letter in "([{") - (letter in ")]}")
-    # In the form of a mesh, a comma and device ids may follow.
+    # After a mesh, a comma and device ids may follow.
     if letter == "," and depth == 0 and text[index:][:13] != ", device_ids=":
       return text[:index]
   return text
@@ -214,14 +233,14 @@ def _first_value(text):
 
 @functools.lru_cache(maxsize=1024)
 def _of_groups(text, hosts):
-  """Size of the groups, and the most hosts that one of them spans."""
+  """Size of the groups, and the most hosts that one spans."""
   groups = _groups(text, len(hosts))
   spanned = max(len(set(np.take(hosts, group))) for group in groups)
   return groups.shape[1], spanned
 
 
 def _groups(text, devices):
-  """[groups, members], of each of the three ways in which XLA writes them."""
+  """[groups, members], from each of XLA's three notations."""
   if text.startswith("mesh["):
     return _mesh_groups(text, devices)
   if text.startswith("["):
@@ -251,7 +270,7 @@ def _mesh_groups(text, devices):
     ids = _iota(match[2] + ")" * match[2].count("("), devices)
   elif match[2]:
     ids = np.array(json.loads(f"[{match[2]}]"))
-  # Every axis in as many pieces as its parts need: before, it, behind.
+  # Splits every axis into its parts and the rest before and after these.
   sides, chosen = [], []
   parts = re.findall(r"([^,:]+)(?::\((\d+)\)(\d+))?(?:,|$)", match[3])
   for name, size in sizes.items():

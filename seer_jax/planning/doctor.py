@@ -1,6 +1,7 @@
-"""What this machine has, what a run would make of it, and what is wrong.
+"""Describes this machine, and finds faults of the installation.
 
-Each fault of the installation is told with its mend.
+`jax.print_environment_info` lists the versions of 2 of these 16 packages, and
+neither memory, compute capability, precision nor the cache.
 """
 
 import collections
@@ -12,19 +13,19 @@ from collections.abc import Callable, Iterator, Sequence
 from seer_jax.planning.installation import Facts, number
 
 _GIB = 2**30
-# GPUs below have no code in cuDNN from 9.11 on, nor in CUDA 13.
+# Older GPUs are not supported by cuDNN from 9.11 on, nor by CUDA 13.
 _TURING = (7, 5)
 _CUDNN_WITHOUT_VOLTA = (9, 11)
-# Drivers on Linux that CUDA's release notes name for each line of toolkits.
+# Oldest Linux drivers for each line of CUDA toolkits, from its release notes.
 _DRIVERS = {12: (525, 60), 13: (580, 65)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-  """Something worth telling; without a mend it is only a note."""
+  """A fault and its fix; a note if there is nothing to fix."""
 
-  what: str
-  mend: str = ""
+  fault: str
+  fix: str = ""
 
 
 def _sees(facts, *platforms):
@@ -32,7 +33,7 @@ def _sees(facts, *platforms):
 
 
 def _old_gpus(facts):
-  """Kinds of GPU that new CUDA libraries have dropped."""
+  """GPUs that new CUDA libraries do not support."""
   gpus = {(each.name, each.capability) for each in facts.gpus} or {
     (each.kind, each.capability) for each in facts.devices
   }
@@ -64,7 +65,7 @@ def _plugins(facts):
 def jax_starts(facts: Facts) -> Iterator[Finding]:
   if not facts.devices:
     yield Finding(
-      f"JAX does not start: {facts.complaint or 'it says nothing'}",
+      f"JAX does not start: {facts.complaint or 'no message'}",
       _install(_extra(facts))
       if facts.nvidia or facts.tpu_chips
       else "pip install --upgrade jax jaxlib",
@@ -81,7 +82,7 @@ def versions_agree(facts: Facts) -> Iterator[Finding]:
     found = ", ".join(f"{name} {version}" for name, version in ours.items())
     plugins = [f"cuda{n}" for n in _plugins(facts)]
     yield Finding(
-      f"parts of JAX are of different versions: {found}",
+      f"parts of JAX have different versions: {found}",
       f"pip install --upgrade 'jax[{','.join(plugins)}]'"
       if plugins
       else "pip install --upgrade jax jaxlib",
@@ -92,8 +93,7 @@ def one_plugin(facts: Facts) -> Iterator[Finding]:
   if len(_plugins(facts)) > 1:
     drop = 13 if _extra(facts) in ("cuda12", "v100") else 12
     yield Finding(
-      "the plugins for CUDA 12 and for CUDA 13 are both installed, and stand"
-      " in each other's way",
+      "the plugins for CUDA 12 and CUDA 13 are both installed, and conflict",
       f"pip uninstall jax-cuda{drop}-plugin jax-cuda{drop}-pjrt",
     )
 
@@ -105,12 +105,12 @@ def old_gpu_can_run(facts: Facts) -> Iterator[Finding]:
   cudnn = facts.versions.get("nvidia-cudnn-cu12", "")
   if 13 in _plugins(facts):
     yield Finding(
-      f"CUDA 13 cannot make programs for {old}",
+      f"CUDA 13 does not support {old}",
       "pip uninstall jax-cuda13-plugin jax-cuda13-pjrt; " + _install("v100"),
     )
   if number(cudnn) >= _CUDNN_WITHOUT_VOLTA:
     yield Finding(
-      f"cuDNN {cudnn} has no code for {old}; 9.10 was the last line that had",
+      f"cuDNN {cudnn} does not support {old}; 9.10 is the last that does",
       _install("v100"),
     )
 
@@ -122,7 +122,7 @@ def driver_is_new_enough(facts: Facts) -> Iterator[Finding]:
         need = ".".join(map(str, _DRIVERS[line]))
         yield Finding(
           f"NVIDIA's driver is {driver}, but CUDA {line} needs {need} or newer",
-          "renew the driver"
+          "update the driver"
           + (", or " + _install(_extra(facts)) if line == 13 else ""),
         )
 
@@ -135,23 +135,22 @@ def gpu_is_seen(facts: Facts) -> Iterator[Finding]:
   hidden = facts.environment.get("CUDA_VISIBLE_DEVICES")
   plugins = _plugins(facts)
   if asked and not {"cuda", "gpu"} & set(asked.split(",")):
-    # Somebody wanted that.
-    yield Finding(f"{what}, because JAX_PLATFORMS={asked}")
+    yield Finding(f"{what}, because JAX_PLATFORMS={asked}")  # On purpose.
   elif hidden in ("", "-1"):
     yield Finding(f"{what}, because CUDA_VISIBLE_DEVICES={hidden} hides it")
   elif not plugins:
     yield Finding(f"{what}: its plugin is missing", _install(_extra(facts)))
   elif not _has_cuda(facts):
     yield Finding(
-      f"{what}: CUDA's own libraries are missing, only a compiler is there",
+      f"{what}: CUDA's own libraries are missing, except for a compiler",
       _install(_extra(facts)),
     )
   else:
     yield Finding(
-      f"{what}; it says: {facts.complaint or 'nothing'}",
-      f"mend what else is found here, or {_install(_extra(facts))}; then see"
-      " whether nvidia-smi works, and whether a container was started with GPUs"
-      " (docker run --gpus all)",
+      f"{what}; its message: {facts.complaint or 'none'}",
+      f"fix the other faults, or {_install(_extra(facts))}; then check that"
+      " nvidia-smi works, and that a container was started with GPUs (docker"
+      " run --gpus all)",
     )
 
 
@@ -171,8 +170,8 @@ def tpu_is_seen(facts: Facts) -> Iterator[Finding]:
     yield Finding(f"{what}: libtpu is missing", _install("tpu"))
   else:
     yield Finding(
-      f"{what}; it says: {facts.complaint or 'nothing'}",
-      "end the other process that uses the TPU (only one can), or renew"
+      f"{what}; its message: {facts.complaint or 'none'}",
+      "end the other process that uses the TPU (only one can), or update"
       " libtpu: " + _install("tpu"),
     )
 
@@ -182,9 +181,9 @@ def no_other_cuda(facts: Facts) -> Iterator[Finding]:
   if facts.foreign_cuda and wheels and _plugins(facts):
     folders = ", ".join(facts.foreign_cuda)
     yield Finding(
-      f"LD_LIBRARY_PATH leads to another CUDA, in {folders}, which may be"
-      " loaded instead of the installed wheels",
-      "unset LD_LIBRARY_PATH, or take these folders out of it",
+      f"LD_LIBRARY_PATH has another CUDA, in {folders}, which may be loaded"
+      " instead of the installed wheels",
+      "unset LD_LIBRARY_PATH, or remove these folders from it",
     )
 
 
@@ -193,9 +192,9 @@ def gpus_are_free(facts: Facts) -> Iterator[Finding]:
     if gpu.used > gpu.memory / 10:
       yield Finding(
         f"{gpu.used / _GIB:.1f} of the {gpu.memory / _GIB:.1f} GiB of a"
-        f" {gpu.name} are in use by somebody else"
+        f" {gpu.name} are in use by other processes"
       )
-  # Builds for CPUs say so in their version.
+  # Versions of builds for CPUs contain "cpu".
   greedy = [
     name
     for name in ("tensorflow", "torch")
@@ -209,25 +208,25 @@ def gpus_are_free(facts: Facts) -> Iterator[Finding]:
 
 
 def shared_memory_is_enough(facts: Facts) -> Iterator[Finding]:
-  # With few cores, threads decode, and nothing travels between processes.
+  # With few cores, threads decode instead of processes.
   if facts.cores > 4 and facts.shm < _GIB:
     yield Finding(
-      f"/dev/shm has {max(0, facts.shm) / _GIB:.2f} GiB free; the processes"
-      " that decode hand over their batches there",
+      f"/dev/shm has {max(0, facts.shm) / _GIB:.2f} GiB free, but data workers"
+      " hand over their batches there",
       "docker run --shm-size=16g, or --config.data.workers=0",
     )
 
 
 def cache_has_room(facts: Facts) -> Iterator[Finding]:
   if not facts.cache_writable:
-    what = "cannot be written to: every start compiles anew"
+    what = "cannot be written to, so every start compiles again"
   elif facts.cache_free < _GIB:
     what = f"is on a disk with only {facts.cache_free / _GIB:.2f} GiB free"
   else:
     return
   yield Finding(
     f"the folder of compiled programs, {facts.cache}, {what}",
-    "make room, or set XDG_CACHE_HOME to a folder elsewhere",
+    "make room, or set XDG_CACHE_HOME to another folder",
   )
 
 
@@ -264,19 +263,19 @@ def describe(facts: Facts) -> Iterator[str]:
 
 
 def examine(facts: Facts) -> Iterator[Finding]:
-  """All that the checks find."""
+  """Findings of all checks."""
   for check in CHECKS:
     yield from check(facts)
 
 
 def report(facts: Facts) -> tuple[list[str], int]:
-  """What to print, and the exit status."""
+  """Lines to print, and the exit status."""
   findings = list(examine(facts))
-  wrong = [finding for finding in findings if finding.mend]
+  faults = [finding for finding in findings if finding.fix]
   lines = [*describe(facts), ""]
-  lines += [f"note: {each.what}" for each in findings if not each.mend]
-  for each in wrong:
-    lines += [f"wrong: {each.what}", f"  mend: {each.mend}"]
-  if not wrong:
-    lines.append("nothing is wrong")
-  return lines, 2 if wrong else 0
+  lines += [f"note: {each.fault}" for each in findings if not each.fix]
+  for each in faults:
+    lines += [f"fault: {each.fault}", f"  fix: {each.fix}"]
+  if not faults:
+    lines.append("no faults")
+  return lines, 2 if faults else 0

@@ -1,6 +1,6 @@
-"""What this machine has and what is installed on it, looked at once.
+"""The hardware and installed packages of this machine.
 
-Needs nothing but Python: any package may be missing, or broken.
+Needs only Python: any package may be missing or broken.
 """
 
 import dataclasses
@@ -25,14 +25,14 @@ _SHOWN = (
 )
 _VARIABLES = ("CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS", "XLA_FLAGS")
 _NVIDIA = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")
-# Of TPU chips, as JAX tells them from Google's network cards.
+# PCI identifiers of TPU chips, as in JAX.
 _GOOGLE = "0x1ae0"
 _TPUS = (
   *("0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076"),
 )
 
-# JAX in a process of its own: it may hang or crash, and it must not hold the
-# memory of a GPU that somebody trains on.
+# Runs JAX in another process: it may hang or crash, and must not keep memory of
+# a GPU in use.
 _PROBE = """
 import json, jax
 devices = [
@@ -51,7 +51,7 @@ print(json.dumps({"devices": devices, "precision": mesh.precision_here()}))
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-  """What JAX says of a device; memory in bytes, 0 if it does not say."""
+  """A device of JAX; memory in bytes, 0 if unknown."""
 
   platform: str
   kind: str
@@ -61,7 +61,7 @@ class Device:
 
 @dataclasses.dataclass(frozen=True)
 class Gpu:
-  """What NVIDIA's driver says of a GPU; memory in bytes."""
+  """A GPU of NVIDIA's driver; memory in bytes."""
 
   name: str
   capability: str
@@ -74,30 +74,27 @@ class Gpu:
 class Facts:
   """A machine and its installation."""
 
-  # Of the installed distributions of interest, by name.
-  versions: Mapping[str, str]
-  devices: tuple[Device, ...] = ()  # That JAX sees; none if it does not start.
-  # The last words of JAX when it did not start or did complain.
-  complaint: str = ""
-  # That a run would choose, and why; empty if JAX does not start.
+  versions: Mapping[str, str]  # Of packages, by name.
+  devices: tuple[Device, ...] = ()  # Of JAX; none if it does not start.
+  complaint: str = ""  # JAX's last error or warning.
+  # Of a run, and why; empty if JAX does not start.
   precision: tuple[str, ...] = ()
-  gpus: tuple[Gpu, ...] = ()  # That nvidia-smi lists.
+  gpus: tuple[Gpu, ...] = ()  # Of nvidia-smi.
   nvidia: bool = False  # Whether there is any sign of an NVIDIA GPU.
   tpu_chips: int = 0  # On the PCI bus.
-  # The variables that matter, those that are set.
   environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
-  # Folders of LD_LIBRARY_PATH that hold CUDA's libraries.
+  # Folders of LD_LIBRARY_PATH with CUDA's libraries.
   foreign_cuda: tuple[str, ...] = ()
   cores: int = 1
-  memory: int = 0  # Of the host, bytes.
-  shm: int = -1  # Free in /dev/shm, bytes; -1 if there is none.
+  memory: int = 0  # Bytes of the host.
+  shm: int = -1  # Free bytes of /dev/shm; -1 if there is none.
   cache: str = ""  # Folder of compiled programs.
-  cache_free: int = 0  # Free on its disk, bytes.
-  cache_writable: bool = True  # Whether programs can be kept there.
+  cache_free: int = 0  # Free bytes of its disk.
+  cache_writable: bool = True
 
 
 def gather() -> Facts:
-  """Looks at everything once. Takes seconds: JAX is started."""
+  """Collects all facts. Takes seconds: JAX is started."""
   gpus = _gpus()  # Before JAX takes its memory.
   devices, precision, complaint = _probe()
   shm = pathlib.Path("/dev/shm")
@@ -151,14 +148,14 @@ def _probe():
     return (), (), "it did not start within three minutes"
   complaint = errors.telling_line(run.stderr)
   if run.returncode:
-    return (), (), complaint or f"it died with status {run.returncode}"
+    return (), (), complaint or f"it ended with status {run.returncode}"
   found = json.loads(run.stdout.splitlines()[-1])
   devices = tuple(Device(**each) for each in found["devices"])
   return devices, tuple(found["precision"]), complaint
 
 
 def _gpus():
-  """The GPUs that nvidia-smi lists; none without it."""
+  """The GPUs of nvidia-smi; none without it."""
   asked = "name,compute_cap,memory.total,memory.used,driver_version"
   try:
     run = subprocess.run(
@@ -173,7 +170,7 @@ def _gpus():
 
 
 def parse_gpus(table: str) -> tuple[Gpu, ...]:
-  """The lines of nvidia-smi; cells that it leaves open count as nothing."""
+  """Parses the table of nvidia-smi; empty cells are 0."""
   gpus = []
   for line in table.splitlines():
     name, capability, total, used, driver = map(str.strip, line.split(","))
@@ -194,7 +191,7 @@ def _tpu_chips():
 
 
 def foreign_cuda(library_path: str) -> tuple[str, ...]:
-  """Folders in which a process would find CUDA before the wheels' one."""
+  """Folders with CUDA's libraries that a process searches before the wheels."""
   names = ("libcudart.so*", "libcudnn*.so*", "libcublas.so*")
   return tuple(
     folder
@@ -204,5 +201,5 @@ def foreign_cuda(library_path: str) -> tuple[str, ...]:
 
 
 def number(version: str) -> tuple[int, ...]:
-  """`"9.10.2.21"` -> (9, 10, 2, 21); what is no number ends it."""
+  """`"9.10.2.21"` -> (9, 10, 2, 21), up to the first other character."""
   return tuple(map(int, re.findall(r"\d+", re.match(r"[\d.]*", version)[0])))

@@ -1,6 +1,8 @@
-"""What a program computes and moves, counted from the shapes in its jaxpr.
+"""Operations and memory traffic of a program, counted from its jaxpr.
 
-Before any compiler, so for all hardware alike.
+Without a compiler, so for any hardware. XLA's `cost_analysis` counts the body
+of a scan of 10 once, and 22 % more operations for RegNetY-200MF, since it
+includes element-wise ones.
 """
 
 import math
@@ -11,13 +13,12 @@ from jax.extend import core
 
 
 def flops(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> int:
-  """Operations of all devices: two for each multiplication with its addition.
+  """Operations on all devices: two for each multiplication with its addition.
 
-  Matrix products and convolutions count, element-wise work does not, and
-  nothing that no result depends on: compilers drop it. Bodies of loops count as
-  often as they run (those of `while`, unknown, once). Of alternatives the
-  cheapest counts: of `platform_dependent` paths the one for CPUs does redundant
-  work, or is a call of `cpu_kernels`, whose work does not show.
+  Counts matrix products and convolutions, not element-wise operations, and
+  nothing whose result is unused. Bodies of loops count once per iteration (of
+  `while`, once). Of branches the cheapest counts: of `platform_dependent` ones,
+  that for CPUs does redundant work, or hides it in `cpu_kernels`.
   """
   return _total(jaxpr, None, _flops_of)
 
@@ -25,16 +26,15 @@ def flops(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> int:
 def traffic(
   jaxpr: core.Jaxpr | core.ClosedJaxpr, devices: int, cache: int
 ) -> int:
-  """Bytes that a device moves between memory and arithmetic, at least.
+  """Least bytes that a device moves between memory and arithmetic.
 
-  Of the arrays that matrix products and convolutions read and leave, each once
-  for each of them, those whose part on a device is larger than what it can keep
-  beside its arithmetic. Element-wise work costs nothing here, as if it all were
-  done on the way. Counted as often as `flops` counts.
+  The operands and results of matrix products and convolutions, if their part on
+  a device is larger than its cache. Element-wise work is free, as if it were
+  all fused. Loops count as in `flops`.
 
   Args:
-    devices: that share every array but those in a `shard_map`.
-    cache: bytes that a device can keep.
+    devices: share every array, except those in a `shard_map`.
+    cache: bytes of a device's cache.
   """
 
   def moved(eqn, shared):
@@ -48,13 +48,13 @@ def traffic(
 
 
 def _total(jaxpr, wanted, of, shared=False):
-  """What `of` counts for each matrix product and convolution.
+  """Sums `of` over all matrix products and convolutions.
 
   Args:
-    wanted: of which results something is wanted, one truth each; None: all.
-    of: an equation, and whether its arrays are those of one device, to a
+    wanted: which results are used, a bool each; None is all.
+    of: maps an equation, and whether its arrays are those of one device, to a
       number.
-    shared: whether this is what each device runs on its own part.
+    shared: whether each device runs this on its own part.
   """
   jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
   results = jaxpr.outvars
@@ -75,7 +75,7 @@ def _of_equation(eqn, wanted, of, shared):
     case "dot_general" | "conv_general_dilated":
       return of(eqn, shared)
     case "scan":
-      # What one turn does not want, the next may.
+      # The next iteration may use what this one's result does not.
       return params["length"] * _total(params["jaxpr"], None, of, shared)
     case "cond":
       paths = [each for each in params["branches"] if not _is_foreign(each)]
@@ -86,7 +86,7 @@ def _of_equation(eqn, wanted, of, shared):
     case _:
       total = 0
       for each in _jaxprs(params.values()):
-        same = len(each.outvars) == len(wanted)  # As of a call's results.
+        same = len(each.outvars) == len(wanted)  # As in calls.
         total += _total(each, wanted if same else None, of, shared)
       return total
 
@@ -101,8 +101,8 @@ def _flops_of(eqn, shared):
   kernel = eqn.invars[1].aval.shape
   _, inputs, *window = params["dimension_numbers"].rhs_spec
   each = kernel[inputs] * math.prod(kernel[d] for d in window)
-  # A dilated input is mostly zeros, which nobody multiplies: the gradient of a
-  # strided convolution costs what the convolution does.
+  # A dilated input is mostly zeros, which are not multiplied: the gradient of a
+  # strided convolution costs as much as the convolution.
   return 2 * _size(eqn) * each // math.prod(params["lhs_dilation"])
 
 
@@ -111,7 +111,7 @@ def _is_foreign(jaxpr):
 
 
 def _shards(params):
-  """How many devices run the body of a `shard_map`, each on its own part."""
+  """How many devices run the body of a `shard_map`."""
   # The second name is that of JAX before 0.11.
   names = ("manual_axes", "newly_manual_axes")
   axes = next(params[name] for name in names if name in params)

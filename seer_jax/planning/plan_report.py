@@ -1,58 +1,60 @@
-"""What a plan found, and how it is told: a table, a line of JSON, a row."""
+"""The result of a plan, as a table, a line of JSON, or a row."""
 
 import dataclasses
 import json
 from collections.abc import Iterator
 from typing import Any
 
-from seer_jax.planning import chips, collectives
+from seer_jax.planning import chips
+from seer_jax.planning import collectives as collectives_lib
 
 
 @dataclasses.dataclass(frozen=True)
-class Messages:
+class Kind:
   """All collectives of one kind, in one step."""
 
   kind: str
   times: int
   bytes: int
-  crossing: int  # Bytes of those whose groups span hosts.
+  between_hosts: int  # Bytes of those whose groups span hosts.
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """What a plan found. Bytes are of one device, operations of all."""
+  """The result of a plan. Bytes are of one device, operations of all."""
 
   topology: str
-  notes: tuple[str, ...]  # What was assumed, and what was odd.
+  notes: tuple[str, ...]  # Assumptions and warnings.
   devices: int  # In the mesh.
-  hosts: int  # They are on.
+  hosts: int
   trunk: str  # Its name, or its numbers.
-  settings: dict[str, Any]  # The keys that decide, resolved.
-  parameters: int  # How many there are.
-  memory: dict[str, int]  # Bytes by what they are for.
+  settings: dict[str, Any]  # The decisive keys, resolved.
+  parameters: int
+  memory: dict[str, int]  # By what it is for.
   capacity: int  # Bytes of a device.
   verdict: str  # Whether it fits, and what to try.
-  fits: bool  # Whether it does.
+  fits: bool
   model_flops: int  # Of a step, each operation once.
-  executed_flops: int  # Of a step, with all that is computed again.
-  # Collectives by kind; None where the compiler gave up.
-  messages: tuple[Messages, ...] | None
-  biggest: collectives.Collective | None  # The largest collective.
-  compute_seconds: float  # At least, for a step.
-  # At least, for what passes between memory and arithmetic.
+  executed_flops: int  # Of a step, with rematerialization.
+  # By kind; None if the compiler refused the program.
+  collectives: tuple[Kind, ...] | None
+  largest: collectives_lib.Collective | None  # The largest collective.
+  # Lower bounds, for a step: arithmetic, memory traffic, collectives within
+  # hosts or a TPU slice, collectives between hosts.
+  compute_seconds: float
   memory_seconds: float
-  link_seconds: float  # At least, within hosts or a TPU slice.
-  network_seconds: float  # At least, between hosts.
-  compile_seconds: float  # What compiling took here.
+  link_seconds: float
+  network_seconds: float
+  compile_seconds: float  # On this machine.
 
   @property
   def total(self) -> int:
-    """Bytes that a device must hold."""
+    """Bytes of a device."""
     return sum(self.memory.values())
 
   @property
   def step_seconds(self) -> float:
-    """No step takes less, were each hidden behind the slowest of them."""
+    """A lower bound: everything hidden behind the slowest part."""
     return max(
       self.compute_seconds,
       self.memory_seconds,
@@ -62,12 +64,12 @@ class Report:
 
   @property
   def images_a_second(self) -> float:
-    """At most."""
+    """An upper bound."""
     return self.settings["batch_size"] / self.step_seconds
 
   @property
   def days(self) -> float:
-    """At least, for all steps of the config."""
+    """A lower bound for all steps."""
     return self.step_seconds * self.settings["steps"] / 86400
 
 
@@ -96,35 +98,35 @@ def lines(report: Report) -> Iterator[str]:
   yield f"{'operations of a step':38}{'TFLOP':>10}"
   yield f"  {'each once':36}{report.model_flops / 1e12:10,.1f}"
   executed = report.executed_flops / 1e12
-  yield f"  {'with what is computed again':36}{executed:10,.1f}"
+  yield f"  {'with rematerialization':36}{executed:10,.1f}"
   yield ""
-  if report.messages is None:
-    yield "messages of a step: not known, the compiler refused the program"
+  if report.collectives is None:
+    yield "collectives of a step: unknown, as the compiler refused the program"
   else:
     columns = f"{'GiB':>10}{'times':>8}  between hosts, GiB"
-    yield f"{'messages of a step':38}{columns}"
-    for each in report.messages:
+    yield f"{'collectives of a step':38}{columns}"
+    for each in report.collectives:
       yield (
         f"  {each.kind:36}{each.bytes / gib:10.3f}{each.times:8}"
-        f"  {each.crossing / gib:.3f}"
+        f"  {each.between_hosts / gib:.3f}"
       )
-    if report.biggest is not None:
+    if report.largest is not None:
       yield (
-        f"  largest: {report.biggest.kind} of {report.biggest.bytes / gib:.3f}"
-        f" GiB among {report.biggest.group} devices"
+        f"  largest: {report.largest.kind} of {report.largest.bytes / gib:.3f}"
+        f" GiB among {report.largest.group} devices"
       )
   yield ""
   yield f"{'a step takes at least':38}{'seconds':>10}"
   yield f"  {'arithmetic, at peak rate':36}{report.compute_seconds:10.3f}"
   yield f"  {'memory, at its peak rate':36}{report.memory_seconds:10.3f}"
-  if report.messages is not None:
-    yield f"  {'messages over links':36}{report.link_seconds:10.3f}"
-    yield f"  {'messages between hosts':36}{report.network_seconds:10.3f}"
+  if report.collectives is not None:
+    yield f"  {'collectives over links':36}{report.link_seconds:10.3f}"
+    yield f"  {'collectives between hosts':36}{report.network_seconds:10.3f}"
   yield (
     f"  so at most {report.images_a_second:,.0f} images/s, and"
-    f" {chosen['steps']:,} steps take {report.days:.2f} days or more."
+    f" {chosen['steps']:,} steps take at least {report.days:.2f} days."
   )
-  yield "  Lower bounds: published peak rates, nothing waits for anything."
+  yield "  These are bounds: published peak rates, and no waiting."
   yield f"compiled in {report.compile_seconds:.0f} s"
   yield to_json(report)
 
@@ -141,11 +143,11 @@ def row(report: Report) -> str:
   """The report as a row of docs/scale.md."""
   gib, chosen = chips.GIB, report.settings
   each = chosen["batch_size"] / report.devices
-  messages = "unknown"
-  if report.messages is not None:
-    biggest = report.biggest.bytes / gib if report.biggest else 0.0
-    sent = sum(each.bytes for each in report.messages) / gib
-    messages = f"{sent:.2f} ({biggest:.2f})"
+  sizes = "unknown"
+  if report.collectives is not None:
+    largest = report.largest.bytes / gib if report.largest else 0.0
+    sent = sum(each.bytes for each in report.collectives) / gib
+    sizes = f"{sent:.2f} ({largest:.2f})"
   cells = (
     report.trunk,
     report.topology,
@@ -156,16 +158,16 @@ def row(report: Report) -> str:
     f"{report.total / gib:.1f} of {report.capacity / gib:.1f}",
     "yes" if report.fits else "no",
     f"{report.model_flops / 1e12:,.0f} / {report.executed_flops / 1e12:,.0f}",
-    messages,
+    sizes,
     f"{report.step_seconds:.2f}",
     f"{report.compile_seconds:.0f}",
   )
   return f"| {' | '.join(cells)} |"
 
 
-# Above the rows of `row`.
+# The header for `row`.
 HEADER = (
   "| trunk | topology | precision | data x fsdp | batch (a device) | crops |"
   " memory, GiB | fits | TFLOP a step, once / executed |"
-  " messages, GiB (largest) | step, s, at least | compile, s |"
+  " collectives, GiB (largest) | step, s, at least | compile, s |"
 )

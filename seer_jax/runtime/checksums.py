@@ -1,7 +1,7 @@
-"""A folder whose files are known by their hashes.
+"""SHA-256 sums of the files in a folder.
 
-`SHA256SUMS` has the format of the command of that name, so that anybody can
-check a checkpoint without us: `sha256sum --check SHA256SUMS`.
+`SHA256SUMS` has the format of the command, so a checkpoint can be checked
+without this package: `sha256sum --check SHA256SUMS`.
 """
 
 import concurrent.futures
@@ -12,14 +12,11 @@ import pathlib
 from seer_jax.runtime import files
 
 _NAME = "SHA256SUMS"
-_THREADS = 8  # hashlib frees the interpreter's lock.
+_THREADS = 8  # hashlib releases the GIL.
 
 
 def seal(folder: pathlib.Path) -> None:
-  """Hashes all files, and sees that the disk has them.
-
-  Raises OSError if it does not.
-  """
+  """Hashes all files and flushes them to disk. Raises OSError on failure."""
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
     names = _names(folder)
     hashes = pool.map(lambda name: _hash(folder / name, flush=True), names)
@@ -33,9 +30,9 @@ def seal(folder: pathlib.Path) -> None:
 
 
 def complaints(folder: pathlib.Path) -> list[str]:
-  """What is not as it was sealed, a phrase each; nothing when all is well.
+  """Differences from the sealed state, a phrase each.
 
-  Raises PermissionError if this user may not look.
+  Raises PermissionError if this user may not read the files.
   """
   try:
     text = (folder / _NAME).read_text(encoding="utf-8", errors="replace")
@@ -57,7 +54,7 @@ def complaints(folder: pathlib.Path) -> list[str]:
       raise
     except OSError as error:
       return f"{name} cannot be read: {error.strerror}"
-    return f"{name} is not what was written" if differs else ""
+    return f"{name} has another checksum" if differs else ""
 
   missing = [f"{name} is missing" for name in sorted(expected.keys() - there)]
   unknown = [

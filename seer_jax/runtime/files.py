@@ -88,8 +88,18 @@ def whole(path: pathlib.Path, advice: str = "") -> Iterator[pathlib.Path]:
     words = f"cannot write {path}: {error.strerror or error}{advice}"
     raise errors.of_disk(error, words) from error
   finally:
-    with contextlib.suppress(OSError):
-      shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
+    _remove(part)
+
+
+def remove_parts(folder: pathlib.Path, name: str = "*") -> None:
+  """Removes what killed writers left in a folder; none may be running."""
+  for part in folder.glob(f".{name}.*{PART}"):
+    _remove(part)
+
+
+def _remove(path):
+  with contextlib.suppress(OSError):
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

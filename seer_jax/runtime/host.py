@@ -1,4 +1,4 @@
-"""This machine: its cores, its memory, its processes."""
+"""This machine: cores, memory, processes."""
 
 import ctypes
 import os
@@ -8,7 +8,7 @@ import socket
 
 
 def cores() -> int:
-  """How many this process may use: under SLURM, for one, not all there are."""
+  """The cores this process may use: under SLURM not all of the machine's."""
   if hasattr(os, "sched_getaffinity"):
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1
@@ -20,24 +20,24 @@ def has_glibc() -> bool:
 
 
 def give_back_memory() -> None:
-  """Returns what is free now to the system: what compiling took, for one."""
+  """Returns free memory to the system, such as that of compiling."""
   if has_glibc():
     ctypes.CDLL(None).malloc_trim(0)
 
 
 def this_machine() -> str:
-  """Same machine, same boot, same view of its processes."""
+  """Identifies the machine, its boot, and the namespace of its processes."""
   try:
     boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{boot} {os.readlink('/proc/self/ns/pid')}"
   except OSError:
-    return socket.gethostname()  # No Linux.
+    return socket.gethostname()  # Not on Linux.
 
 
 def start_of(process: int | str | None) -> str | None:
-  """When a process of this machine started; None if it does not run.
+  """The start time of a process of this machine; None if it does not run.
 
-  Numbers of processes are used again; together with its start one is unique.
+  Process numbers are reused; with the start time they are unique.
   """
   try:
     status = pathlib.Path(f"/proc/{process}/stat").read_text()

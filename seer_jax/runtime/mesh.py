@@ -1,14 +1,14 @@
-"""Devices in a mesh, and how arrays lie on them.
+"""The device mesh, and how arrays are sharded over it.
 
-The mesh has two axes. A batch is split over both: each device works on rows of
-its own. Large kernels are split over `fsdp` alone and are gathered, layer by
-layer, when they are used (fully sharded data parallelism): so memory for
-parameters, gradients and momentum falls with the size of that axis, which
-should span the devices that talk to each other fastest.
+The mesh has two axes. A batch is split over both: each device works on its own
+rows. Large kernels are split over `fsdp` alone and gathered, layer by layer,
+when they are used (fully sharded data parallelism), so memory for parameters,
+gradients and momentum falls with the size of that axis, which should span the
+devices with the fastest links.
 
-SEER's widths (4103, 11110 channels) are divisible by hardly any number of
-devices. A kernel whose dimensions are not is stored with one of them padded by
-zeros, which the layer never sees and no update changes.
+Hardly any number of devices divides SEER's widths (4103, 11110 channels). A
+kernel without a dimension that divides evenly is stored with one of them padded
+by zeros, which the layer never sees and no update changes.
 """
 
 import functools
@@ -25,12 +25,11 @@ from jax.experimental import mesh_utils, multihost_utils
 from seer_jax.runtime import errors
 
 AXES = ("data", "fsdp")
-# What the names of precisions mean.
 DTYPES = {"fp32": jnp.float32, "bf16": jnp.bfloat16, "fp16": jnp.float16}
 
 # Smaller kernels cost more to gather than their memory is worth (elements).
 SPLIT_FROM = 2**16
-# State by the end of its path, the first match counts: may it be split?
+# Patterns of paths in the state, the first match counts: may it be split?
 _RULES = (
   (r"/kernel$", True),
   (r"/(scale|shift|bias|mean|var)$", False),
@@ -44,11 +43,11 @@ def make(
 ) -> jax.sharding.Mesh:
   """A mesh of `data` x `fsdp` devices, over all processes.
 
-  Raises UserError if there are not as many devices as asked for.
+  Raises UserError if there are too few devices, or some would be left out.
 
   Args:
-    data: size of that axis; -1 takes as many as there are.
-    fsdp: size of that axis: over how many devices each kernel is split.
+    data: size of that axis; -1 is as many as there are.
+    fsdp: size of that axis, over which each kernel is split.
   """
   devices = jax.devices() if devices is None else devices
   there = len(devices)
@@ -56,20 +55,20 @@ def make(
     data = max(1, there // fsdp)
     if data * fsdp < there:
       raise errors.UserError(
-        f"config.mesh.fsdp is {fsdp}, which does not divide the {there} devices"
-        " there are; give mesh.data as well to leave some of them idle"
+        f"config.mesh.fsdp is {fsdp}, which does not divide the {there}"
+        " devices; give mesh.data as well to leave some of them idle"
       )
   if data * fsdp > there:
     raise errors.UserError(
       f"config.mesh.data x config.mesh.fsdp is {data} x {fsdp}, but JAX sees"
       f" {there} device(s): {devices[0].platform}. Ask for at most {there} in"
-      " all; mesh.data=-1 takes what there is"
+      " all; mesh.data=-1 takes all"
     )
   if data * fsdp < there and jax.process_count() > 1:
     raise errors.UserError(
       f"config.mesh.data x config.mesh.fsdp is {data} x {fsdp}, but all"
       f" {there} devices of several processes must take part; mesh.data=-1"
-      " takes what there is"
+      " takes all"
     )
   return jax.sharding.Mesh(
     arranged(devices[: data * fsdp], data, fsdp),
@@ -79,11 +78,11 @@ def make(
 
 
 def arranged(devices: Sequence[jax.Device], data: int, fsdp: int) -> np.ndarray:
-  """Devices as [data, fsdp], so that those of a row are close to each other.
+  """Devices as [data, fsdp], those of a row close to each other.
 
-  On TPUs by their coordinates; on others as processes and hosts have them.
-  (`jax.make_mesh` takes each host with GPUs for a slice, and refuses several.)
-  Raises UserError if TPUs that cannot be arranged like that.
+  On TPUs by coordinates; on others by process. (`jax.make_mesh` takes each host
+  with GPUs for a slice, and refuses several.) Raises UserError for TPUs that
+  cannot be arranged.
   """
   if devices[0].platform != "tpu":
     order = sorted(devices, key=lambda each: (each.process_index, each.id))
@@ -102,17 +101,17 @@ def arranged(devices: Sequence[jax.Device], data: int, fsdp: int) -> np.ndarray:
     )
   except (ValueError, NotImplementedError) as error:
     raise errors.UserError(
-      f"these {len(devices)} TPUs cannot be a mesh of data {data} x fsdp {fsdp}"
+      f"{len(devices)} TPUs cannot form a mesh of data {data} x fsdp {fsdp}"
       f" ({' '.join(str(error).split())[:150]}); try another config.mesh.fsdp"
     ) from error
 
 
 def native_precision(platform: str, capability: str = "") -> tuple[str, str]:
-  """The precision that hardware multiplies fastest, and why.
+  """The fastest precision of hardware, and why.
 
   Args:
-    platform: as JAX names it: "cpu", "gpu", "tpu".
-    capability: of an NVIDIA GPU, such as "7.0"; others are not known here.
+    platform: JAX's name: "cpu", "gpu", "tpu".
+    capability: of an NVIDIA GPU, such as "7.0"; "" of others.
   """
   if platform == "tpu":
     return "bf16", "native on TPUs"
@@ -121,7 +120,7 @@ def native_precision(platform: str, capability: str = "") -> tuple[str, str]:
     if int(major) >= 8:
       return "bf16", f"native at compute capability {capability}"
     if int(major) == 7:
-      # A V100 emulates bf16, many times slower than its fp16.
+      # A V100 emulates bf16, many times slower than fp16.
       return "fp16", f"compute capability {capability} has no native bf16"
   return "fp32", "nothing shorter is native on this hardware"
 
@@ -144,17 +143,17 @@ def replicated(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
   return jax.NamedSharding(mesh, jax.P())
 
 
-class Placement(NamedTuple):
-  """How an array is stored: its shape, padded, and what splits it."""
+class Stored(NamedTuple):
+  """How an array is stored: its padded shape, and its sharding."""
 
   shape: tuple[int, ...]
   spec: jax.P
 
 
-def place(path: str, shape: tuple[int, ...], fsdp: int) -> Placement:
-  """Where one array of the state lies, by the rules.
+def stored_as(path: str, shape: tuple[int, ...], fsdp: int) -> Stored:
+  """How an array of the state is stored.
 
-  Raises ValueError if no rule knows the path. Everything must be decided on.
+  Raises ValueError if no rule matches: each array needs a decision.
 
   Args:
     path: in the state, such as "params/head/linear0/kernel".
@@ -163,16 +162,16 @@ def place(path: str, shape: tuple[int, ...], fsdp: int) -> Placement:
   """
   for pattern, may_split in _RULES:
     if re.search(pattern, path):
-      return _split(shape, fsdp) if may_split else Placement(shape, jax.P())
+      return _split(shape, fsdp) if may_split else Stored(shape, jax.P())
   raise ValueError(f"no sharding rule in mesh.py matches {path!r}")
 
 
 def layout(state: Any, mesh: jax.sharding.Mesh) -> Any:
-  """Shapes of a state to shapes and shardings of what is stored of it."""
+  """Maps shapes of a state to stored shapes and shardings."""
   fsdp = mesh.shape["fsdp"]
 
   def stored(path, leaf):
-    shape, spec = place(path_of(path), leaf.shape, fsdp)
+    shape, spec = stored_as(path_of(path), leaf.shape, fsdp)
     sharding = jax.NamedSharding(mesh, spec)
     return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=sharding)
 
@@ -180,28 +179,27 @@ def layout(state: Any, mesh: jax.sharding.Mesh) -> Any:
 
 
 def store(tree: Any, prefix: str, mesh: jax.sharding.Mesh) -> Any:
-  """Arrays from anywhere, padded or not, onto the mesh as a state has them.
+  """Puts arrays, padded or not, onto the mesh as a state has them.
 
   Args:
-    tree: "params" or "batch_stats" of a state, for example.
-    prefix: its name in the state.
+    prefix: path of the tree in a state, such as "params".
   """
 
   def put(path, leaf):
     at = f"{prefix}/{path_of(path)}"
-    # What is stored already would be stored no differently.
-    shape, spec = place(at, leaf.shape, mesh.shape["fsdp"])
+    # Idempotent: a padded shape is stored as it is.
+    shape, spec = stored_as(at, leaf.shape, mesh.shape["fsdp"])
     return jax.device_put(pad(leaf, shape), jax.NamedSharding(mesh, spec))
 
   return jax.tree.map_with_path(put, tree)
 
 
 def describe(state: Any, mesh: jax.sharding.Mesh) -> str:
-  """One line for the log: what of the parameters is split, and what is not."""
+  """A line for the log: which parameters are split."""
   split, whole, padded = [], [], 0
   fsdp = mesh.shape["fsdp"]
   for path, leaf in jax.tree.leaves_with_path(state.params):
-    shape, spec = place(path_of(path), leaf.shape, fsdp)
+    shape, spec = stored_as(path_of(path), leaf.shape, fsdp)
     (whole if spec == jax.P() else split).append(math.prod(leaf.shape))
     padded += shape != leaf.shape
   return (
@@ -214,7 +212,7 @@ def describe(state: Any, mesh: jax.sharding.Mesh) -> str:
 
 
 def pad(leaf: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-  """Zeros behind each dimension, up to a stored shape."""
+  """Appends zeros to each dimension, up to a stored shape."""
   if leaf.shape == tuple(shape):
     return leaf
   widths = [(0, s - n) for s, n in zip(shape, leaf.shape, strict=True)]
@@ -226,9 +224,8 @@ def whole(
 ) -> jax.Array:
   """A kernel as its layer uses it: gathered, unpadded, in the layer's dtype.
 
-  The gather moves the short dtype, and happens where it stands: inside a
-  recomputed block, the whole kernel is not kept. Of the gradient the device
-  keeps its own part. Needs the mesh of `jax.set_mesh`.
+  Gathers in the short dtype. Inside a rematerialized block the whole kernel is
+  not kept. The gradient is sharded again. Needs the mesh of `jax.set_mesh`.
   """
   fsdp = jax.sharding.get_abstract_mesh().shape.get("fsdp", 1)
   spec = _split(shape, fsdp).spec
@@ -238,23 +235,23 @@ def whole(
 
 
 def is_split() -> bool:
-  """Whether the mesh of `jax.set_mesh` splits kernels at all."""
+  """Whether the mesh of `jax.set_mesh` splits kernels."""
   return jax.sharding.get_abstract_mesh().shape.get("fsdp", 1) > 1
 
 
 @jax.custom_vjp
 def after(stored: Any, x: jax.Array) -> Any:
-  """Kernels that nothing is done with before `x` is there.
+  """Kernels that are not used before `x` is computed.
 
-  Without this, compilers see that two resolutions gather the same kernels,
-  gather each once, and keep the whole network from the first pass to the next.
+  Without this, compilers gather kernels that two resolutions use only once, and
+  keep the whole network between the passes.
   """
   return jax.lax.optimization_barrier((stored, x))[0]
 
 
 after.defvjp(
   lambda stored, x: (after(stored, x), None),
-  # Gradients wait for nothing.
+  # Gradients need no such order.
   lambda _, gradients: (gradients, None),
 )
 
@@ -267,7 +264,7 @@ def _gathered(stored, shape, dtype, spec):
 
 
 def _gather(stored, shape, dtype, spec):
-  # A kernel's gradient has its shape; nothing else of it is needed.
+  # The backward pass needs only the kernel's dtype.
   return _gathered(stored, shape, dtype, spec), jnp.zeros_like(stored, shape=())
 
 
@@ -285,14 +282,14 @@ _gathered.defvjp(_gather, _scatter)
 def _split(shape, fsdp):
   """The largest dimension that divides evenly, else the largest, padded."""
   if fsdp == 1 or math.prod(shape) < SPLIT_FROM:
-    return Placement(tuple(shape), jax.P())
+    return Stored(tuple(shape), jax.P())
   sizes = list(enumerate(shape))
   even = [(d, size) for d, size in sizes if size % fsdp == 0]
   # Of equals, the last: output channels.
   dim = max(even or sizes, key=lambda each: (each[1], each[0]))[0]
   padded = list(shape)
   padded[dim] = -(-shape[dim] // fsdp) * fsdp
-  return Placement(tuple(padded), jax.P(*(None,) * dim, "fsdp"))
+  return Stored(tuple(padded), jax.P(*(None,) * dim, "fsdp"))
 
 
 def into_parts(batch: Any, parts: int) -> Any:
@@ -307,7 +304,7 @@ def into_parts(batch: Any, parts: int) -> Any:
 
 
 def from_parts(batch: Any) -> Any:
-  """Back from `into_parts`, in the old order."""
+  """The inverse of `into_parts`."""
 
   def merge(x):
     parts = x.shape[0]
@@ -334,20 +331,20 @@ def path_of(path: Any) -> str:
 
 
 def local_rows(mesh: jax.sharding.Mesh, batch: int) -> np.ndarray:
-  """Numbers of the rows of a batch that this process gives to `to_global`."""
+  """The rows of a batch that this process passes to `to_global`."""
   shards = rows(mesh).addressable_devices_indices_map((batch,)).values()
   return np.unique(np.concatenate([np.arange(batch)[at] for at in shards]))
 
 
 def to_global(mesh: jax.sharding.Mesh, local: Any) -> Any:
-  """This process's rows of each array to one array over all processes."""
+  """Combines this process's rows of each array into a global array."""
   return jax.tree.map(
     lambda x: jax.make_array_from_process_local_data(rows(mesh), x), local
   )
 
 
 def to_host(array: jax.Array) -> np.ndarray:
-  """A global array, whole, on every process."""
+  """A global array, complete on every process."""
   if jax.process_count() > 1:
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))
   return np.asarray(array)

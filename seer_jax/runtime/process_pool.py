@@ -1,4 +1,4 @@
-"""Much work over all cores, which a signal stops in its middle."""
+"""Work divided over processes, which a signal stops."""
 
 import concurrent.futures
 import multiprocessing
@@ -9,12 +9,12 @@ from typing import Any
 from seer_jax.runtime import errors, preemption
 
 _asked: Any = threading.Event()  # In the processes of a pool, their parent's.
-# What `tick` calls: here the progress itself, in other processes a counter.
+# What `tick` calls: the progress, or a counter in other processes.
 _ticked: Callable[[], None] | None = None
 
 
 def stop() -> None:
-  """Asks all work under way to stop."""
+  """Asks all work in progress to stop."""
   _asked.set()
 
 
@@ -24,13 +24,13 @@ def asked() -> bool:
 
 
 def stop_if_asked() -> None:
-  """For the work to call now and then. Raises Stopped if it is to stop."""
+  """For work to call regularly; raises Stopped after `stop`."""
   if _asked.is_set():
-    raise errors.Stopped("stopped; the same command goes on")
+    raise errors.Stopped("stopped; the same command resumes")
 
 
 def tick() -> None:
-  """For the work to call at each piece that is done, such as an image."""
+  """For work to call at each finished piece, such as an image."""
   if _ticked is not None:
     _ticked()
 
@@ -41,23 +41,20 @@ def each(
   workers: int,
   progress: Callable[[int], Any] = lambda pieces: None,
 ) -> Iterator[Any]:
-  """The results for all numbers, in the order in which they are ready.
+  """Yields the results for all numbers, in the order of completion.
+
+  Raises Stopped after `stop`, and Lost if a process was killed.
 
   Args:
-    work: can be pickled; told again and again to every process.
-    workers: how many processes; 1 is this one.
-    progress: told, some times a second, for how many more pieces `tick` was
-      called.
-
-  Raises:
-    Stopped: see `stop`.
-    Lost: a process was killed.
+    work: can be pickled; sent to each process once.
+    workers: number of processes; 1 is this one.
+    progress: called several times a second with the number of new ticks.
   """
   if workers == 1:
     yield from _here(work, numbers, progress)
     return
   context = multiprocessing.get_context("spawn")
-  event, pieces, told = context.Event(), context.Value("q", 0), 0
+  event, pieces, before = context.Event(), context.Value("q", 0), 0
   waiting = iter(numbers)
   with concurrent.futures.ProcessPoolExecutor(
     workers, context, initializer=_begin, initargs=(event, pieces, work)
@@ -65,9 +62,9 @@ def each(
     under_way = set()
     try:
       while True:
-        # Billions of images are too many parts to have them all in a queue.
+        # Billions of images have too many parts for one queue.
         for number in waiting:
-          with preemption.held_back():  # Workers are started by this.
+          with preemption.held_back():  # It starts workers.
             under_way.add(pool.submit(_work, number))
           if len(under_way) >= 2 * workers:
             break
@@ -77,15 +74,15 @@ def each(
           under_way, 0.2, concurrent.futures.FIRST_COMPLETED
         )
         stop_if_asked()
-        now = pieces.value
-        progress(now - told)
-        told = now
+        count = pieces.value
+        progress(count - before)
+        before = count
         for future in ended:
           yield future.result()
     except concurrent.futures.process.BrokenProcessPool as error:
       raise errors.Lost(
-        "a process was killed (the system does that when memory is short); run"
-        " the same command again, with fewer --workers"
+        "a process was killed, perhaps because memory was short; run the same"
+        " command again, with fewer --workers"
       ) from error
     finally:
       event.set()
@@ -93,7 +90,7 @@ def each(
 
 
 def _here(work, numbers, progress):
-  """Without any process besides this one."""
+  """Runs the work in this process."""
   global _ticked
   before, _ticked = _ticked, lambda: progress(1)
   try:

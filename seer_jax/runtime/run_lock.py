@@ -1,10 +1,9 @@
-"""One run in a workdir at a time.
+"""A lock by which one run at a time uses a workdir.
 
-The lock is a file that names its owner, and whose time of change is the owner's
-last sign of life. An owner on this machine is looked for among its processes.
-One elsewhere is watched: while it lives, the file changes every few seconds; so
-no clocks are compared, and a run whose machine is lost is soon followed by the
-next.
+The lock is a file that names its owner, who touches it every few seconds. An
+owner on this machine is looked up among its processes. One elsewhere is alive
+if the file changes while it is watched, so clocks are not compared. filelock
+4.3 waits forever for an owner on a machine that is lost.
 """
 
 import contextlib
@@ -21,10 +20,10 @@ from seer_jax.runtime import abort, errors, host
 
 _log = logging.getLogger(__name__)
 
-SIGN_EVERY = 5  # Seconds.
-# An owner that gives no sign for so long is gone; shared file systems show
-# changes late, NFS up to a minute.
-SILENCE = 90
+HEARTBEAT = 5  # Seconds.
+# Seconds without a heartbeat after which an owner counts as dead: shared file
+# systems show changes late, NFS up to a minute.
+TIMEOUT = 90
 
 
 class Lock:
@@ -33,21 +32,21 @@ class Lock:
   Raises UserError if another run holds it; says which, where, and since when.
   """
 
-  def __init__(self, workdir: pathlib.Path, silence: float = SILENCE):
+  def __init__(self, workdir: pathlib.Path, timeout: float = TIMEOUT):
     self._path = workdir / "lock.json"
-    self._silence = silence
+    self._timeout = timeout
     self._over = threading.Event()
 
   def __enter__(self):
     while not self._take():
-      self._wait_until_gone()
-    self._signs = threading.Thread(target=self._give_signs, daemon=True)
-    self._signs.start()
+      self._wait_for_owner()
+    self._heartbeat = threading.Thread(target=self._beat, daemon=True)
+    self._heartbeat.start()
     return self
 
   def __exit__(self, *exception):
     self._over.set()
-    self._signs.join()
+    self._heartbeat.join()
     with contextlib.suppress(OSError):
       if _read(self._path) == self._ours:
         self._path.unlink()
@@ -60,7 +59,7 @@ class Lock:
     try:
       os.link(mine, self._path)
     except FileExistsError:
-      # NFS may say so of a link that it made, when its answer was lost.
+      # NFS may report this for its own link, if a reply was lost.
       return mine.stat().st_nlink == 2
     except OSError:
       return self._take_without_links()
@@ -69,7 +68,7 @@ class Lock:
     return True
 
   def _take_without_links(self):
-    """For file systems that have none: the content comes a moment later."""
+    """For file systems without links: the content comes a moment later."""
     try:
       with self._path.open("x") as file:
         file.write(json.dumps(self._ours) + "\n")
@@ -77,36 +76,36 @@ class Lock:
       return False
     return True
 
-  def _wait_until_gone(self):
-    """Returns when the owner is, and its lock with it."""
+  def _wait_for_owner(self):
+    """Returns when the owner is dead and its lock removed."""
     owner, changed = _read(self._path), _changed(self._path)
-    began = told = time.monotonic()
-    while _alive(owner) is None and time.monotonic() - began < self._silence:
+    began, next_warning = time.monotonic(), 0.0
+    while _alive(owner) is None and time.monotonic() - began < self._timeout:
       if _changed(self._path) != changed:
         if _read(self._path) == owner:
           self._refuse(owner)
-        return  # Another took it, or it is free: look again.
-      if time.monotonic() - told > 10 or told == began:
-        told = time.monotonic()
+        return  # Free, or taken by another: try again.
+      if time.monotonic() > next_warning:
+        next_warning = time.monotonic() + 10
         _log.warning(
-          "%s has been locked by %s; waiting up to %g s for a sign of life",
+          "%s is locked by %s; waiting up to %g s for its heartbeat",
           self._path.parent,
           _named(owner),
-          self._silence,
+          self._timeout,
         )
       time.sleep(0.2)
     if _alive(owner):
       self._refuse(owner)
     _log.warning(
-      "took over %s from %s, which is gone", self._path.parent, _named(owner)
+      "took over %s from %s, which is dead", self._path.parent, _named(owner)
     )
-    # Of several that see this at once, one renames it.
+    # If several runs do this at once, one renames it.
     aside = self._path.with_name(f"{self._path.name}.{uuid.uuid4().hex}")
     with contextlib.suppress(FileNotFoundError):
       if _read(self._path) == owner:
         self._path.rename(aside)
         if _read(aside) != owner:
-          # Another was quicker by a hair: this is its lock.
+          # Another run took the lock in between: this is its file.
           with contextlib.suppress(OSError):
             os.link(aside, self._path)
         aside.unlink()
@@ -114,28 +113,28 @@ class Lock:
   def _refuse(self, owner):
     silent = time.time() - (_changed(self._path) or time.time())
     raise errors.UserError(
-      f"{self._path.parent} is in use by {_named(owner)}, whose last sign of"
-      f" life was {max(silent, 0):.0f} s ago: stop that run, or give another"
+      f"{self._path.parent} is in use by {_named(owner)}, whose last heartbeat"
+      f" was {max(silent, 0):.0f} s ago: stop that run, or give another"
       " --workdir"
     )
 
-  def _give_signs(self):
-    told = False
-    while not self._over.wait(SIGN_EVERY):
+  def _beat(self):
+    warned = False
+    while not self._over.wait(HEARTBEAT):
       owner = _read(self._path)
       if owner and owner != self._ours:
-        # This machine slept, or was cut off, until it was given up.
+        # This machine was suspended or disconnected for too long.
         abort.fail(
           errors.Lost.STATUS,
           f"{self._path.parent} was taken over by {_named(owner)} while this"
-          " run gave no sign of life; it ends here",
+          " run had no heartbeat; it ends here",
         )
       try:
         os.utime(self._path)
       except OSError as error:
-        if not told:
+        if not warned:
           _log.warning("cannot renew %s: %s", self._path, error.strerror)
-        told = True
+        warned = True
 
 
 def _myself():
@@ -150,7 +149,7 @@ def _myself():
 
 
 def _alive(owner):
-  """Whether the owner runs; None where that cannot be seen from here."""
+  """Whether the owner runs; None if it is on another machine."""
   if not owner or owner.get("machine") != host.this_machine():
     return None
   began = host.start_of(owner.get("process"))

@@ -94,7 +94,7 @@ class Task(Protocol):
     """The fresh state with loaded weights.
 
     `take` maps {"params", "batch_stats"} of a network to the same, with the
-    loaded arrays in place of the fresh ones.
+    loaded arrays instead of the fresh ones.
     """
     return state.replace(**take(state.variables))
 

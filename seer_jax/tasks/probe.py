@@ -29,10 +29,7 @@ class Probe(labelled.Labelled):
     self.network = encoder.of_images(config)
     options = config.probe
     self.heads = heads.ProbeHeads(
-      config.classes,
-      taps(config),
-      tuple(options.norms),
-      len(options.rates),
+      config.classes, taps(config), tuple(options.norms), len(options.rates)
     )
     self.encoder = _Probed(self.network, self.heads, tuple(options.rates))
 
@@ -57,8 +54,8 @@ class Probe(labelled.Labelled):
     """The sum of all heads' cross entropies, so that each trains independently.
 
     A head whose rate is too large for its tap diverges; it is no longer
-    trained, so that its numbers stay finite and the others go on. The metrics
-    are those of the best head.
+    trained, so that its numbers stay finite and the others continue. The
+    metrics are those of the best head.
     """
     del targets
     (x_Bx1xHxWx3,) = self.view(batch)

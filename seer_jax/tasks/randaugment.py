@@ -19,10 +19,7 @@ _FILL = 0.5
 
 
 def apply(
-  pixels_NxHxWx3: jax.Array,
-  keys_N: jax.Array,
-  count: int,
-  magnitude: float,
+  pixels_NxHxWx3: jax.Array, keys_N: jax.Array, count: int, magnitude: float
 ) -> jax.Array:
   """Applies `count` random operations, drawn for each image by its key.
 

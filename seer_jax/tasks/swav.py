@@ -128,10 +128,7 @@ class SwAV(base.Task):
         losses.append(loss)
         relative.append(loss / jnp.log(scores_BxVxK.shape[-1]))
       loss = jnp.mean(jnp.stack(losses))
-    metrics = {
-      "loss": loss,
-      "loss_over_lnk": jnp.mean(jnp.stack(relative)),
-    }
+    metrics = {"loss": loss, "loss_over_lnk": jnp.mean(jnp.stack(relative))}
     if options.instance_weight:
       more = swav_loss.instance_loss(z_BxAxP, options.instance_temperature)
       loss += options.instance_weight * more

@@ -1,4 +1,4 @@
-"""Divergence: when a run has diverged, and the step at which, repeated."""
+"""Divergence: its detection, and a replay of the step that diverged."""
 
 import logging
 import pathlib
@@ -21,17 +21,17 @@ from seer_jax.weights import checkpoint
 
 _log = logging.getLogger(__name__)
 
-_SHOWN = 8  # Of many names, the first.
-_EXPLODED = 1e3  # No parameter of a network that learns is as large.
+_SHOWN = 8  # Most names to print.
+_EXPLODED = 1e3  # Parameters of a healthy network are smaller.
 
 
 def is_nonfinite(
   window: Mapping[str, Any] | None, config: ml_collections.ConfigDict
 ) -> bool:
-  """Whether the newest step of a window of metrics diverged; False of None.
+  """Whether the newest step of a window of metrics was not finite.
 
-  In fp16, overflows now and then are how the loss scale finds its size; only a
-  scale that keeps falling is a divergence.
+  In fp16 the loss scale adapts by occasional overflows; only a scale that keeps
+  falling is a divergence.
   """
   if window is None or (
     config.precision == "fp16" and float(window["loss_scale"]) >= 1
@@ -52,9 +52,9 @@ def lasts(
   state: state_lib.State,
   config: ml_collections.ConfigDict,
 ) -> bool:
-  """Whether `rollback.after` steps in a row diverged, and the next one too."""
+  """Whether `rollback.after` steps in a row were not finite, and the next."""
   enough = window["nonfinite_steps"] >= config.rollback.after
-  # The state is a step newer than the window, which may have been a good one.
+  # The state is a step newer than the window, and may be finite again.
   return (
     is_nonfinite(window, config) and enough and int(state.nonfinite_steps) > 0
   )
@@ -63,7 +63,7 @@ def lasts(
 def warn(
   step: int, window: Mapping[str, Any], config: ml_collections.ConfigDict
 ) -> None:
-  """Logs how many of the steps of a window were not applied."""
+  """Logs how many steps of a window were not applied."""
   skipped = window["skipped"] and config.precision != "fp16"
   if skipped or is_nonfinite(window, config):
     _log.warning(
@@ -82,18 +82,11 @@ def keep(
   config: ml_collections.ConfigDict,
   programs: step_lib.Programs,
 ) -> NoReturn:
-  """Ends a run that diverged; saves what repeats its last step.
+  """Ends a run that diverged; saves what `replay` needs in the workdir.
 
-  No such step is applied, so the state before it is the state after it, apart
-  from its counters. Batches and keys follow from the numbers in `progress`.
-
-  Args:
-    state: after a step that was not finite.
-    progress: of the run (`saving.Progress`).
-    workdir: the checkpoint goes to its folder `divergence`.
-
-  Raises:
-    UserError: always.
+  No such step was applied, so the state before it equals `state`, apart from
+  counters. Batches and keys follow from the numbers in `progress`. Always
+  raises UserError.
   """
   # Steps are counted as the log does: the first is step 1.
   step, count = int(state.step) - 1, int(state.nonfinite_steps)
@@ -177,21 +170,21 @@ def replay(
 
 
 def _verdict(precision, bad, count, largest, name):
-  """What to do, where `bad` of `count` images have features not finite."""
-  # First: with such parameters every image overflows.
+  """Advice if `bad` of `count` images have features that are not finite."""
+  # With such parameters every image overflows.
   if largest > _EXPLODED:
     return (
-      f"{name} had grown to {largest:g} before: a lower config.optim.lr, or a"
-      " longer config.optim.warmup_fraction"
+      f"{name} had grown to {largest:g}; lower config.optim.lr, or lengthen"
+      " config.optim.warmup_fraction"
     )
   narrow = precision == "fp16"
   if bad and not (narrow and bad == count):
-    return "look at these images, and at how they are read"
+    return "check these images, and how they are read"
   where = "forward" if bad else "backward"
   wider = "config.precision=fp32, or " if narrow else ""
   return (
-    f"the parameters are sound: the overflow is in the {where} pass; try"
-    f" {wider}a lower config.optim.lr"
+    f"the parameters are normal, so the {where} pass overflowed; try {wider}a"
+    " lower config.optim.lr"
   )
 
 
@@ -211,9 +204,9 @@ def _largest(state):
 
 
 def _bad_rows(task, config, state, batch):
-  """Rows of the batch for which the network's answers are not all finite.
+  """Rows of the batch with features that are not finite.
 
-  Through the running statistics: in those of a batch, one spoils all.
+  With running statistics: in those of a batch one image affects all.
   """
 
   def fine(state, batch):
@@ -232,7 +225,7 @@ def _bad_rows(task, config, state, batch):
 
 
 def _bad_gradients(task, config, state, batch):
-  """Paths of the parameters whose gradients are not all finite."""
+  """Paths of parameters with gradients that are not finite."""
 
   def gradients(state, batch):
     grads, _ = step_lib.gradient(task, config, state, batch)
@@ -254,5 +247,5 @@ def _some(names):
 
 
 def _ids(source, config, first):
-  """Of the images of a batch."""
+  """Ids of the images of a batch."""
   return [source.id_of(at) for at in pipeline.indices_of(source, config, first)]

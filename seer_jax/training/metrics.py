@@ -140,7 +140,7 @@ class Writer:
 
 
 class _Board:
-  """TensorBoard's files: a convenience, without which training goes on.
+  """TensorBoard's files: a convenience, without which training continues.
 
   They are written in this thread. The thread of tensorboardX's SummaryWriter,
   which has `purge_step` too, dies when the disk is full, and a later call

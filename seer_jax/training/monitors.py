@@ -45,7 +45,7 @@ def _tries(options, one_for_all):
       "--config.swav.iterations=3",
     )
   sharper = _sharper(swav.epsilon)
-  # SwAV's authors sharpen first, and nobody publishes more than their 0.05.
+  # SwAV's authors sharpen first, and no published value exceeds their 0.05.
   if not one_for_all or swav.epsilon > 0.05:
     yield sharper
     yield from _rate(options.optim, one_for_all)

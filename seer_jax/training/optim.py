@@ -1,9 +1,9 @@
-"""Optimisers and schedules, as SEER ran them.
+"""SEER's optimizers and schedules.
 
-SEER's optimiser is SGD with LARC: every tensor's gradient is rescaled to a
-fixed fraction (`trust`) of the tensor's own norm, then momentum, then the
-learning rate. Biases and BatchNorm parameters are decayed and rescaled like
-the rest; only tensors that are exactly zero are left alone.
+SEER used SGD with LARC: each tensor's gradient is rescaled to a fixed fraction
+(`trust`) of the tensor's norm, then come momentum and the learning rate. Biases
+and BatchNorm parameters are treated like the rest; only tensors that are
+exactly zero are not rescaled.
 """
 
 import re
@@ -20,23 +20,19 @@ from seer_jax.config import batch
 from seer_jax.runtime import mesh
 from seer_jax.tasks import base
 
-# Of a step on the device, or of a number: then NumPy computes it, and the log
-# asks the device for nothing.
+# Maps a step on the device, or a number: then NumPy computes it, without the
+# device.
 Schedule = Callable[[jax.Array | int], jax.Array | np.ndarray]
 
 
 def warmup_cosine(
-  peak: float,
-  total_steps: int,
-  warmup_steps: float,
-  start: float,
-  end: float,
+  peak: float, total_steps: int, warmup_steps: float, start: float, end: float
 ) -> Schedule:
-  """Linear warm-up from `start` to `peak`, then a cosine towards `end`.
+  """Linear warm-up from `start` to `peak`, then a cosine to `end`.
 
-  The cosine is a function of progress through the whole run, not through what
-  the warm-up left, as in SEER's scheduler: at the hand-over the rate drops to
-  the cosine's value there. Step 0 gets `start`; no step gets `end` itself.
+  The cosine is a function of progress in the whole run, warm-up included, as in
+  SEER's scheduler, so the rate drops to the cosine's value after the warm-up.
+  Step 0 has `start`; no step has `end` itself.
   """
 
   def schedule(step):
@@ -56,10 +52,10 @@ def _library(step):
 def steps_down(
   peak: float, total_steps: int, milestones: Sequence[float], factor: float
 ) -> Schedule:
-  """`peak`, times `factor` from each of the milestones on (shares of the run).
+  """`peak`, times `factor` from each milestone (shares of the run) on.
 
-  VISSL's multistep schedule, which forgives a progress that rounding leaves
-  1e-6 short of a milestone.
+  VISSL's multistep schedule, which tolerates progress that rounding leaves 1e-6
+  short of a milestone.
   """
 
   def schedule(step):
@@ -72,7 +68,7 @@ def steps_down(
 
 
 def add_decay(decay_of: Callable[[str], float]) -> optax.GradientTransformation:
-  """Adds to each gradient its parameter, times the decay of its path."""
+  """Adds to each gradient its parameter times the decay of its path."""
 
   def update(grads, state, params):
     return jax.tree.map_with_path(
@@ -88,8 +84,8 @@ def scale_by_larc(
   """Adds weight decay, then rescales each tensor to trust |p| / (|g| + wd |p|).
 
   LARC without clipping (You et al. 2017; NVIDIA apex, `clip=False`). A tensor
-  whose value or gradient is exactly zero passes unchanged, without decay: so
-  frozen prototypes stay put and fresh BatchNorm biases can leave zero.
+  whose value or gradient is exactly zero is passed on without decay, so frozen
+  prototypes stay and fresh BatchNorm biases can leave zero.
   """
 
   def rescale(path, grad, param):
@@ -108,12 +104,10 @@ def scale_by_larc(
 def scale_by_schedule(
   schedule: Schedule, factor_of: Callable[[str], Any]
 ) -> optax.GradientTransformationExtraArgs:
-  """Times minus the rate at `step`, an argument of `update`.
+  """Multiplies by minus the rate at `step`, an argument of `update`.
 
-  And times the factor of the parameter's path: a number, or an array along its
-  first axis.
-
-  The step is the run's: one whose update is skipped counts, as in SEER's runs.
+  And by the factor of the parameter's path: a number, or an array along its
+  first axis. The step is the run's: skipped updates count, as in SEER.
   """
 
   def update(updates, state, params=None, *, step, **others):
@@ -139,10 +133,10 @@ def make(
   batch_size: int,
   task: base.Task | None = None,
 ) -> tuple[optax.GradientTransformationExtraArgs, Schedule]:
-  """The optimiser of a resolved config, and its schedule.
+  """The optimizer of a resolved config, and its schedule.
 
   Its `update` needs the run's `step` beside gradients, state and parameters.
-  What the task says of single parameters (`rate`, `weight_decay`) holds.
+  The task may set rates and decays of single parameters.
   """
   schedule = _schedule(optim, total_steps, batch.peak_rate(optim, batch_size))
 

@@ -1,8 +1,7 @@
-"""The step's program: compiled once, traced where somebody asks for it.
+"""The compiled step of a run, and traces of it.
 
-`--config.profile=STEP` leaves a trace of three steps in the workdir, to be
-opened by xprof or Perfetto, and a table of the scopes of the network in which
-the device spent them.
+`--config.profile=STEP` writes a trace of three steps to the workdir, for xprof
+or Perfetto, and a table of the scopes of the network by device time.
 """
 
 import collections
@@ -25,14 +24,14 @@ _log = logging.getLogger(__name__)
 FOLDER, TABLE = "profile", "scopes.txt"
 # Steps of a trace, and rows of its table.
 _STEPS, _ROWS = 3, 10
-# Parts of an operation's name that are no module of the network.
+# Parts of an operation's name that are not modules of the network.
 _NO_SCOPE = re.compile(
   r"[(.\s]|^(cond|while|body|branch_\w+|checkpoint|remat|closed_call|Block)$"
 )
 
 
 class Program:
-  """The compiled step of a run, and a trace of three of its steps."""
+  """Compiles the step of a run, and traces three of its steps."""
 
   def __init__(
     self,
@@ -41,12 +40,7 @@ class Program:
     profile: int,
     primary: bool,
   ):
-    """Compiles nothing yet.
-
-    Args:
-      profile: the step to trace; -1 for none.
-      primary: whether this process writes the table.
-    """
+    """Compiles nothing yet. `profile` is the first step to trace, or -1."""
     self._step, self._compiled = step, None
     self._folder = workdir / FOLDER
     self._from, self._primary = profile, primary
@@ -56,13 +50,13 @@ class Program:
   def __call__(
     self, number: int, state: state_lib.State, batch: Mapping[str, Any]
   ) -> tuple[state_lib.State, Any]:
-    """The step of that number; returns before the device is done."""
+    """Runs a step; returns before the device is done."""
     if self._compiled is None:
       self._compile(state, batch)
     if number == self._from:
       self._begin(state)
     if jax.default_backend() == "cpu":
-      # XLA would set aside the memory of this step beside that of the last one.
+      # Else XLA allocates this step's memory beside that of the last one.
       jax.block_until_ready(state.step)
     state, window = self._compiled(state, batch)
     if self._tracing and number + 1 == self._from + _STEPS:
@@ -99,11 +93,11 @@ class Program:
     try:
       files.write_text(self._folder / TABLE, text + "\n")
     except (errors.UserError, errors.Lost) as error:
-      _log.warning("%s; the run goes on without it", error)
+      _log.warning("%s; the run continues without it", error)
 
 
 def table(folder: pathlib.Path, hlo: str, steps: int) -> Iterator[str]:
-  """The scopes in which a device spent most time, of the newest trace.
+  """The scopes with the most device time in the newest trace.
 
   Args:
     hlo: the text of the compiled program.
@@ -115,7 +109,7 @@ def table(folder: pathlib.Path, hlo: str, steps: int) -> Iterator[str]:
       spent[scopes[name]] += seconds / steps
   whole = sum(spent.values())
   if not whole:
-    yield "the trace names no operation of the step"
+    yield "the trace has no operation of the step"
     return
   yield f"{'scope':50}{'ms a step':>10}{'share':>8}"
   for scope, seconds in spent.most_common(_ROWS):
@@ -138,7 +132,7 @@ def _scopes(hlo):
 
 
 def scope_of(name: str) -> str:
-  """The modules in an operation's name, without what transformed them."""
+  """The modules in an operation's name, without transformations."""
   *parts, _ = name.split("/")
   modules = [part for part in parts if part and not _NO_SCOPE.search(part)]
   words = "/".join(modules) or "outside the network"
@@ -146,7 +140,7 @@ def scope_of(name: str) -> str:
 
 
 def _operations(folder):
-  """(name in the program, seconds) of all that ran on the first device."""
+  """(name in the program, seconds) of operations on the first device."""
   newest = max(
     folder.glob("**/*.xplane.pb"), key=lambda path: path.stat().st_mtime
   )

@@ -1,7 +1,6 @@
-"""`run.json` of a workdir: what a run is, beside its config and its metrics.
+"""`run.json` of a workdir: facts of a run beside its config and metrics.
 
-Choices are made once, on the first start; a run that resumes finds them in its
-config. Each start adds the hardware that it found.
+Choices are made at the first start. Each start adds its hardware.
 """
 
 import dataclasses
@@ -32,21 +31,21 @@ class Start:
   seer_jax: str
   jax: str
   device: str  # Kind of the devices, as JAX names it.
-  devices: int  # How many, over all processes.
-  processes: int  # How many.
-  cores: int  # Of the host of the first process.
+  devices: int  # Of all processes.
+  processes: int
+  cores: int  # Of the first process's host.
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-  """What `run.json` holds; nothing of a run from before there was one."""
+  """The contents of `run.json`; empty for older runs."""
 
-  source: str = ""  # The training images, in words.
-  images: int = 0  # How many there are.
+  source: str = ""  # Description of the training images.
+  images: int = 0  # Number of training images.
   labels: Sequence[str] = ()  # Names of their labels.
-  bank: int = 0  # Images that evaluations learn from.
-  query: int = 0  # Images that evaluations test on.
-  choices: Sequence[auto.Choice] = ()  # Of keys that the config left open.
+  bank: int = 0  # Labelled images of evaluations.
+  query: int = 0  # Test images of evaluations.
+  choices: Sequence[auto.Choice] = ()  # For keys that the config left open.
   starts: Sequence[Start] = ()  # The first, and resumptions.
 
 
@@ -56,10 +55,7 @@ def add_start(
   images: suite.Sets,
   choices: Sequence[auto.Choice],
 ) -> None:
-  """Writes `run.json`, or adds this start to it.
-
-  A disk that refuses it costs a warning: training does not depend on it.
-  """
+  """Writes `run.json`, or adds this start to it; failing is a warning."""
   earlier = read(workdir)
   whole = Record(
     source=repr(source),
@@ -74,7 +70,7 @@ def add_start(
   try:
     files.write_text(workdir / NAME, text)
   except (errors.UserError, errors.Lost) as error:
-    _log.warning("%s; the run goes on without it", error)
+    _log.warning("%s; the run continues without it", error)
 
 
 def _this_start():
@@ -90,7 +86,7 @@ def _this_start():
 
 
 def read(workdir: pathlib.Path) -> Record:
-  """The record of a workdir; an empty one where there is none, or no JSON."""
+  """The record of a workdir; empty if it is missing or damaged."""
   try:
     found = json.loads((workdir / NAME).read_text())
     choices = tuple(auto.Choice(*each) for each in found.pop("choices"))

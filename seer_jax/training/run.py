@@ -1,4 +1,4 @@
-"""A run, from its config to its result; `loop.py` does the training."""
+"""A run from its config to its result; `loop.py` does the training."""
 
 import contextlib
 import errno
@@ -21,19 +21,12 @@ from seer_jax.models import encoder
 from seer_jax.runtime import distributed, errors, host, preemption, run_lock
 from seer_jax.runtime import mesh as mesh_lib
 from seer_jax.tasks import base
-from seer_jax.training import (
-  divergence,
-  loop,
-  metrics,
-  optim,
-  record,
-  step,
-)
+from seer_jax.training import divergence, loop, metrics, optim, record, step
 from seer_jax.weights import warm_start
 
 _log = logging.getLogger(__name__)
 
-# Runs on fewer images begin with a word about released weights: a judgement.
+# The log suggests released weights for runs on fewer images: a judgement.
 _FEW = 10_000
 
 # The task of a resolved config.
@@ -41,12 +34,12 @@ CreateTask = Callable[[ml_collections.ConfigDict], base.Task]
 
 
 class Begun(NamedTuple):
-  """What a run is made of."""
+  """The parts of a run."""
 
-  source: sources.Source  # The images to train on.
-  mesh: jax.sharding.Mesh  # The devices.
-  images: suite.Sets  # To evaluate on.
-  choices: Sequence[auto.Choice]  # Of keys that the config left open.
+  source: sources.Source  # Training images.
+  mesh: jax.sharding.Mesh
+  images: suite.Sets  # Evaluation images.
+  choices: Sequence[auto.Choice]  # For keys that the config left open.
 
 
 def run(
@@ -55,26 +48,25 @@ def run(
   create_task: CreateTask = tasks.create,
   say: Callable[[str], None] = print,
 ) -> None:
-  """Trains to the end of the config, from wherever the workdir stands.
+  """Trains to the end of the config, from the state of the workdir.
 
-  Raises UserError if something the user can mend, Lost if something that the
-  run stood on is gone, and Stopped if a signal came; run the same command
-  again.
+  Raises UserError for errors of the user, Lost if a resource of the run failed,
+  and Stopped after a signal; the same command resumes.
 
   Args:
     config: may have open keys, which are chosen here.
-    workdir: of this run alone; a run that is there goes on.
-    say: takes the lines that sum up a finished run.
+    workdir: of this run alone; an unfinished run in it resumes.
+    say: prints the lines that summarize a finished run.
   """
   with contextlib.ExitStack() as closing:
-    notices = closing.enter_context(preemption.Preemption())
+    preempted = closing.enter_context(preemption.Preemption())
     source, mesh, images, choices = begin(config, workdir)
     distributed.check_equal(_facts(config, source))
-    with _taking(workdir):
+    with _writing(workdir):
       workdir.mkdir(parents=True, exist_ok=True)
       if distributed.is_primary():
         closing.enter_context(run_lock.Lock(workdir))
-      # Again, behind the lock: another run may just have begun here.
+      # Again, with the lock: another run may have begun here.
       resolved.write(workdir, config, distributed.is_primary())
       if distributed.is_primary():
         record.add_start(workdir, source, images, choices)
@@ -82,7 +74,7 @@ def run(
     closing.enter_context(jax.set_mesh(mesh))
     task = create_task(config)
     loop.Loop(
-      config, workdir, source, mesh, images, task, notices, closing
+      config, workdir, source, mesh, images, task, preempted, closing
     ).run()
   if distributed.is_primary():
     for line in closing_lines(workdir):
@@ -94,17 +86,11 @@ def compile_only(
   workdir: pathlib.Path | None,
   create_task: CreateTask = tasks.create,
 ) -> Iterator[str]:
-  """Compiles a run's programs, into the cache, and trains nothing.
+  """Compiles a run's programs into the cache, without training.
 
-  Where many processes share a cache, one start of this spares the others the
-  wait. Nothing is written but the cache. Raises UserError if something the user
-  can mend.
-
-  Args:
-    workdir: whose run's choices hold, if there is one; None for no run.
-
-  Yields:
-    A line for each program.
+  Processes that share a cache then start without compiling. Choices of the
+  workdir's run apply, if one is given. Yields a line for each program. Raises
+  UserError for errors of the user.
   """
   source, mesh, _, _ = begin(config, workdir)
   distributed.check_equal(_facts(config, source))
@@ -124,27 +110,25 @@ def compile_only(
 
 
 @contextlib.contextmanager
-def _taking(workdir):
-  """Says what a workdir that cannot be written to means."""
+def _writing(workdir):
+  """Turns errors of a workdir into ours."""
   try:
     yield
   except OSError as error:
     words = f"cannot write to --workdir={workdir}: {error.strerror}"
-    # It was written to once: the disk is the trouble, not the command.
+    # It was writable once: the disk failed.
     if error.errno == errno.EROFS and (workdir / "checkpoints").is_dir():
-      raise errors.Lost(f"{words}; the same command goes on") from error
+      raise errors.Lost(f"{words}; the same command resumes") from error
     raise errors.of_disk(error, words) from error
 
 
 def begin(
   config: ml_collections.ConfigDict, workdir: pathlib.Path | None
 ) -> Begun:
-  """Opens and resolves what a config asks for. Nothing is written.
+  """Opens and resolves everything in a config. Writes nothing.
 
-  Raises UserError if something in it cannot be.
-
-  Args:
-    workdir: whose run's choices hold, if there is one; None for no run.
+  Choices of the workdir's run apply, if one is given. Raises UserError if
+  something is invalid.
   """
   validate.check_each(config)
   mesh = mesh_lib.make(config.mesh.data, config.mesh.fsdp)
@@ -168,9 +152,9 @@ def replay(
   workdir: pathlib.Path,
   create_task: CreateTask = tasks.create,
 ) -> Iterator[str]:
-  """Repeats the step at which a run gave up; see `divergence.py`.
+  """Repeats the step at which a run diverged; see `divergence.py`.
 
-  Raises UserError if there is none; or it was another config's.
+  Raises UserError if there is none, or it is of another config.
   """
   source, mesh, _, _ = begin(config, workdir)
   resolved.write(workdir, config, primary=False)
@@ -185,7 +169,7 @@ def _facts(config, source):
   return {
     "the version": f"seer_jax {seer_jax.__version__}, jax {jax.__version__}",
     "the config": str(
-      # Hosts with more cores may decode with more workers.
+      # Depends on the cores of a host.
       [each for each in keys.flatten(config) if each[0] != "data.workers"]
     ),
     "the data": source.fingerprint,
@@ -198,7 +182,7 @@ def resolve(
   source: sources.Source,
   mesh: jax.sharding.Mesh,
 ) -> list[auto.Choice]:
-  """Chooses what the config left open, says why, and checks the whole."""
+  """Chooses open keys, logs the reasons, and checks the whole config."""
   here = auto.RunContext(
     images=len(source),
     side=auto.median_side(source, config.data.max_pixels),
@@ -216,24 +200,23 @@ def resolve(
   encoder.architecture(config.model)
   if config.task == "swav" and not config.weights and here.images < _FEW:
     _log.info(
-      "%s images are few to learn to see from. All %s steps are needed, and the"
-      " features will suit images like these only; the log soon shows how long"
-      " it takes. Weights trained on millions of images are the quicker way:"
-      " seer-jax embed FOLDER --weights seer_32 --out FEATURES"
-      " (docs/weights.md)",
+      "%s images are few for pre-training. It needs all %s steps, and the"
+      " features will suit only images like these; the log soon shows how long"
+      " it takes. Weights trained on millions of images are quicker: seer-jax"
+      " embed FOLDER --weights seer_32 --out FEATURES (docs/weights.md)",
       f"{here.images:,}",
       f"{config.steps:,}",
     )
   if config.classes not in (0, here.labels):
     raise errors.UserError(
       f"config.classes is {config.classes}, but the images have {here.labels}"
-      f" labels{_some_of(source.label_names)}; leave it out to follow the data"
+      f" labels{_some_of(source.label_names)}; remove it to follow the data"
     )
   return choices
 
 
 def _memory(mesh):
-  """Bytes that a program has on a device; 0 where it is the host's."""
+  """Bytes of a device for a program; 0 if it is the host's."""
   device = mesh.local_devices[0]
   if device.platform == "cpu":
     return 0
@@ -246,12 +229,12 @@ def _some_of(names):
 
 
 def closing_lines(workdir: pathlib.Path) -> Iterator[str]:
-  """What a finished run has to show, from its metrics file."""
+  """Summarizes a finished run from its metrics file."""
   lines = metrics.read_lines(workdir / "metrics.jsonl")
   evaluations = [line for line in lines if "eval_seconds" in line]
   logged = [line for line in lines if "loss" in line]
   if not evaluations or not logged:
-    return  # Somebody took the file away.
+    return  # The file was removed.
   before, after = evaluations[0], evaluations[-1]
   for name in after:
     if re.fullmatch(r"accuracy|knn/[^/]+", name):

@@ -65,7 +65,7 @@ class RunLog:
     # A checkpoint is saved once all lines up to it are on disk.
     missing = self.writer.missing(lines, config.log.every, step)
     if resumed_at and missing:
-      _log.warning("%s. The run goes on; its curves have a gap", missing)
+      _log.warning("%s. The run continues; its curves have a gap", missing)
     self._bar = Bar(config.steps, step, silent=not primary)
     self._clock = Clock(config.batch_size, seconds)
     self._collapse = monitors.CollapseMonitor(config)
@@ -231,7 +231,7 @@ class Bar:
 
   def say(self, text: str) -> None:
     """Prints a line above the bar."""
-    # If standard error is a file on a full disk, training goes on.
+    # If standard error is a file on a full disk, training continues.
     with contextlib.suppress(OSError):
       self._bar.write(text, file=self._file)
       self._file.flush()

@@ -20,7 +20,7 @@ from seer_jax.weights import checkpoint
 _log = logging.getLogger(__name__)
 
 # At the end, or when a signal asks to stop, a failed save is tried again:
-# somebody may make room. Seconds.
+# room may be made. Seconds.
 _RETRY_EVERY, _RETRY_FOR = 10, 1800
 
 
@@ -144,7 +144,7 @@ class Saver:
     if failure:
       _log.warning(
         "could not save: %s; %d steps are at risk, the checkpoint of step %d is"
-        " whole. Training goes on",
+        " whole. Training continues",
         failure,
         risk,
         newest,

@@ -145,9 +145,9 @@ def gradient(
   state: state_lib.State,
   batch: dict[str, Any],
 ) -> tuple[Any, base.Aux]:
-  """Gradients by the parameters, and Aux, of a batch as the pipeline makes it.
+  """Gradients, and Aux, of a batch as the pipeline makes it.
 
-  Gradients of what is not trained at this step are zero.
+  Gradients of parameters that are not trained at this step are zero.
   """
   images = keyed(config, state, batch)
   grads, aux = _whole_gradient(task, state, images, config.accumulate)
@@ -165,7 +165,7 @@ def keyed(
   state: state_lib.State,
   batch: dict[str, Any],
 ) -> dict[str, Any]:
-  """A batch of the pipeline as a task takes it: with a key for each image."""
+  """A batch of the pipeline with a random key for each image."""
   images = {name: x for name, x in batch.items() if name != "replacements"}
   key = state_lib.key_of(config.seed, "augment", state.step)
   count = jax.tree.leaves(images)[0].shape[0]
@@ -191,10 +191,10 @@ def _accumulated(task, slope, state, batch, parts):
   """The gradient of a batch that is too large to differentiate at once.
 
   Where losses of images depend on each other (SwAV's codes are balanced over
-  the whole batch), its parts go through the network twice: once for a summary,
-  from which all targets follow, and once for gradients. Only BatchNorm tells it
-  from one large batch: its statistics are those of each part; the running ones
-  move once, by the parts' mean.
+  the whole batch), its parts pass the network twice: once for a summary, from
+  which all targets follow, and once for gradients. The result differs from that
+  of one large batch only by BatchNorm, which uses statistics of each part;
+  running statistics move once, by the parts' mean.
   """
   batch = mesh_lib.into_parts(batch, parts)
 
@@ -226,7 +226,7 @@ def _accumulated(task, slope, state, batch, parts):
 
 
 def _grown(window, done, always, good, step, every):
-  """The window with one more step; skipped ones add to `always` alone."""
+  """The window with one more step; skipped ones count only in `always`."""
   fresh = step % every == 0
   more = {name: jnp.where(good, value, 0) for name, value in done.items()}
   return jax.tree.map(

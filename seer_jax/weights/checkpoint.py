@@ -1,6 +1,6 @@
-"""Checkpoints: the state of a run and its progress, arrays through Orbax.
+"""Checkpoints of state and progress; Orbax writes the arrays.
 
-Of several processes each writes its arrays; `checkpoint_folder` does the rest.
+Each process writes its own arrays; `checkpoint_folder` does the rest.
 """
 
 import concurrent.futures
@@ -23,14 +23,14 @@ from seer_jax.weights import checkpoint_folder
 
 _log = logging.getLogger(__name__)
 
-# Each of Orbax's threads logs the traceback of what we log in one line.
+# Orbax's threads log tracebacks of errors that we log in one line.
 logging.getLogger("absl").addFilter(
   lambda record: not (record.exc_info and "orbax" in record.pathname)
 )
 
-_SLOW = 10  # Seconds of waiting for the previous save that deserve a warning.
-_GIVE_UP = 24 * 3600  # Seconds of a save; the watchdog ends a stuck one.
-# Arrays of older checkpoints, and what they are called today.
+_SLOW = 10  # Seconds; a longer wait for the previous save is a warning.
+_TIMEOUT = 24 * 3600  # Seconds of a save; the watchdog ends a stuck one.
+# Names of arrays in older checkpoints.
 _RENAMED = {
   "streak": "nonfinite_steps",
   "window/stand_ins": "window/replacements",
@@ -40,12 +40,12 @@ _RENAMED = {
 class Checkpoints:
   """The checkpoints of one folder, written in the background.
 
-  Arrays are saved as the mesh stores them (see `mesh.py`), along with the
-  shapes of those that it padded: so any mesh can read what any other saved.
+  Arrays are saved as the mesh stores them (see `mesh.py`), with the shapes of
+  those that it padded, so any mesh can read them.
 
   Attributes:
     folder: the checkpoints as files.
-    newest: step of the newest known to be on disk, 0 before any.
+    newest: step of the newest known to be on disk; 0 before any.
   """
 
   def __init__(
@@ -56,7 +56,7 @@ class Checkpoints:
     self._waits = keep is not None and keep.wait
     # By default Orbax gives up a save after 20 minutes, and reports it late.
     self._context = ocp.Context()
-    self._context.asynchronous.timeout_secs = _GIVE_UP
+    self._context.asynchronous.timeout_secs = _TIMEOUT
     self._writer = concurrent.futures.ThreadPoolExecutor(1)
     self._writing: concurrent.futures.Future[None] | None = None
     self._failure = ""
@@ -69,15 +69,14 @@ class Checkpoints:
     unpadded: state_lib.State,
     progress: dict[str, Any],
   ) -> None:
-    """Copies the state and returns; writing goes on in the background.
+    """Copies the state and returns; writes it in the background.
 
     First waits for the previous save; with `checkpoint.wait` also for this one.
-    `failure` reports what went wrong.
+    `failure` reports errors.
 
     Args:
-      step: names the checkpoint.
-      unpadded: its shapes without padding.
-      progress: where the run is, as JSON.
+      unpadded: shapes of the state without padding.
+      progress: of the run, as JSON.
     """
     self.wait()
     shapes, stored = _shapes(unpadded), _shapes(state)
@@ -115,7 +114,7 @@ class Checkpoints:
     host.give_back_memory()
 
   def wait(self) -> None:
-    """Returns when nothing is being written."""
+    """Waits until nothing is being written."""
     if self._writing is not None:
       began = time.monotonic()
       self._writing.result()
@@ -130,7 +129,7 @@ class Checkpoints:
         )
 
   def fail(self, reason: str) -> None:
-    """Counts as a save that failed."""
+    """Records a failed save."""
     self._failure = reason
 
   def failure(self) -> str:
@@ -144,10 +143,10 @@ class Checkpoints:
     unpadded: state_lib.State,
     wanted: Callable[[int], bool] = lambda step: True,
   ) -> tuple[state_lib.State, dict[str, Any]] | None:
-    """State and progress of the newest whole checkpoint; None without any.
+    """State and progress of the newest intact checkpoint; None without any.
 
-    Damaged ones that are newer are renamed. Raises UserError if it is of
-    another network; or all of them are damaged.
+    Renames newer ones that are damaged. Raises UserError if it is of another
+    network, or all are damaged.
 
     Args:
       abstract: shapes, dtypes and shardings to restore to.
@@ -165,7 +164,7 @@ class Checkpoints:
             self.folder.set_aside(*each)
           self.newest = step
           return found
-        damage = "it holds values that are not finite"
+        damage = "it has values that are not finite"
       damaged.append((step, damage))
     if damaged:
       step, damage = damaged[0]
@@ -176,7 +175,7 @@ class Checkpoints:
     return None
 
   def _newest_first(self, wanted) -> Iterator[int]:
-    """Steps as the primary process sees them, alike on all."""
+    """Steps as the primary process sees them, the same on all."""
     steps = list(filter(wanted, self.folder.steps()))
     while True:
       step = distributed.from_primary(steps.pop() if steps else -1)
@@ -191,8 +190,7 @@ class Checkpoints:
     _compare(folder, _shapes(saved) | _padded_shapes(progress), unpadded)
     del progress["padded"]
     context = ocp.Context()
-    # The padding of this mesh may differ from that of the saving one. All else
-    # about shapes was compared above.
+    # Meshes may pad differently; the shapes without padding are equal.
     context.array.loading.enable_padding_and_truncation = True
     with context:
       found = ocp.load_checkpointables(
@@ -201,12 +199,9 @@ class Checkpoints:
     return _like(abstract, found["state"]), progress
 
   def read(self, step: int | None = None) -> dict[str, Any]:
-    """A state as nested dicts on one device, whatever mesh saved it.
+    """A state as nested dicts on one device, by default the newest.
 
     Raises UserError if there is no such checkpoint.
-
-    Args:
-      step: of the checkpoint; None for the newest.
     """
     self.wait()
     step = max(self.folder.steps(), default=None) if step is None else step
@@ -231,7 +226,7 @@ class Checkpoints:
 
 
 def _compare(folder, saved, unpadded):
-  """Refuses a checkpoint whose arrays are not those of the network."""
+  """Refuses a checkpoint of another network."""
   wanted = _shapes(unpadded)
   differing = [
     f"{path}: {saved.get(path, 'nothing')} there,"
@@ -276,7 +271,7 @@ def _by_path(tree):
 
 
 def _like(tree, other):
-  """The leaves of another tree, by their names, in the structure of one."""
+  """The leaves of another tree, by name, in the structure of this one."""
   leaves = _by_path(other)
   return jax.tree.map_with_path(lambda path, _: leaves[_name_of(path)], tree)
 

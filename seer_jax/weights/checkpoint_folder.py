@@ -1,8 +1,8 @@
-"""The folder of a run's checkpoints: which are there, whole, and to be kept.
+"""The folder of a run's checkpoints: which exist, are complete, and are kept.
 
-A checkpoint is a folder named after its step. It is written under another name,
-hashed, and renamed once the disk has all of it. Of several processes the
-primary one does everything here.
+A checkpoint is a folder named by its step. It is written under another name,
+hashed, and renamed when all of it is on disk. Only the primary process changes
+anything.
 """
 
 import contextlib
@@ -19,9 +19,9 @@ from seer_jax.runtime import checksums, distributed, errors, files
 
 _log = logging.getLogger(__name__)
 
-# Where the run is, beside the arrays; and what older versions call the file.
+# The file beside the arrays, and its name in older versions.
 _PROGRESS, _FORMER_PROGRESS = "progress.json", "place.json"
-# What a disk says, in any of the messages of the libraries above it.
+# Reasons to look for in the messages of libraries.
 _REASONS = (
   *("No space left on device", "Disk quota exceeded"),
   *("Read-only file system", "Permission denied", "Input/output error"),
@@ -29,11 +29,7 @@ _REASONS = (
 
 
 class CheckpointFolder:
-  """Checkpoints by their steps; knows nothing of what is in them.
-
-  Attributes:
-    path: of the folder.
-  """
+  """Checkpoints by step; does not read their arrays."""
 
   def __init__(
     self, path: pathlib.Path, keep: ml_collections.ConfigDict | None
@@ -45,21 +41,21 @@ class CheckpointFolder:
     return self.path / str(step)
 
   def steps(self) -> list[int]:
-    """Of all that are there, in rising order."""
+    """Steps of all checkpoints, rising."""
     if not self.path.is_dir():
       return []
     names = [path.name for path in self.path.iterdir()]
     return sorted(int(name) for name in names if re.fullmatch(r"\d+", name))
 
   def progress(self, step: int) -> dict[str, Any]:
-    """Where the run was at that step, as `write_progress` had it."""
+    """The progress saved with a checkpoint, as `publish` got it."""
     path = self.of(step) / _PROGRESS
     if not path.exists():
       path = path.with_name(_FORMER_PROGRESS)
     return json.loads(path.read_text())
 
   def clean_up(self) -> None:
-    """Removes what was being written or deleted when a run was killed."""
+    """Removes unfinished writes and deletions of killed runs."""
     if distributed.is_primary():
       for path in self.path.glob("*.replaced"):
         _restore_replaced(path)
@@ -68,15 +64,10 @@ class CheckpointFolder:
           _remove(path)
 
   def begin(self, step: int, needed: int) -> tuple[pathlib.Path, str]:
-    """Makes ready for a checkpoint.
+    """Prepares a checkpoint of `needed` bytes.
 
-    Looked for before: a save that fails in its middle logs many tracebacks.
-
-    Args:
-      needed: bytes.
-
-    Returns:
-      The folder to write to, and why it cannot be written, or "".
+    Returns the folder to write to, and why it cannot be written, or "". Checked
+    in advance, since a failed save logs many tracebacks.
     """
     part = self.path / f"{step}.part"
     if not distributed.is_primary():
@@ -100,9 +91,9 @@ class CheckpointFolder:
   def publish(
     self, part: pathlib.Path, step: int, progress: dict[str, Any]
   ) -> None:
-    """Gives a written checkpoint its name, in place of an older one.
+    """Gives a complete checkpoint its name, replacing an older one.
 
-    Raises OSError if the disk refuses; the older one is still there.
+    Raises OSError if the disk refuses; the older one then stays.
     """
     if not distributed.is_primary():
       return
@@ -128,9 +119,9 @@ class CheckpointFolder:
       _remove(part)
 
   def damage(self, step: int) -> str:
-    """What is wrong with a checkpoint's files, or "": alike on all processes.
+    """What is damaged of a checkpoint, or "": the same on all processes.
 
-    Raises UserError if this user may not read them.
+    Raises UserError if this user may not read it.
     """
     complaints = []
     if distributed.is_primary():
@@ -147,7 +138,7 @@ class CheckpointFolder:
     return first + more if count else ""
 
   def set_aside(self, step: int, damage: str) -> None:
-    """Keeps a damaged checkpoint under a name that no run reads.
+    """Renames a damaged checkpoint, so that no run reads it.
 
     Raises UserError if it cannot be renamed.
     """
@@ -171,7 +162,7 @@ class CheckpointFolder:
         ) from error
 
   def drop_after(self, step: int) -> None:
-    """Deletes what a run saved beyond a step that it goes back to."""
+    """Deletes the checkpoints after a step to which a run returns."""
     if distributed.is_primary():
       for later in self.steps():
         if later > step:
@@ -190,7 +181,7 @@ class CheckpointFolder:
   def _kept(self):
     keep, steps = self._keep, self.steps()
     kept = set(steps[-keep.keep :])
-    # Rollbacks need one of these, whatever signals and failures had saved.
+    # Rollbacks need one of these, beside those saved at signals and failures.
     kept.update([step for step in steps if step % keep.every == 0][-1:])
     if keep.keep_every:
       kept |= {step for step in steps if step % keep.keep_every == 0}
@@ -209,7 +200,7 @@ class CheckpointFolder:
       return None
 
   def reason(self, error: BaseException) -> str:
-    """A short reason, of an error that comes through layers of libraries."""
+    """A short reason for an error from layers of libraries."""
     text = " ".join(str(error).split())
     for reason in _REASONS:
       if reason.lower() in text.lower():

@@ -1,8 +1,8 @@
-"""What the JSON files beside weights say: Hugging Face's and timm's.
+"""The JSON files beside weights: Hugging Face's and timm's.
 
-Arrays do not show an activation, a stride, or how images are prepared; these
-files do. What they say is honoured or refused, never passed over: a network
-that loads without a word computes what its authors' does.
+Arrays do not show an activation, a stride, or the preprocessing; these files
+do. Each value is used or refused, never ignored: weights that load without an
+error compute what their authors' network does.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from seer_jax.models import architectures
 from seer_jax.runtime import errors
 from seer_jax.weights import name_maps
 
-# Of transformers' RegNetConfig, where config.json leaves a field out.
+# Of transformers' RegNetConfig, for fields that config.json omits.
 _DEFAULTS = {
   "model_type": "regnet",
   "num_channels": 3,
@@ -30,27 +30,26 @@ _DEFAULTS = {
   "hidden_act": "relu",
   "downsample_in_first_stage": True,
 }
-# PIL's numbers of filters.
+# PIL's numbers for filters.
 _FILTERS = {2: "bilinear", 3: "bicubic"}
 _INTERPOLATIONS = ("bilinear", "bicubic")
-# Arguments of timm's model that only say what the arrays' shapes say too.
+# Arguments of timm's model that the shapes of arrays determine.
 _TIMM_ARGUMENTS = {"num_classes", "in_chans", "global_pool"}
 
 
 def read(path: pathlib.Path) -> Any:
-  """The content of a JSON file; None where there is none.
+  """The content of a JSON file; None if it does not exist.
 
   Raises UserError if it is damaged, or cannot be read.
   """
-  try:
-    return json.loads(path.read_text(encoding="utf-8"))
-  except FileNotFoundError:
+  if not path.exists():
     return None
-  except OSError as error:
-    raise errors.UserError(f"cannot read {path}: {error.strerror}") from error
+  try:
+    with errors.reading(path):
+      return json.loads(path.read_text(encoding="utf-8"))
   except (ValueError, RecursionError) as error:
     raise errors.UserError(
-      f"{path} is no JSON: {errors.shown(str(error))}; fetch it again"
+      f"{path} is not JSON: {errors.shown(str(error))}; download it again"
     ) from error
 
 
@@ -59,15 +58,14 @@ def architecture(
 ) -> architectures.Architecture:
   """The trunk of weights, as `config.json` in their folder has it.
 
-  Raises UserError if it says something else than the arrays, or asks for
-  something that there is not here.
+  Raises UserError if it contradicts the arrays, or is not supported.
   """
   path = folder / "config.json"
   said = read(path)
   if said is None or it.layout not in name_maps.WITH_CONFIG:
     return it.architecture
   if not isinstance(said, dict):
-    raise errors.UserError(f"{path} holds no JSON object")
+    raise errors.UserError(f"{path} is not a JSON object")
   if it.layout is name_maps.TIMM:
     _check_timm(path, said, it.classes)
     return it.architecture
@@ -77,14 +75,14 @@ def architecture(
 def _hugging_face(path, said, it):
   arch = it.architecture
   if said["model_type"] != "regnet":
-    _refuse(path, "model_type", said["model_type"], "a RegNet is 'regnet'")
+    _refuse(path, "model_type", said["model_type"], "a RegNet has 'regnet'")
   if said["hidden_act"] != "relu":
     _refuse(path, "hidden_act", said["hidden_act"], "RegNetX and Y have 'relu'")
   first = said["downsample_in_first_stage"]
   if not isinstance(first, bool):
-    _refuse(path, "downsample_in_first_stage", first, "true or false is meant")
+    _refuse(path, "downsample_in_first_stage", first, "give true or false")
   if said.get("quantization_config"):
-    _refuse(path, "quantization_config", "...", "such arrays are not read")
+    _refuse(path, "quantization_config", "...", "it is not supported")
   groups = said["groups_width"]
   shapes = {
     "num_channels": 3,
@@ -95,18 +93,18 @@ def _hugging_face(path, said, it):
   }
   for name, there in shapes.items():
     if said[name] != there:
-      _refuse(path, name, said[name], f"the arrays are of {there}")
+      _refuse(path, name, said[name], f"the arrays have {there}")
   if (
     type(groups) is not int
     or groups < 1
     or arch.group_widths
     != tuple(width // max(1, width // groups) for width in arch.inner)
   ):
-    _refuse(path, "groups_width", groups, f"arrays are of {arch.group_widths}")
+    _refuse(path, "groups_width", groups, f"arrays have {arch.group_widths}")
   return dataclasses.replace(
     arch,
     strides=(2 if first else 1, *arch.strides[1:]),
-    # A first block without a shortcut is what such a stage may have.
+    # Its first stage may lack a shortcut without being of RegNetZ.
     linear=False,
   )
 
@@ -114,32 +112,31 @@ def _hugging_face(path, said, it):
 def _check_timm(path, said, classes):
   arguments = said.get("model_args") or {}
   if not isinstance(arguments, dict):
-    _refuse(path, "model_args", arguments, "names and values are meant")
+    _refuse(path, "model_args", arguments, "give names and values")
   unknown = set(arguments) - _TIMM_ARGUMENTS
   for name in sorted(unknown):
-    _refuse(path, f"model_args.{name}", arguments[name], "it is not known here")
+    _refuse(path, f"model_args.{name}", arguments[name], "it is not supported")
   pool = arguments.get("global_pool", said.get("global_pool", "avg"))
   if pool not in ("avg", ""):
-    _refuse(path, "global_pool", pool, "features are the average here")
+    _refuse(path, "global_pool", pool, "only the average is supported")
   count = said.get("num_classes")
   if classes and count not in (None, classes):
-    _refuse(path, "num_classes", count, f"the arrays are of {classes}")
+    _refuse(path, "num_classes", count, f"the arrays have {classes}")
 
 
 def _refuse(path, name, value, words):
-  with contextlib.suppress(RecursionError):  # Else it is called a list.
+  with contextlib.suppress(RecursionError):  # Else `shown` describes it.
     value = value if isinstance(value, str) else json.dumps(value)
   raise errors.UserError(
-    f"{path} says {errors.shown(name)}={errors.shown(value)}: {words}; such"
-    " weights would compute something else here"
+    f"{path} has {errors.shown(name)}={errors.shown(value)}: {words}; the"
+    " weights would compute something else"
   )
 
 
 def preprocessing(folder: pathlib.Path) -> Preprocessing | None:
-  """How images are prepared for the weights of a folder; None if nothing says.
+  """The preprocessing of the weights in a folder; None if no file has it.
 
-  Raises UserError if a file is damaged, or asks for something that there is not
-  here.
+  Raises UserError if a file is damaged, or its preprocessing is not supported.
   """
   kinds: tuple[tuple[str, Callable[[Any], Preprocessing | None]], ...] = (
     ("config.json", _of_timm),
@@ -152,7 +149,7 @@ def preprocessing(folder: pathlib.Path) -> Preprocessing | None:
     except (ArithmeticError, KeyError, TypeError, ValueError) as error:
       words = errors.shown(f"{type(error).__name__}: {error}")
       raise errors.UserError(
-        f"{folder / name} does not say how images are prepared ({words})"
+        f"{folder / name} has no valid preprocessing ({words})"
       ) from error
     if found is not None:
       return found
@@ -192,7 +189,7 @@ def _of_hugging_face(said: Mapping[str, Any]) -> Preprocessing:
 
 def _one_of(name, value, known):
   if value not in known:
-    raise ValueError(f"{name} is {errors.shown(value)}, known is {known}")
+    raise ValueError(f"{name} is {errors.shown(value)}, not one of {known}")
   return value
 
 

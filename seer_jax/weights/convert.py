@@ -1,8 +1,4 @@
-"""Weights in the formats of other projects, or as a table of what they are.
-
-Arrays that nothing accounts for are an error; what a format has no place for is
-told.
-"""
+"""Writes weights in the formats of other projects, or prints what they are."""
 
 import json
 import math
@@ -17,49 +13,40 @@ from seer_jax.weights import lazy_weights, load, name_maps
 from seer_jax.weights.exports import check, onnx, orbax, stablehlo
 from seer_jax.weights.formats import safetensors_file, torch_file
 
-# With the weights in one function: how it is written, how it is read again, and
-# whether it takes images of any size.
+# Formats of one function with its weights: writer, reader, and whether it takes
+# images of any size.
 _FUNCTIONS = {
   "stablehlo": (stablehlo.serialized, check.stablehlo_of, False),
   "onnx": (onnx.serialized, check.onnx_of, True),
 }
 FORMATS = (
-  "vissl",
-  "timm",
-  "torchvision",
-  "huggingface",
-  "orbax",
+  *("vissl", "timm", "torchvision", "huggingface", "orbax"),
   *_FUNCTIONS,
 )
-_MODEL = "model.safetensors"  # In a folder of Hugging Face's.
+_MODEL = "model.safetensors"  # In a folder for Hugging Face.
 _FLOAT = np.dtype("<f4")
 _COUNT = np.dtype("<i8")
 
 
 def convert(
-  opened: lazy_weights.Weights,
-  out: pathlib.Path,
-  to: str,
-  checked: bool = True,
+  opened: lazy_weights.Weights, out: pathlib.Path, to: str, checked: bool = True
 ) -> Iterator[str]:
-  """Writes weights in another format; yields what to tell of it, in lines.
+  """Writes weights in another format; yields lines of a report.
 
-  Raises UserError if the format has no place for such a trunk, the disk
-  refuses, or what was written differs, and Lost if the disk is full.
+  Raises UserError if the format has no such trunk, the disk refuses, or the
+  written file differs, and Lost if the disk is full.
 
   Args:
     to: one of `FORMATS`.
-    checked: whether what was written is compared with what it was written from:
-      arrays bit for bit, a function by what it says of random images.
+    checked: compares the result with the source: arrays bit for bit, a function
+      by its outputs for random images.
   """
   if to not in FORMATS:
-    raise errors.UserError(
-      f"--to={to} is none of the formats {', '.join(FORMATS)}"
-    )
+    raise errors.UserError(f"--to={to}: use one of {', '.join(FORMATS)}")
   for path in (out, out / _MODEL):
     if any(_is(path, file) for file in opened.files):
       raise errors.UserError(
-        f"OUT would overwrite {path}, which IN is read from; give another name"
+        f"OUT would overwrite {path}, which is read; give another name"
       )
   if to in _FUNCTIONS:
     yield from _to_function(opened, out, to, checked)
@@ -81,7 +68,7 @@ def _to_function(opened, out, to, checked):
     part.write_bytes(serialized(network, variables))
     if checked:
       found.append(check.function(read(part), network, variables, any_size))
-  # What a function gives needs no prototypes.
+  # The outputs of a function do not depend on prototypes.
   used = [path for path in opened.shapes if "/prototypes_" not in path]
   yield from table(opened, used)
   yield from found
@@ -94,15 +81,7 @@ def _is(path, file):
 def _to_pytorch(opened, out, to):
   network = opened.model
   _check(network, to)
-  it = name_maps.target(
-    to,
-    network.architecture,
-    hidden=tuple(network.hidden),
-    out=network.out,
-    batch_norm=network.batch_norm,
-    prototype_counts=tuple(network.prototype_counts),
-    classes=network.classes,
-  )
+  it = name_maps.target(to, network)
   pairs = {pair.theirs: pair for pair in name_maps.pairs(it)}
   shapes = {
     theirs: tuple(
@@ -140,14 +119,14 @@ def _to_pytorch(opened, out, to):
 
 
 def _check(network, to):
-  """Whether the project has such networks at all."""
+  """Refuses networks that the project cannot describe."""
   arch = network.architecture
   group = max(arch.group_widths)
   groups = tuple(min(group, width) for width in arch.inner)
   bare = to != "vissl" and network.hidden and not network.out
   odd = {
     "strides other than 2": arch.stem_stride != 2
-    # Hugging Face has a choice for the first stage.
+    # Hugging Face's first stage may have either.
     or set(arch.strides[to == "huggingface" :]) != {2}
     or arch.strides[0] not in (1, 2),
     "hidden layers before the classifier": bare and network.classes,
@@ -171,7 +150,7 @@ def _check(network, to):
 
 
 def _vissl(flat):
-  """A consolidated checkpoint, as its converter writes them."""
+  """Nests arrays as VISSL's consolidated checkpoints do."""
   heads = ("projection_head.", "prototypes", "clf.")
   network = {
     "heads": {
@@ -190,9 +169,9 @@ def _vissl(flat):
 
 
 def _describe(network, folder):
-  """Hugging Face's two JSON files."""
+  """Writes Hugging Face's two JSON files."""
   arch, prepared = network.architecture, network.preprocessing
-  said = {
+  config = {
     "architectures": [
       "RegNetForImageClassification" if network.classes else "RegNetModel"
     ],
@@ -218,23 +197,17 @@ def _describe(network, folder):
     "image_mean": list(prepared.mean),
     "image_std": list(prepared.std),
   }
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, words in (
-      ("config.json", said),
-      ("preprocessor_config.json", images),
-    ):
-      (folder / name).write_text(json.dumps(words, indent=2) + "\n")
-  except OSError as error:
-    raise errors.of_disk(
-      error, f"cannot write {folder}: {error.strerror or error}"
-    ) from error
+  for name, values in (
+    ("config.json", config),
+    ("preprocessor_config.json", images),
+  ):
+    files.write_text(folder / name, json.dumps(values, indent=2) + "\n")
 
 
 def table(
   opened: lazy_weights.Weights, kept: Iterable[str] | None = None
 ) -> Iterator[str]:
-  """What the weights are, part by part, and which arrays were kept, if any."""
+  """Describes weights part by part, and which arrays were kept, if any."""
   arch = opened.model.architecture
   name = architectures.name_of(arch)
   yield f"{opened.origin}: {name}, {arch.features} features"
@@ -247,7 +220,7 @@ def table(
     fate = ""
     if kept is not None:
       mapped = set(kept).issuperset(paths)
-      fate = "mapped" if mapped else "dropped: no place for it"
+      fate = "mapped" if mapped else "dropped: the format has no name for it"
     yield f"{part:16} {len(paths):8} {count:16,}  {fate}"
   if opened.dropped:
     names = sorted({name.rsplit(".", 1)[-1] for name in opened.dropped})

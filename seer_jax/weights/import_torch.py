@@ -1,6 +1,6 @@
-"""Files of other projects, opened: VISSL, timm, torchvision, Hugging Face.
+"""Opens files of other projects: VISSL, timm, torchvision, Hugging Face.
 
-The trunk is read from the shapes in the file, whatever its name says. Every
+The trunk is inferred from the shapes in the file, whatever its name. Every
 array must be accounted for.
 """
 
@@ -31,9 +31,9 @@ _IN_FOLDERS = (
 
 
 def in_folder(folder: pathlib.Path) -> lazy_weights.Weights | None:
-  """Weights with what is said beside them; None where there are none.
+  """Weights and the configuration beside them; None if there are none.
 
-  Raises UserError if as `in_file`.
+  Raises UserError as `in_file`.
   """
   for name in _IN_FOLDERS:
     if (folder / name).exists():
@@ -44,13 +44,12 @@ def in_folder(folder: pathlib.Path) -> lazy_weights.Weights | None:
 def in_file(path: pathlib.Path) -> lazy_weights.Weights:
   """The weights in a file, unread.
 
-  Args:
-    path: a file that PyTorch or safetensors wrote, or an index of several. Of
-      one named as in a repository of the hub, what is said beside it counts.
+  Raises UserError if it is damaged or not of a RegNet, or arrays are missing,
+  unknown, or of another shape than its trunk has.
 
-  Raises:
-    UserError: damaged; of no RegNet; or arrays are missing, left over, or of
-      another shape than its trunk has.
+  Args:
+    path: a file that PyTorch or safetensors wrote, or an index of several. If
+      it is named as on the hub, the JSON files beside it are read.
   """
   found, extra = _tensors(path)
   shapes = {name: tensor.shape for name, tensor in found.items()}
@@ -95,7 +94,7 @@ def in_file(path: pathlib.Path) -> lazy_weights.Weights:
 
 
 def _behind_norm(found, it, norm, mine):
-  """Kernel or bias of a linear layer that has taken in the norm before it."""
+  """Kernel or bias of a linear layer with the norm before it folded in."""
   with contextlib.ExitStack() as lent:
 
     def read(name):
@@ -124,13 +123,13 @@ def _encoder(it, prepared):
 
 
 def _compare(path, pairs, wanted, shapes, norm):
-  """Everything must be matched; what is not is told all at once."""
+  """Lists everything that does not match in one error."""
   theirs = dict.fromkeys([pair.theirs for pair in pairs.values()] + [*norm])
   complaints = [
     f"{errors.shown(name)} is missing" for name in theirs if name not in shapes
   ]
   complaints += [
-    f"{errors.shown(name)} {shapes[name]} is left over"
+    f"{errors.shown(name)} {shapes[name]} is unknown"
     for name in shapes
     if name not in theirs and not name_maps.is_counter(name)
   ]
@@ -138,15 +137,13 @@ def _compare(path, pairs, wanted, shapes, norm):
     there = shapes.get(pair.theirs)
     if there is None:
       continue
-    natural = (
-      tuple(there[axis] for axis in pair.axes)
-      if len(there) == len(pair.axes)
-      else there
+    required = tuple(
+      wanted[ours][axis] for axis in np.argsort(pair.axes).tolist()
     )
-    if natural != wanted[ours]:
+    if there != required:
       complaints.append(
-        f"{errors.shown(pair.theirs)} is {there}, and for this trunk must be"
-        f" {_as_theirs(wanted[ours], pair.axes)}"
+        f"{errors.shown(pair.theirs)} is {there}, but this trunk needs"
+        f" {required}"
       )
   if complaints:
     more = len(complaints) - _MOST_COMPLAINTS
@@ -157,22 +154,15 @@ def _compare(path, pairs, wanted, shapes, norm):
     )
 
 
-def _as_theirs(shape, axes):
-  there = [0] * len(axes)
-  for ours, theirs in enumerate(axes):
-    there[theirs] = shape[ours]
-  return tuple(there)
-
-
 def _tensors(path):
-  """All arrays by plain name, and what else was in the file."""
+  """All arrays by plain name, and the names of everything else."""
   if path.name.endswith(".index.json"):
     return _of_index(path), []
   return _of_one(path)
 
 
 def _of_one(path):
-  """By what the file begins with: names of files tell lies."""
+  """Reads a file by its first bytes: its suffix may be wrong."""
   claims = path.suffix == ".safetensors" and not torch_file.is_one(path)
   if safetensors_file.is_one(path) or claims:
     return _plain(path, safetensors_file.read(path)), []
@@ -180,15 +170,15 @@ def _of_one(path):
 
 
 def _of_index(path):
-  """Hugging Face's list of which file holds which array."""
+  """Hugging Face's index of which file has which array."""
   said = config_json.read(path)
   files = said.get("weight_map") if isinstance(said, dict) else None
   if not isinstance(files, dict):
-    raise errors.UserError(f"{path} is no index of weights: no weight_map")
+    raise errors.UserError(f"{path} is not an index of weights: no weight_map")
   for name in files.values():
     if not isinstance(name, str) or name.endswith(".json"):
       raise errors.UserError(
-        f"{path} names {errors.shown(name)}, which is no file of arrays"
+        f"{path} names {errors.shown(name)}, which is not a file of arrays"
       )
   found = {}
   for name in sorted(set(files.values())):
@@ -197,9 +187,9 @@ def _of_index(path):
 
 
 def _of_saved(path, saved):
-  """The arrays in what PyTorch saved, however deep."""
+  """The arrays in a saved object, however deep."""
   if not isinstance(saved, dict):
-    raise errors.UserError(f"{path} holds {errors.shown(saved)}, no weights")
+    raise errors.UserError(f"{path} has {errors.shown(saved)}, not weights")
   if saved.get("type") == "shard_list":
     raise errors.UserError(
       f"{path} lists shards of the training job's devices; make one file of it"
@@ -229,7 +219,7 @@ def _of_vissl(path, network):
     arrays = network.get(part) or {}
     if not isinstance(arrays, dict):
       raise errors.UserError(
-        f"{path} holds {errors.shown(arrays)} as its {part}, no arrays by name"
+        f"{path} has {errors.shown(arrays)} as its {part}, not named arrays"
       )
     both |= arrays
   folder = path.with_suffix("")
@@ -237,7 +227,7 @@ def _of_vissl(path, network):
   found = {}
   for name, value in both.items():
     if isinstance(value, str):
-      # An absolute path of the machine that wrote it; the folder moves along.
+      # An absolute path of another machine; the folder is beside the file.
       value = _slice(
         lazy_tensors.within(folder, value.replace("\\", "/").split("/")[-1])
       )
@@ -249,7 +239,7 @@ def _slice(path):
   saved = torch_file.read(path)
   weight = saved.get("weight") if isinstance(saved, dict) else None
   if not isinstance(weight, lazy_tensors.Tensor):
-    raise errors.UserError(f"{path} holds no weight")
+    raise errors.UserError(f"{path} has no array named weight")
   return weight
 
 
@@ -260,13 +250,13 @@ def _inner(saved, names):
 
 
 def _plain(path, found):
-  """Arrays by plain names, and only those."""
+  """Only arrays, by plain name."""
   arrays = {}
   for name, value in found.items():
     if not isinstance(name, str) or not isinstance(value, lazy_tensors.Tensor):
       continue
     plain = name_maps.plain(name.removeprefix("module."))
     if plain in arrays:
-      raise errors.UserError(f"{path} holds {errors.shown(plain)} twice")
+      raise errors.UserError(f"{path} has {errors.shown(plain)} twice")
     arrays[plain] = value
   return arrays

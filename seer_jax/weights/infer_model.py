@@ -1,4 +1,4 @@
-"""What network a file holds, from the names and shapes of its arrays."""
+"""Infers the network of a file from the names and shapes of its arrays."""
 
 import re
 from collections.abc import Callable
@@ -10,42 +10,41 @@ from seer_jax.weights import name_maps
 
 
 class _Unbuilt(NamedTuple):
-  """Networks that timm calls RegNets and that are not built here."""
+  """Networks that timm calls RegNets, but `regnet.RegNet` cannot build."""
 
-  names: str  # Of the networks, a pattern.
-  # Whether arrays of these shapes are of one.
-  is_one: Callable[[name_maps.Shapes], bool]
-  reason: str  # What it has that `regnet.RegNet` has not.
+  names: str  # A pattern.
+  is_one: Callable[[name_maps.Shapes], bool]  # Recognizes one by its arrays.
+  reason: str
 
 
 _UNBUILT = (
   _Unbuilt(
     r"regnetz_[a-e]\w+|haloregnetz_\w+|nf_regnet_\w+",
     lambda shapes: any(name.startswith("stages.0.0.") for name in shapes),
-    "it shares its name and little else with the published RegNets",
+    "except for its name it has little of the published RegNets",
   ),
   _Unbuilt(
     r"regnetv_\w+",
     lambda shapes: "s1.b1.norm1.weight" in shapes,
-    "its blocks normalise before each convolution",
+    "its blocks normalize before each convolution",
   ),
   _Unbuilt(
     r"regnetz_(005|040_h)",
     lambda shapes: "final_conv.conv.weight" in shapes,
-    "it has a convolution behind the last stage",
+    "it has a convolution after the last stage",
   ),
   _Unbuilt(
     r"regnety_040_sgn",
     lambda shapes: (
       "stem.bn.weight" in shapes and "stem.bn.running_mean" not in shapes
     ),
-    "it has GroupNorm in the place of BatchNorm",
+    "it has GroupNorm instead of BatchNorm",
   ),
 )
 
 
 def refusal(name: str) -> str:
-  """Why a network of timm's is not built here; "" where it is, or is none."""
+  """Why a network of timm's cannot be built; "" if it can, or is unknown."""
   for each in _UNBUILT:
     if re.fullmatch(each.names, name):
       return each.reason
@@ -53,18 +52,14 @@ def refusal(name: str) -> str:
 
 
 def contents(shapes: name_maps.Shapes) -> name_maps.Contents:
-  """Whose arrays these are, and of what network.
+  """The layout and network of arrays, from shapes by `plain` names.
 
-  Args:
-    shapes: of the arrays, by `plain` names.
-
-  Raises:
-    UserError: of no RegNet that is known here.
+  Raises UserError if they are not of a known RegNet.
   """
   for each in _UNBUILT:
     if each.is_one(shapes):
       raise errors.UserError(
-        f"holds a network of timm's that is not built here: {each.reason}"
+        f"has a network of timm's that is not supported: {each.reason}"
       )
   for layout in name_maps.ALL:
     found = _prefix(shapes, layout)
@@ -75,15 +70,15 @@ def contents(shapes: name_maps.Shapes) -> name_maps.Contents:
       continue
     return _heads(shapes, name_maps.Contents(layout, found, architecture))
   names = map(errors.shown, sorted(shapes)[:3])
-  some = ", ".join(names) or "nothing at all"
+  some = ", ".join(names) or "none"
   raise errors.UserError(
-    "holds no RegNet in the names of VISSL, timm, torchvision or Hugging Face;"
-    f" there is {some}"
+    "has no RegNet with names of VISSL, timm, torchvision or Hugging Face;"
+    f" its first arrays are {some}"
   )
 
 
 def _prefix(shapes, layout):
-  """What stands before the trunk's names; None where there is no such trunk."""
+  """The prefix of the trunk's names; None without such a trunk."""
   wanted = f"{layout.stem}.weight"
   found = [
     name.removesuffix(wanted)
@@ -95,7 +90,7 @@ def _prefix(shapes, layout):
 
 
 def _architecture(shapes, layout, prefix):
-  """Read from the shapes of kernels; None where they are of no RegNet."""
+  """Read from the shapes of kernels; None if they are not of a RegNet."""
 
   def shape(stage, index, name):
     theirs = (
@@ -143,7 +138,7 @@ def _architecture(shapes, layout, prefix):
 
 
 def _heads(shapes, it):
-  """The same with what projection, prototypes and classifier there are."""
+  """Adds projection, prototypes and classifier, if any."""
   heads = [
     found[1]
     for name in shapes
@@ -152,7 +147,7 @@ def _heads(shapes, it):
   if it.layout.swav and not heads:
     return _probe(shapes, it)
   for name in it.layout.classifiers:
-    # VISSL's stand under another prefix than the trunk.
+    # VISSL's have another prefix than the trunk.
     weight = shapes.get(f"{name}.weight", ())
     if len(weight) == 2:
       it = it._replace(classes=weight[0], classifier=name)
@@ -163,11 +158,11 @@ def _heads(shapes, it):
 
 
 def _probe(shapes, it):
-  """The first of VISSL's linear heads that stands on the pooled features.
+  """Adds the first of VISSL's linear heads on the pooled features.
 
-  It trains several at once (`mlp`, or `eval_mlp` with a BatchNorm), on means
-  over grids of several maps. Of a grid of more than one cell the file does not
-  say the shape: two cells of RG-10B are 2 x 1 in one head, 1 x 2 in another.
+  VISSL trains several at once (`mlp`, or `eval_mlp` with a BatchNorm), on means
+  over grids of several maps. The file does not give the shape of a grid: two
+  cells of RG-10B are 2 x 1 in one head, 1 x 2 in another.
   """
   found = (
     re.fullmatch(r"(\d{1,3})\.(?:clf\.)?clf\.0\.weight", name)
@@ -181,11 +176,11 @@ def _probe(shapes, it):
     if width == features and not it.classes:
       it = it._replace(classes=classes, classifier=name, norm=norm)
       continue
-    why = f"it reads {width} numbers, not the {features} pooled features"
+    reason = f"it takes {width} numbers, not the {features} pooled features"
     if width == features:
-      why = f"{it.classifier} comes first"
+      reason = f"{it.classifier} is used"
     it = it._replace(
-      notes=(*it.notes, f"linear head {number} is left out: {why}"),
+      notes=(*it.notes, f"linear head {number} is left out: {reason}"),
       unread=(*it.unread, f"{number}."),
     )
   return it
@@ -203,7 +198,7 @@ def _projection_of(shapes, it, prefix):
     )
   )
   widths = [shapes[f"{prefix}projection_head.{at}.weight"][0] for at in layers]
-  # Behind the last layer of a projection there is nothing.
+  # The last layer of a projection has no norm.
   if f"{prefix}projection_head.{layers[-1] + 1}.running_var" in shapes:
     widths.append(0)
   counts = []

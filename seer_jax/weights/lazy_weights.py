@@ -1,7 +1,6 @@
-"""Weights: a network, and its arrays, wherever they lie.
+"""Weights: a network and its arrays, read one by one.
 
-They are lent one by one, so that what is loaded or converted may be as large as
-memory.
+So weights as large as memory can be loaded or converted.
 """
 
 import contextlib
@@ -19,24 +18,25 @@ from seer_jax.runtime import mesh as mesh_lib
 
 
 class Weights(NamedTuple):
-  """Opened, not yet read."""
+  """Opened weights, not yet read."""
 
-  origin: str  # Whose format it is, for people.
-  model: encoder.Encoder  # The network that they belong to.
-  # Of all arrays, by path ("params/trunk/stem/kernel").
+  origin: str  # Format and path, to be printed.
+  model: encoder.Encoder
+  # By path ("params/trunk/stem/kernel").
   shapes: Mapping[str, tuple[int, ...]]
-  # Lends an array, read-only, in our order of axes.
+  # Maps an array of a path, read-only, with our order of axes.
   array: Callable[[str], contextlib.AbstractContextManager[np.ndarray]]
-  # Names in the file that a network has no use for.
-  dropped: tuple[str, ...] = ()
-  files: tuple[pathlib.Path, ...] = ()  # That arrays are read from.
-  notes: tuple[str, ...] = ()  # What is in the file and is not read, in words.
+  dropped: tuple[str, ...] = ()  # Other names in the file.
+  files: tuple[pathlib.Path, ...] = ()
+  notes: tuple[
+    str, ...
+  ] = ()  # What is in the file but left out, to be printed.
 
 
 def in_memory(
   origin: str, network: encoder.Encoder, tree: Mapping[str, Any]
 ) -> Weights:
-  """Weights of variables that are there already."""
+  """Weights of variables in memory."""
   arrays = {
     mesh_lib.path_of(path): leaf
     for path, leaf in jax.tree.leaves_with_path(dict(tree))
@@ -54,7 +54,7 @@ def in_memory(
 
 def expected(network: encoder.Encoder) -> dict[str, tuple[int, ...]]:
   """Shapes of all variables of a network, by path; nothing is computed."""
-  # As many images as a mesh that is set can divide; shapes do not depend on it.
+  # A mesh that is set must divide the images; shapes do not depend on them.
   images = max(1, jax.sharding.get_abstract_mesh().size)
   abstract = jax.eval_shape(
     lambda: network.init(jax.random.key(0), jnp.zeros((images, 64, 64, 3)))
@@ -68,7 +68,7 @@ def expected(network: encoder.Encoder) -> dict[str, tuple[int, ...]]:
 def variables(
   weights: Weights, mesh: jax.sharding.Mesh | None = None
 ) -> dict[str, Any]:
-  """Reads all arrays of opened weights, one at a time."""
+  """Reads all arrays, one at a time."""
   tree: dict[str, Any] = {}
   for path in weights.shapes:
     *parents, leaf = path.split("/")
@@ -84,9 +84,9 @@ def _put(path, view, mesh):
   if mesh is None:
     whole = _aligned(view.shape)
     np.copyto(whole, view)
-    # On a CPU this array becomes JAX's own; no second one is made.
+    # On CPUs JAX takes this array without a copy.
     return jax.block_until_ready(jax.device_put(whole, may_alias=True))
-  stored, spec = mesh_lib.place(path, view.shape, mesh.shape["fsdp"])
+  stored, spec = mesh_lib.stored_as(path, view.shape, mesh.shape["fsdp"])
 
   def part(index):
     sizes = [
@@ -105,7 +105,7 @@ def _put(path, view, mesh):
 
 
 def _aligned(shape):
-  """Room for floats that begins at a multiple of 64 bytes, as XLA wants it."""
+  """Uninitialized floats, aligned to 64 bytes as XLA requires."""
   count = math.prod(shape)
   room = np.empty(count + 16, np.float32)
   skip = -(room.ctypes.data // 4) % 16

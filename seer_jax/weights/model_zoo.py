@@ -1,8 +1,8 @@
-"""Weights that others published: where they are, and how they look at images.
+"""Published weights: where they are, and their preprocessing.
 
 https://github.com/facebookresearch/vissl/blob/main/projects/SEER/README.md;
 timm's and Hugging Face's copies of the same weights, and other RegNets of the
-hub. SEER's weights are under a licence of their own, for research only.
+hub. SEER's weights have a license of their own, for research only.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from seer_jax.weights import infer_model
 SEER_FEATURES = Preprocessing(256, 224, "bilinear")
 FINE_TUNED = Preprocessing(384, 384, "bicubic")
 _FILES = "https://dl.fbaipublicfiles.com/vissl/model_zoo/"
-# What timm 1.0.31 means by the name of a network alone.
+# The weights that timm 1.0.31 loads for the name of a network alone.
 _TIMM_TAGS: Mapping[str, str] = {
   "pycls_in1k": "x_002 x_004 x_006 x_040 x_064 x_120 y_002 y_006 y_008",
   "tv2_in1k": "x_004_tv x_008 x_016 x_032 x_080 x_160 x_320 y_004 y_008_tv"
@@ -35,7 +35,7 @@ _TIMM_BARE: Mapping[str, str] = {
   for tag, names in _TIMM_TAGS.items()
   for name in names.split()
 }
-_PATIENCE = 20  # Seconds to wait for the hub's first answer.
+_TIMEOUT = 20  # Seconds for the first response of the hub.
 _WEIGHTS = ("model", "pytorch_model")
 
 
@@ -43,80 +43,81 @@ _WEIGHTS = ("model", "pytorch_model")
 class Published:
   """One set of weights."""
 
-  name: str  # That users know.
-  trunk: str  # Name in `architectures.MODELS`; "" to go by the file.
+  name: str
+  trunk: str  # Name in `architectures.MODELS`; "" is inferred from the file.
   repository: str = ""  # On Hugging Face's hub; "" for none.
-  url: str = ""  # Of the file elsewhere, which the user fetches; "" for none.
-  # That belongs to them; None to go by the repository.
-  preprocessing: Preprocessing | None = None
+  url: str = ""  # For the user to download; "" for none.
+  preprocessing: Preprocessing | None = None  # None is the repository's.
+
+
+# Name, trunk; file and repository of the pre-trained weights; then of the
+# fine-tuned ones. Where timm has a copy, the repository is timm's.
+_SEER = (
+  (
+    *("seer_32", "regnety_32gf"),
+    "seer_regnet32d/seer_regnet32gf_model_iteration244000.torch",
+    "timm/regnety_320.seer",
+    "seer_regnet32_finetuned_in1k_model_final_checkpoint_phase78.torch",
+    "timm/regnety_320.seer_ft_in1k",
+  ),
+  (
+    *("seer_64", "regnety_64gf"),
+    "seer_regnet64/seer_regnet64gf_model_final_checkpoint_phase0.torch",
+    "timm/regnety_640.seer",
+    "seer_regnet64_finetuned_in1k_model_final_checkpoint_phase78.torch",
+    "timm/regnety_640.seer_ft_in1k",
+  ),
+  (
+    *("seer_128", "regnety_128gf"),
+    "swav_ig1b_regnet128Gf_cnstant_bs32_node16_sinkhorn10_proto16k_syncBN64"
+    "_warmup8k/model_final_checkpoint_phase0.torch",
+    "timm/regnety_1280.seer",
+    "seer_regnet128_finetuned_in1k_model_final_checkpoint_phase78.torch",
+    "timm/regnety_1280.seer_ft_in1k",
+  ),
+  (
+    *("seer_256", "seer_256gf"),
+    "swav_ig1b_cosine_rg256gf_noBNhead_wd1e5_fairstore_bs16_node64_sinkhorn10"
+    "_proto16k_apex_syncBN64_warmup8k/model_final_checkpoint_phase0.torch",
+    "",
+    "seer_regnet256_finetuned_in1k_model_final_checkpoint_phase38.torch",
+    "timm/regnety_2560.seer_ft_in1k",
+  ),
+  (
+    *("seer_10b", "seer_10b"),
+    "seer_regnet10B/model_iteration124500_conso.torch",
+    "facebook/regnet-y-10b-seer",
+    "seer_10b_finetuned_in1k_model_phase28_conso.torch",
+    "facebook/regnet-y-10b-seer-in1k",
+  ),
+)
 
 
 def _seer():
-  sizes = {
-    "32": ("regnety_32gf", "320"),
-    "64": ("regnety_64gf", "640"),
-    "128": ("regnety_128gf", "1280"),
-    "256": ("seer_256gf", "2560"),
-    "10b": ("seer_10b", "10b"),
-  }
-  trained = {
-    "32": "seer_regnet32d/seer_regnet32gf_model_iteration244000.torch",
-    "64": "seer_regnet64/seer_regnet64gf_model_final_checkpoint_phase0.torch",
-    "128": "swav_ig1b_regnet128Gf_cnstant_bs32_node16_sinkhorn10_proto16k"
-    "_syncBN64_warmup8k/model_final_checkpoint_phase0.torch",
-    "256": "swav_ig1b_cosine_rg256gf_noBNhead_wd1e5_fairstore_bs16_node64"
-    "_sinkhorn10_proto16k_apex_syncBN64_warmup8k/"
-    "model_final_checkpoint_phase0.torch",
-    "10b": "seer_regnet10B/model_iteration124500_conso.torch",
-  }
-  phases = {"32": 78, "64": 78, "128": 78, "256": 38}
-  for size, (trunk, tens) in sizes.items():
-    # What stands on the hub is timm's where timm has it.
-    big = size == "10b"
-    yield Published(
-      f"seer_{size}",
-      # The file of 256 may hold another trunk than SEER's: go by its shapes.
-      "" if size == "256" else trunk,
-      "facebook/regnet-y-10b-seer"
-      if big
-      else ""
-      if size == "256"
-      else f"timm/regnety_{tens}.seer",
-      _FILES + trained[size],
-      SEER_FEATURES,
-    )
-    tuned = (
-      "seer_10b_finetuned_in1k_model_phase28_conso.torch"
-      if big
-      else f"seer_regnet{size}_finetuned_in1k_model_final_checkpoint_phase"
-      f"{phases[size]}.torch"
-    )
-    yield Published(
-      f"seer_{size}_in1k",
-      trunk,
-      "facebook/regnet-y-10b-seer-in1k"
-      if big
-      else f"timm/regnety_{tens}.seer_ft_in1k",
-      f"{_FILES}seer_finetuned/{tuned}",
-      FINE_TUNED,
-    )
+  for name, trunk, file, repository, tuned, tuned_repository in _SEER:
+    # The pre-trained file of 256 GF may have another trunk than SEER's.
+    first = trunk if repository else ""
+    yield Published(name, first, repository, _FILES + file, SEER_FEATURES)
+    url = f"{_FILES}seer_finetuned/{tuned}"
+    name += "_in1k"
+    yield Published(name, trunk, tuned_repository, url, FINE_TUNED)
 
 
 SEER: Mapping[str, Published] = {each.name: each for each in _seer()}
 
 
 def find(name: str) -> Published | None:
-  """What is published under a name; None where it is no such name.
+  """The published weights of a name; None if there are none.
 
   Names of SEER's weights (`seer_32`, `seer_256_in1k`), of timm's
-  (`regnety_320.seer`; `regnety_320` for those that timm prefers) and of
-  repositories on the hub (`facebook/regnet-y-040`, also after `hf-hub:`).
-  Raises UserError if timm's network of that name is not built here.
+  (`regnety_320.seer`; `regnety_320` for timm's default) and of repositories on
+  the hub (`facebook/regnet-y-040`, also after `hf-hub:`). Raises UserError if
+  timm's network of that name is not supported.
   """
   name = re.sub(r"^hf[-_]hub:", "", name)
   bare = name.removeprefix("timm/").split(".")[0]
   if reason := infer_model.refusal(bare):
-    raise errors.UserError(f"timm's {bare} is not built here: {reason}")
+    raise errors.UserError(f"timm's {bare} is not supported: {reason}")
   name = _TIMM_BARE.get(name, name)
   if name in SEER:
     return SEER[name]
@@ -138,15 +139,14 @@ def find(name: str) -> Published | None:
 
 
 def folder_of(it: Published) -> pathlib.Path:
-  """Where a file that the user fetched himself is looked for."""
+  """The folder for a file that the user downloads."""
   return files.cache_folder("weights") / it.name.replace("/", "--")
 
 
 def fetched(it: Published) -> pathlib.Path:
-  """The weights on this disk: placed by the user, or from the hub's cache.
+  """The weights on this disk: put there by the user, or from the hub's cache.
 
-  Raises UserError if neither there nor to be had; says which file to place
-  where.
+  Raises UserError if they cannot be downloaded; says where to put which file.
   """
   folder = folder_of(it)
   if folder.is_dir() and any(folder.iterdir()):
@@ -157,7 +157,7 @@ def fetched(it: Published) -> pathlib.Path:
 
 def _downloaded(it, folder):
   source = it.url or f"https://huggingface.co/{it.repository}"
-  what = f"fetch {source} and place it in {folder}/"
+  what = f"download {source} to {folder}/"
   if not it.repository:
     raise errors.UserError(f"{it.name} is not on Hugging Face's hub; {what}")
   try:
@@ -171,21 +171,21 @@ def _downloaded(it, folder):
   except Exception as error:  # Of many layers: HTTP, the hub, the disk.
     words = " ".join(str(error).split())[:200]
     raise errors.UserError(
-      f"cannot fetch {it.repository} from Hugging Face's hub"
+      f"cannot download {it.repository} from Hugging Face's hub"
       f" ({type(error).__name__}: {words}); {what}"
     ) from error
 
 
 def _snapshot(hub, repository):
-  """What was fetched before; else from the network."""
+  """An earlier download, or else a new one."""
   with contextlib.suppress(Exception):
     found = hub.snapshot_download(repository, local_files_only=True)
     there = [path.name for path in pathlib.Path(found).iterdir()]
     if any(name.startswith(_WEIGHTS) for name in there):
       return found
-  about = hub.model_info(repository, timeout=_PATIENCE)
+  about = hub.model_info(repository, timeout=_TIMEOUT)
   there = [each.rfilename for each in about.siblings]
-  # Often there in both forms, of which one is enough.
+  # Many repositories have both forms; one is enough.
   safe = any(name.startswith(_WEIGHTS[0]) for name in there)
   kind = "model*.safetensors*" if safe else "pytorch_model*.bin*"
   return hub.snapshot_download(repository, allow_patterns=[kind, "*.json"])

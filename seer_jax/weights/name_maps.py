@@ -1,8 +1,7 @@
-"""What others call our arrays: VISSL, timm, torchvision, Hugging Face.
+"""Names of our arrays in VISSL, timm, torchvision and Hugging Face.
 
-One table a project. From it follow the names to look for when a file is read,
-those to write, and, since blocks are counted until one is missing, the trunk
-that a file holds, whatever its name says.
+One table per project gives the names to read and to write; counting blocks
+until one is missing gives the trunk of a file.
 """
 
 import dataclasses
@@ -10,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from seer_jax.models import architectures
+from seer_jax.models import architectures, encoder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,13 +18,13 @@ class Layout:
 
   title: str
   stem: str  # The stem's convolution.
-  stem_norm: str  # Its normalisation.
-  # What precedes a block's names, from `stage` and `number`, counted from 1,
+  stem_norm: str  # Its normalization.
+  # Prefix of a block's names, from `stage` and `number`, counted from 1,
   # `before` (the stage) and `index`, counted from 0, and `tap`.
   block: str
   inside: Mapping[str, str]  # Our names within a block to theirs.
-  classifiers: tuple[str, ...]  # Names of the classifier; the first is written.
-  swav: bool = False  # Whether the projection and the prototypes have names.
+  classifiers: tuple[str, ...]  # Names of the classifier.
+  swav: bool = False  # Whether it names a projection and prototypes.
 
 
 VISSL = Layout(
@@ -45,7 +44,7 @@ VISSL = Layout(
     "shortcut": "proj",
     "bn_shortcut": "bn",
   },
-  # A network that was pre-trained and fine-tuned has its projection at 0.
+  # The second follows a projection.
   classifiers=("0.clf.0", "1.clf.0"),
   swav=True,
 )
@@ -90,7 +89,7 @@ TORCHVISION = Layout(
 
 
 def _hugging_face(last):
-  """Layers are numbered, and squeeze-and-excitation is one of them."""
+  """Numbers layers; squeeze-and-excitation is one of them."""
   return Layout(
     title="Hugging Face",
     stem="embedder.embedder.convolution",
@@ -114,37 +113,36 @@ def _hugging_face(last):
 
 HUGGING_FACE_Y, HUGGING_FACE_X = _hugging_face(3), _hugging_face(2)
 ALL = (VISSL, TIMM, TORCHVISION, HUGGING_FACE_Y, HUGGING_FACE_X)
-# Who writes a config.json beside the arrays.
+# Those with a config.json beside the arrays.
 WITH_CONFIG = (TIMM, HUGGING_FACE_Y, HUGGING_FACE_X)
-# SEER-10B's groups of blocks, which were recomputed together.
+# SEER-10B's groups of blocks that were rematerialized together.
 _PART = re.compile(r"\.block\d+-part\d+(?=\.)")
 _COUNTER = ".num_batches_tracked"
 
 
 class Contents(NamedTuple):
-  """What a file's arrays are."""
+  """The layout and network of a file."""
 
-  layout: Layout  # Whose names they have.
-  prefix: str  # What precedes the names of the trunk.
+  layout: Layout
+  prefix: str  # Of the trunk's names.
   architecture: architectures.Architecture
   hidden: tuple[int, ...] = ()  # Widths of the projection's hidden layers.
-  # Width of the projection; 0 for none. A network fine-tuned from hidden layers
-  # has those alone, and its classifier behind them.
+  # Width of the projection; 0 for none, also of networks fine-tuned from hidden
+  # layers, whose classifier follows these.
   out: int = 0
-  batch_norm: bool = False  # Whether the projection normalises.
-  projection: str = ""  # What precedes its names.
-  prototype_counts: tuple[int, ...] = ()  # Of each prototype head.
+  batch_norm: bool = False  # Whether the projection has BatchNorm.
+  projection: str = ""  # Prefix of its names.
+  prototype_counts: tuple[int, ...] = ()
   classes: int = 0  # Of the classifier; 0 for none.
   classifier: str = ""
   # Name of a BatchNorm before it, VISSL's `channel_bn`; "" for none.
   norm: str = ""
-  # Probes that are in the file and are not read, in words.
-  notes: tuple[str, ...] = ()
-  unread: tuple[str, ...] = ()  # What precedes the names of their arrays.
+  notes: tuple[str, ...] = ()  # Heads that are left out, to be printed.
+  unread: tuple[str, ...] = ()  # Prefixes of their arrays.
 
 
 class Pair(NamedTuple):
-  """One array under both names, and the axes of theirs in our order."""
+  """Both names of an array, and the axes of theirs in our order."""
 
   ours: str
   theirs: str
@@ -158,51 +156,46 @@ _LINEAR = (1, 0)  # out, in -> in, out.
 
 
 def plain(name: str) -> str:
-  """A name without what says how a network was run."""
+  """A name without parts that depend on how the network was run."""
   return _PART.sub("", name)
 
 
 def is_counter(name: str) -> bool:
-  """Whether it counts batches for PyTorch, which nothing here uses."""
+  """Whether it counts batches for PyTorch's BatchNorm."""
   return name.endswith(_COUNTER)
 
 
-def target(
-  title: str,
-  architecture: architectures.Architecture,
-  *,
-  hidden: tuple[int, ...] = (),
-  out: int = 0,
-  batch_norm: bool = False,
-  prototype_counts: tuple[int, ...] = (),
-  classes: int = 0,
-) -> Contents:
-  """What to write of a network, of what the project has names for."""
+def target(title: str, network: encoder.Encoder) -> Contents:
+  """The contents to write for a network: what the project has names for."""
   layout = {
     "vissl": VISSL,
     "timm": TIMM,
     "torchvision": TORCHVISION,
-    "huggingface": HUGGING_FACE_Y if architecture.se_ratio else HUGGING_FACE_X,
+    "huggingface": HUGGING_FACE_Y
+    if network.architecture.se_ratio
+    else HUGGING_FACE_X,
   }[title]
-  hugging = title == "huggingface"
-  with_swav = layout.swav and bool(hidden or out)
-  number = int(with_swav)
-  return Contents(
-    layout=layout,
-    prefix="regnet." if hugging and classes else "",
-    architecture=architecture,
-    hidden=hidden if with_swav else (),
-    out=out if with_swav else 0,
-    batch_norm=batch_norm and with_swav,
-    projection="0." if with_swav else "",
-    prototype_counts=prototype_counts if with_swav else (),
-    classes=classes,
-    classifier=layout.classifiers[number] if classes else "",
+  with_swav = layout.swav and bool(network.hidden or network.out)
+  it = Contents(
+    layout,
+    "regnet." if title == "huggingface" and network.classes else "",
+    network.architecture,
+    classes=network.classes,
+    classifier=layout.classifiers[with_swav] if network.classes else "",
+  )
+  if not with_swav:
+    return it
+  return it._replace(
+    hidden=tuple(network.hidden),
+    out=network.out,
+    batch_norm=network.batch_norm,
+    projection="0.",
+    prototype_counts=tuple(network.prototype_counts),
   )
 
 
 def pairs(it: Contents) -> Iterator[Pair]:
-  """Every array that such a file has, ours in VISSL's order."""
+  """All arrays of such a file, in VISSL's order."""
   layout, arch = it.layout, it.architecture
   yield from _conv("trunk/stem", it.prefix + layout.stem)
   yield from _norm("trunk/bn_stem", it.prefix + layout.stem_norm)
@@ -238,7 +231,7 @@ def pairs(it: Contents) -> Iterator[Pair]:
 
 
 def counters(it: Contents) -> Iterator[str]:
-  """Names of the counters that PyTorch's normalisations keep."""
+  """Names of the batch counters of PyTorch's BatchNorm."""
   for pair in pairs(it):
     if pair.theirs.endswith(".running_var"):
       yield pair.theirs.removesuffix(".running_var") + _COUNTER
@@ -276,9 +269,5 @@ def _norm(ours, theirs):
 
 def block_name(layout, stage, index):
   return layout.block.format(
-    stage=stage,
-    tap=stage + 1,
-    before=stage - 1,
-    index=index,
-    number=index + 1,
+    stage=stage, tap=stage + 1, before=stage - 1, index=index, number=index + 1
   )

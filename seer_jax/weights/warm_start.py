@@ -1,4 +1,4 @@
-"""Beginning from weights: what they decide of a config, and their arrays."""
+"""Training from weights: what they determine of a config, and their arrays."""
 
 import logging
 from typing import Any
@@ -17,14 +17,11 @@ _log = logging.getLogger(__name__)
 
 
 def decide(config: ml_collections.ConfigDict) -> None:
-  """Sets what follows from the weights that the config names, if it does.
+  """Sets the keys that the weights of a config determine, if it has any.
 
-  The trunk is theirs, and so are the projection and the preprocessing where the
-  config does not ask for others.
-
-  Raises:
-    UserError: there are no such weights; or the config describes another trunk,
-      or a head that they have not.
+  The trunk, and by default the projection and the preprocessing. Raises
+  UserError if there are no such weights, or the config describes another trunk,
+  or a head that they do not have.
   """
   if not config.weights:
     return
@@ -32,8 +29,8 @@ def decide(config: ml_collections.ConfigDict) -> None:
   arch = network.architecture
   if arch.linear or arch.bottleneck != 1:
     raise errors.UserError(
-      f"config.weights={config.weights}: training from a RegNetZ or one with"
-      " wide bottlenecks is not supported; frozen features are (seer-jax eval)"
+      f"config.weights={config.weights} is a RegNetZ or has wide bottlenecks:"
+      " training from it is not supported; seer-jax eval is"
     )
   described = config.model.trunk or config.model.regnet or config.model.depths
   for key in ("stem_stride", "strides"):
@@ -66,10 +63,9 @@ def _check_trunk(config, arch):
     found, words = None, str(error)
   if found != arch:
     raise errors.UserError(
-      f"config.weights={config.weights} are of another trunk than config.model"
-      f" ({words}): theirs has depths {arch.depths}, widths {arch.widths} and"
-      f" strides {arch.strides}. Leave the keys of config.model out: they"
-      " follow from the weights"
+      f"config.weights={config.weights} have depths {arch.depths}, widths"
+      f" {arch.widths} and strides {arch.strides}, but config.model has"
+      f" {words}. Remove the keys of config.model: the weights determine them"
     )
 
 
@@ -81,8 +77,8 @@ def _decide_heads(config, network):
       head.out = network.out
   elif config.task == "finetune" and config.finetune.head == "swav":
     raise errors.UserError(
-      f"config.weights={config.weights} have no projection, of which"
-      ' config.finetune.head="swav" takes the first layer; use "linear"'
+      f"config.weights={config.weights} have no projection, but"
+      ' config.finetune.head="swav" takes its first layer; use "linear"'
     )
   if network.prototype_counts and config.model.prototypes is None:
     config.model.prototypes = tuple(network.prototype_counts)
@@ -94,11 +90,11 @@ def begin(
   config: ml_collections.ConfigDict,
   mesh: jax.sharding.Mesh,
 ) -> state.State:
-  """A fresh state with the arrays of the weights that the config names.
+  """A fresh state with the arrays of the config's weights.
 
-  What the weights lack, or have in another shape (a classifier of other labels)
-  stays fresh; the log says what. Raises UserError if an array of the trunk is
-  missing or has another shape.
+  Arrays that the weights lack, or have in another shape (a classifier of other
+  labels), stay fresh, which is logged. Raises UserError if an array of the
+  trunk is missing or has another shape.
   """
   if not config.weights:
     return fresh

@@ -183,11 +183,14 @@ def test_mistakes_are_one_line(tiny, seer, recipes, tmp_path):
   for arguments, words in (
     ((tiny, "--train", none, "--test", two), "not labelled"),
     ((tiny, "--train", two, "--test", one), "all of one class, 'a'"),
-    ((tiny, "--train", two, "--test", other), "different labels: only one of them has b, c"),
-    ((tiny, *data), "k=200 neighbours of only 24 images"),
+    (
+      (tiny, "--train", two, "--test", other),
+      "different labels: only one of them has b, c",
+    ),
+    ((tiny, *data), "asks for 200 neighbours, but there are only 24"),
     ((tiny, tiny, *data), "is given twice"),
-    (("untrained", *data), "name these too"),
-    ((tiny, "--evals", "knm", *data), "there is no evaluation 'knm'"),
+    (("untrained", *data), "give those too"),
+    ((tiny, "--evals", "knm", *data), "'knm', which does not exist"),
     ((tiny, "--evals", "knn@1%", *data), "only linear, finetune, scratch"),
     (("nowhere", *data), "there is no file nowhere"),
     (
@@ -195,14 +198,14 @@ def test_mistakes_are_one_line(tiny, seer, recipes, tmp_path):
       "give --train and --test",
     ),
     ((tiny, "--seeds", "0", *data), "--seeds is 0"),
-    ((tiny, "--evals", "accuracy", *data), "nothing to measure"),
+    ((tiny, "--evals", "accuracy", *data), "measures nothing"),
     (
       (tiny, "--evals", "logistic", "--config.eval.shots=(13,)", *data),
       "13-shot needs 13 images of each label, but label 0 has 12",
     ),
     (
       (tiny, "--evals", "logistic", "--config.eval.taps=('res5',)", *data),
-      "the network has no res5",
+      "the network has no tap res5",
     ),
   ):
     status, out, err = seer("eval", *arguments)
@@ -214,7 +217,7 @@ def test_mistakes_are_one_line(tiny, seer, recipes, tmp_path):
 @pytest.mark.parametrize(
   ("key", "words"),
   [
-    ("model.trunk=regnety_200mf", "are of another trunk than config.model"),
+    ("model.trunk=regnety_200mf", "but config.model has"),
     ("classes=3", "config.classes is 3, but the images have 10 labels"),
   ],
 )
@@ -257,7 +260,9 @@ def test_without_a_test_set_one_part_is_held_out(seer, tmp_path):
     *("eval", "pixels", "--train", folder, "--evals", "knn"),
     "--config.eval.knn_k=(33,)",
   )
-  assert more[0] == 2 and "33 neighbours, but there are only 32 images" in more[2]
+  assert (
+    more[0] == 2 and "33 neighbours, but there are only 32 images" in more[2]
+  )
 
 
 class Killed(BaseException):

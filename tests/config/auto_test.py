@@ -72,7 +72,10 @@ def test_a_batch_that_devices_cannot_share_comes_with_one_that_they_can():
   with pytest.raises(errors.UserError) as caught:
     auto.complete(config, situation(images=10**9, devices=512))
   words = str(caught.value)
-  assert "config.batch_size is 7936, which 512 devices cannot share" in words
+  assert (
+    "config.batch_size is 7936, which cannot be split evenly over 512 devices"
+    in words
+  )
   for key, value in re.findall(r"--config\.(\S+)=(\d+)", words):
     keys.put(config, key, int(value))
   # 60 groups would be of 128 images as before, but of 8.5 devices each.

@@ -133,7 +133,7 @@ def test_mended_images_are_forgiven(tmp_path):
 
 
 def test_a_folder_of_nothing_usable_says_so(tmp_path):
-  with pytest.raises(errors.UserError, match="one after the other"):
+  with pytest.raises(errors.UserError, match="in a row"):
     batches_of(Numbers(20, bad=range(20)), tmp_path, max_bad=1.0)
 
 

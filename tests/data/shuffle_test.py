@@ -120,7 +120,7 @@ def test_every_source_is_drawn_from():
 
 
 def test_a_weight_of_nothing_is_told():
-  with pytest.raises(errors.UserError, match="leave its source out"):
+  with pytest.raises(errors.UserError, match="remove its source"):
     shuffle.draws_of_each((1e-12, 1.0))
 
 

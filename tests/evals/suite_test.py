@@ -75,7 +75,9 @@ def test_one_label_is_told_apart_from_nothing(tmp_path, caplog):
 
 
 def test_an_unknown_evaluation_is_refused():
-  with pytest.raises(errors.UserError, match="'knm', which does not exist.*stats, knn"):
+  with pytest.raises(
+    errors.UserError, match="'knm', which does not exist.*stats, knn"
+  ):
     measured(config_of(**{"eval.evals": ("knm",)}))
 
 

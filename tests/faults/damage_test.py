@@ -101,7 +101,7 @@ def test_what_is_wrong_is_told(kept, programs, tmp_path, caplog):
   flip(victim)
   assert restored(kept, programs) == 1
   assert "the checkpoint of step 2 is damaged" in caplog.text
-  assert f"{victim.name} is not what was written" in caplog.text
+  assert f"{victim.name} has another checksum" in caplog.text
 
 
 def test_nothing_whole_is_an_error_and_nothing_is_moved(

@@ -135,7 +135,7 @@ def stop_at(step, config, workdir, monkeypatch):
 def test_a_signal_changes_nothing_of_a_later_rollback(
   photos, tmp_path, poisoned, monkeypatch
 ):
-  """Its checkpoint, of no regular step, is not what the run goes back to."""
+  """No rollback returns to its checkpoint, which is not of a regular step."""
   poisoned.update(range(8 * 8, 10 * 8))
   run.run(settings(photos), tmp_path / "undisturbed")
   (jump,) = place_of(tmp_path / "undisturbed")["jumps"]
@@ -283,12 +283,20 @@ def test_weights_that_exploded_are_blamed_instead_of_the_images(
 @pytest.mark.parametrize(
   ("precision", "bad", "words"),
   [
-    ("fp32", 0, "backward pass; try a lower config.optim.lr"),
-    ("bf16", 0, "backward pass; try a lower config.optim.lr"),
-    ("fp16", 0, "backward pass; try config.precision=fp32, or a lower"),
-    ("fp16", 8, "forward pass; try config.precision=fp32, or a lower"),
-    ("fp16", 2, "look at these images"),
-    ("fp32", 8, "look at these images"),
+    ("fp32", 0, "backward pass overflowed; try a lower config.optim.lr"),
+    ("bf16", 0, "backward pass overflowed; try a lower config.optim.lr"),
+    (
+      "fp16",
+      0,
+      "backward pass overflowed; try config.precision=fp32, or a lower",
+    ),
+    (
+      "fp16",
+      8,
+      "forward pass overflowed; try config.precision=fp32, or a lower",
+    ),
+    ("fp16", 2, "check these images"),
+    ("fp32", 8, "check these images"),
   ],
 )
 def test_advice_suits_the_precision(precision, bad, words):

@@ -125,7 +125,7 @@ def test_an_empty_workdir_is_a_user_error():
   options = training.TRAIN.parse(
     "train", ["--config=configs/digits.py", "--workdir="]
   )
-  with pytest.raises(errors.UserError, match="give --workdir"):
+  with pytest.raises(errors.UserError, match="no --workdir is given"):
     training._begin(options)
 
 

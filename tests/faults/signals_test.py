@@ -54,4 +54,4 @@ def test_ctrl_c_twice_ends_at_once_and_without_a_traceback(held, options):
   code, _, err = runs.finish(process)
   assert code == 130, err
   assert "Traceback" not in err
-  assert "the same command goes on from the newest checkpoint" in err
+  assert "the same command resumes from the newest checkpoint" in err

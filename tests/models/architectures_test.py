@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seer_jax.models import architectures, regnet
+from seer_jax.models import architectures, encoder, regnet
 from seer_jax.planning import operations
 from seer_jax.runtime import mesh
 from seer_jax.weights import infer_model, name_maps
@@ -164,7 +164,9 @@ def recognized(variables, architecture, to):
   }
   shapes = {
     pair.theirs: tuple(ours[pair.ours][axis] for axis in np.argsort(pair.axes))
-    for pair in name_maps.pairs(name_maps.target(to, architecture))
+    for pair in name_maps.pairs(
+      name_maps.target(to, encoder.Encoder(architecture))
+    )
   }
   return infer_model.contents(shapes).architecture
 

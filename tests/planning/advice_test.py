@@ -42,7 +42,7 @@ def model(devices, held, fixed, an_image, tried=None):
     return advice.Needs(
       parameters=int(fixed * GIB),
       held=int(state * GIB),
-      fleeting=int((fixed + an_image * each * saved) * GIB),
+      temporary=int((fixed + an_image * each * saved) * GIB),
     )
 
   return measure
@@ -121,7 +121,7 @@ def test_groups_of_norms_divide_what_is_advised():
   words = ", ".join(smaller.effects)
   assert f"{batch:,} images a step instead of 15,872" in words
   assert f"instead of {0.3 * 15872 / 256:.4g}" in words
-  assert f"--config.steps={-(-1000 * 15872 // batch)} for as many" in words
+  assert f"--config.steps={-(-1000 * 15872 // batch)} for the same" in words
   for found in (parts, smaller):
     trial = after(copy.deepcopy(config), found)
     # No group begins in the middle of a device.

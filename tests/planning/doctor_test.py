@@ -72,7 +72,7 @@ def test_of_a_sound_machine_nothing_is_said(facts):
   assert list(doctor.examine(facts)) == []
   lines, status = doctor.report(facts)
   assert status == 0
-  assert lines[-1] == "nothing is wrong"
+  assert lines[-1] == "no faults"
 
 
 def test_a_compiler_without_a_gpu_is_no_fault():
@@ -81,7 +81,7 @@ def test_a_compiler_without_a_gpu_is_no_fault():
 
 
 @pytest.mark.parametrize(
-  ("facts", "what", "mend"),
+  ("facts", "fault", "fix"),
   [
     (with_(LAPTOP, devices=(), complaint="No"), "not start: No", "--upgrade j"),
     (with_(V100, devices=(), complaint="No"), "not start: No", "[v100]"),
@@ -98,7 +98,7 @@ def test_a_compiler_without_a_gpu_is_no_fault():
     (with_(A100, versions=CUDA12 | CUDA13), "both", "uninstall jax-cuda13-pl"),
     (
       with_(V100, versions=CUDA12),
-      "cuDNN 9.28.0.42 has no code for Tesla V100 (compute capability 7.0)",
+      "cuDNN 9.28.0.42 does not support Tesla V100 (compute capability 7.0)",
       "pip install 'seer_jax[v100]'",
     ),
     (
@@ -109,7 +109,7 @@ def test_a_compiler_without_a_gpu_is_no_fault():
     # JAX sees no GPU then; nvidia-smi still knows it.
     (
       with_(V100, versions=CUDA13, devices=(CPU,)),
-      "CUDA 13 cannot make programs for Tesla V100",
+      "CUDA 13 does not support Tesla V100",
       "pip uninstall jax-cuda13-plugin jax-cuda13-pjrt; pip install",
     ),
     (
@@ -138,7 +138,7 @@ def test_a_compiler_without_a_gpu_is_no_fault():
     ),
     (
       with_(A100, devices=(CPU,), complaint="cuInit failed"),
-      "sees only the CPU; it says: cuInit failed",
+      "sees only the CPU; its message: cuInit failed",
       "docker run --gpus all",
     ),
     # A container that has the device files and no driver tools.
@@ -154,12 +154,12 @@ def test_a_compiler_without_a_gpu_is_no_fault():
     ),
     (
       with_(TPU, devices=(CPU,), complaint="The TPU is already in use"),
-      "it says: The TPU is already in use",
+      "its message: The TPU is already in use",
       "end the other process",
     ),
     (
       with_(A100, foreign_cuda=("/usr/local/cuda/lib64",)),
-      "LD_LIBRARY_PATH leads to another CUDA, in /usr/local/cuda/lib64",
+      "LD_LIBRARY_PATH has another CUDA, in /usr/local/cuda/lib64",
       "unset LD_LIBRARY_PATH",
     ),
     (with_(LAPTOP, shm=2**26), "/dev/shm has 0.06 GiB", "--shm-size"),
@@ -168,14 +168,14 @@ def test_a_compiler_without_a_gpu_is_no_fault():
     (with_(LAPTOP, cache_writable=False), "cannot be written", "XDG_CACHE"),
   ],
 )
-def test_what_is_wrong_is_told_with_its_mend(facts, what, mend):
+def test_faults_come_with_their_fix(facts, fault, fix):
   lines, status = doctor.report(facts)
   assert status == 2
-  wrong = [i for i, line in enumerate(lines) if line.startswith("wrong: ")]
-  hits = [i for i in wrong if what in lines[i]]
+  wrong = [i for i, line in enumerate(lines) if line.startswith("fault: ")]
+  hits = [i for i in wrong if fault in lines[i]]
   assert len(hits) == 1
-  assert lines[hits[0] + 1].startswith("  mend: ")
-  assert mend in lines[hits[0] + 1]
+  assert lines[hits[0] + 1].startswith("  fix: ")
+  assert fix in lines[hits[0] + 1]
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_the_description_counts_devices_and_gives_the_reason():
 def test_nothing_at_all_is_described_too():
   lines, status = doctor.report(Facts(versions={}))
   assert status == 2
-  assert "wrong: JAX does not start: it says nothing" in lines
+  assert "fault: JAX does not start: no message" in lines
 
 
 def test_nvidia_smi_is_read():

@@ -20,6 +20,7 @@ from seer_jax.planning import (
   accelerators,
   chips,
   collectives,
+  compiled_step,
   operations,
   plan,
   plan_report,
@@ -101,7 +102,7 @@ def test_traffic_counts_what_a_device_cannot_keep():
   )
 
 
-def test_messages_are_read_with_their_size_group_and_repetitions():
+def test_collectives_are_read_with_their_size_group_and_repetitions():
   mesh = mesh_lib.make(8)
   rows = mesh_lib.rows(mesh)
   x = jax.device_put(np.zeros((16, 3), np.float32), rows)
@@ -218,7 +219,7 @@ def test_each_block_s_kernels_wait_for_its_input(monkeypatch):
 
 
 @needs_gpu_compiler
-def test_a_plan_tells_memory_messages_and_a_verdict(uncached, capsys):
+def test_a_plan_has_memory_collectives_and_a_verdict(uncached, capsys):
   report = plan.plan(digits.get_config(), "a100:1x2")
   for line in plan_report.lines(report):
     print(line)
@@ -273,31 +274,37 @@ def test_topologies_that_are_not_are_user_errors(name):
   ],
 )
 def test_a_compiler_that_refuses_says_how_much_it_would_take(message, gib):
-  assert plan._used(message) == gib * chips.GIB
+  assert compiled_step._used(message) == gib * chips.GIB
 
 
 def test_a_compiler_that_gives_up_otherwise_is_quoted_on_one_line():
-  with pytest.raises(errors.UserError, match="gave up: INTERNAL: it is broken"):
-    plan._used("INTERNAL: it is\n  broken")
+  with pytest.raises(
+    errors.UserError, match="compiler failed: INTERNAL: it is broken"
+  ):
+    compiled_step._used("INTERNAL: it is\n  broken")
 
 
-def test_messages_take_as_long_as_two_rings_do():
+def test_collectives_take_as_long_as_two_rings_do():
   """Of 16 GiB on 2 hosts of 8 V100: 7/8 over links, 1/2 of 1/8 over ports."""
   chip = chips.CHIPS["v100"]
   size, link, port = 16 * chips.GIB, 150e9, 6.25e9
   for kind, rounds in (("all-gather", 1), ("all-reduce", 2)):
     sent = [collectives.Collective(kind, size, size, 3, group=16, hosts=2)]
-    assert plan._seconds(sent, chip) == pytest.approx(
+    assert collectives.seconds(sent, chip) == pytest.approx(
       (3 * rounds * size * 7 / 8 / link, 3 * rounds * size / 2 / 8 / port)
     )
   within = [
     collectives.Collective("all-gather", size, size, 1, group=8, hosts=1)
   ]
-  assert plan._seconds(within, chip) == pytest.approx((size * 7 / 8 / link, 0))
+  assert collectives.seconds(within, chip) == pytest.approx(
+    (size * 7 / 8 / link, 0)
+  )
   one_a_host = [
     collectives.Collective("all-reduce", size, size, 1, group=2, hosts=2)
   ]
-  assert plan._seconds(one_a_host, chip) == pytest.approx((0, size / port))
+  assert collectives.seconds(one_a_host, chip) == pytest.approx(
+    (0, size / port)
+  )
 
 
 @needs_gpu_compiler

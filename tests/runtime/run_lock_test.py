@@ -26,7 +26,7 @@ def test_a_lock_names_its_owner_and_is_gone_afterwards(tmp_path):
 
 def test_a_living_owner_is_respected_and_named(tmp_path):
   with run_lock.Lock(tmp_path):
-    words = rf"in use by process {os.getpid()} on .* since .* last sign of life"
+    words = rf"in use by process {os.getpid()} on .* since .* last heartbeat"
     with pytest.raises(errors.UserError, match=words), run_lock.Lock(tmp_path):
       pass
     # Refused, it left the lock to its owner.
@@ -51,8 +51,8 @@ def test_an_owner_that_was_killed_here_is_followed_at_once(tmp_path, caplog):
     owner.kill()
   began = time.monotonic()
   with run_lock.Lock(tmp_path):
-    assert time.monotonic() - began < run_lock.SILENCE / 2
-  assert "which is gone" in caplog.text
+    assert time.monotonic() - began < run_lock.TIMEOUT / 2
+  assert "which is dead" in caplog.text
 
 
 def test_a_process_number_that_is_used_again_is_no_owner(tmp_path):
@@ -64,7 +64,7 @@ def test_a_process_number_that_is_used_again_is_no_owner(tmp_path):
 def test_an_owner_elsewhere_that_is_silent_is_followed(tmp_path, caplog):
   write(tmp_path, machine="another", host="far", process=7)
   began = time.monotonic()
-  with run_lock.Lock(tmp_path, silence=1):
+  with run_lock.Lock(tmp_path, timeout=1):
     assert time.monotonic() - began >= 1
   assert "locked by process 7 on far" in caplog.text
 
@@ -76,7 +76,7 @@ def test_an_owner_elsewhere_that_lives_is_respected(tmp_path):
   words = "in use by process 7 on far"
   with (
     pytest.raises(errors.UserError, match=words),
-    run_lock.Lock(tmp_path, silence=60),
+    run_lock.Lock(tmp_path, timeout=60),
   ):
     pass
   sign.join()
@@ -85,7 +85,7 @@ def test_an_owner_elsewhere_that_lives_is_respected(tmp_path):
 @pytest.mark.parametrize("text", ["", "{", "[]", "\0\0"])
 def test_a_lock_that_cannot_be_read_is_followed_when_silent(tmp_path, text):
   (tmp_path / "lock.json").write_text(text)
-  with run_lock.Lock(tmp_path, silence=0.5):
+  with run_lock.Lock(tmp_path, timeout=0.5):
     pass
 
 
@@ -114,7 +114,7 @@ def test_of_many_that_find_a_dead_owner_one_gets_the_lock(tmp_path):
 def test_a_run_that_was_taken_over_meanwhile_ends(tmp_path):
   code = (
     "import sys, time, pathlib; from seer_jax.runtime import run_lock;"
-    "run_lock.SIGN_EVERY = 0.1;"
+    "run_lock.HEARTBEAT = 0.1;"
     "run_lock.Lock(pathlib.Path(sys.argv[1])).__enter__();"
     "print('held', flush=True); time.sleep(60)"
   )

@@ -184,9 +184,7 @@ def test_taps_that_do_not_exist_are_refused(text):
 
 
 def test_a_tap_that_the_network_lacks_is_told():
-  with pytest.raises(
-    errors.UserError, match="no tap res5; .* res2"
-  ):
+  with pytest.raises(errors.UserError, match="no tap res5; .* res2"):
     heads.pooled({"res2": jnp.ones((1, 2, 2, 3))}, "res5")
 
 

@@ -34,7 +34,7 @@ def test_a_disk_that_refuses_it_ends_no_run(tmp_path, caplog, monkeypatch):
 
   monkeypatch.setattr(files, "write_text", refuse)
   add(tmp_path, [CHOICE])
-  assert "the run goes on without it" in caplog.text
+  assert "the run continues without it" in caplog.text
 
 
 def test_where_there_is_none_nothing_is_known(tmp_path):

@@ -28,7 +28,7 @@ def test_few_images_come_with_a_word_about_released_weights(tmp_path, caplog):
   config = tiny(plant(tmp_path / "photos", 40))
   with caplog.at_level("INFO"):
     run.begin(config, None)
-  assert "40 images are few to learn to see from" in caplog.text
+  assert "40 images are few for pre-training" in caplog.text
   assert "--weights seer_32" in caplog.text
 
 
@@ -103,7 +103,10 @@ def test_too_many_bad_images_stop_the_run(tmp_path):
   ("changes", "words"),
   [
     ({"batch_size": 64}, r"batch_size is 64, but there are only 40"),
-    ({"batch_size": 12, "mesh__data": 8}, r"8 devices cannot share"),
+    (
+      {"batch_size": 12, "mesh__data": 8},
+      r"cannot be split evenly over 8 devices",
+    ),
     ({"mesh__data": 99}, r"mesh.fsdp is 99 x 1, but JAX sees 8"),
     ({"swav__queue_length": 12}, r"queue_length is 12.*multiple"),
     ({"swav__assign_crops": (0, 2)}, r"assign_crops is \(0, 2\)"),
@@ -114,7 +117,7 @@ def test_too_many_bad_images_stop_the_run(tmp_path):
     ({"precision": "fp8"}, r"precision is 'fp8'"),
     (
       {"model__trunk": "resnet50", "model__regnet": ()},
-      r"model.trunk: 'resnet50' is no trunk",
+      r"model.trunk: there is no trunk 'resnet50'",
     ),
     ({"model__regnet": (1, 2)}, r"model.regnet"),
     ({"data__train__kind": "floder"}, r"floder"),

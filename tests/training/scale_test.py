@@ -226,7 +226,7 @@ def test_every_array_of_a_state_has_a_rule():
     _, programs = ten_steps.build(config, mesh_lib.make(2, 4))
     assert jax.tree.leaves(programs.abstract)
   with pytest.raises(ValueError, match="no sharding rule"):
-    mesh_lib.place("params/mystery", (4, 4), 2)
+    mesh_lib.stored_as("params/mystery", (4, 4), 2)
 
 
 @pytest.mark.parametrize(
@@ -244,10 +244,10 @@ def test_every_array_of_a_state_has_a_rule():
 def test_kernels_are_split_by_a_dimension_that_divides(
   shape, fsdp, stored, spec
 ):
-  placed = mesh_lib.place("params/a/kernel", shape, fsdp)
+  placed = mesh_lib.stored_as("params/a/kernel", shape, fsdp)
   assert placed == (stored, jax.P(*spec))
   # A stored shape would be stored no differently.
-  assert mesh_lib.place("params/a/kernel", stored, fsdp) == placed
+  assert mesh_lib.stored_as("params/a/kernel", stored, fsdp) == placed
 
 
 @pytest.mark.parametrize(

@@ -77,9 +77,9 @@ def test_what_changes_the_output_is_refused(exported, tmp_path, name, value):
     with pytest.raises(errors.UserError) as caught:
       seer_jax.load(path)
     line = str(caught.value)
-    assert f"config.json says {name}=" in line
+    assert f"config.json has {name}=" in line
     if value == [1, 2, 1, 2]:
-      assert "depths=[1, 2, 1, 2]: the arrays are of [1, 2, 1, 1];" in line
+      assert "depths=[1, 2, 1, 2]: the arrays have [1, 2, 1, 1];" in line
 
 
 def test_a_first_stage_that_keeps_its_size_is_honoured(exported, tmp_path):
@@ -124,7 +124,7 @@ def test_arguments_of_timm_s_models(exported, tmp_path, fields, words):
     return
   with pytest.raises(errors.UserError) as caught:
     seer_jax.load(folder)
-  assert f"config.json says {words}:" in str(caught.value)
+  assert f"config.json has {words}:" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,9 @@ def test_images_that_cannot_be_prepared_so_are_refused(
 ):
   name = "preprocessor_config.json"
   folder = change(exported, tmp_path, "huggingface", name, **fields)
-  with pytest.raises(errors.UserError, match=f"{name} does not say") as caught:
+  with pytest.raises(
+    errors.UserError, match=f"{name} has no valid preprocessing"
+  ) as caught:
     seer_jax.load(folder)
   assert "\n" not in str(caught.value)
 
@@ -157,6 +159,6 @@ def test_images_that_cannot_be_prepared_so_are_refused(
 def test_damaged_json_is_one_line(exported, tmp_path, file, text):
   folder = change(exported, tmp_path, "huggingface")
   (folder / file).write_text(text, encoding="latin-1")
-  with pytest.raises(errors.UserError, match=f"{file} is no JSON") as caught:
+  with pytest.raises(errors.UserError, match=f"{file} is not JSON") as caught:
     seer_jax.load(folder)
   assert "\n" not in str(caught.value)

@@ -146,7 +146,7 @@ def test_arrays_that_were_not_written_as_they_are_are_told(tmp_path):
   data = bytearray(path.read_bytes())
   data[len(data) // 2] ^= 1
   path.write_bytes(data)
-  with pytest.raises(errors.UserError, match="was not written as it is"):
+  with pytest.raises(errors.UserError, match="differs from its source"):
     check.arrays(load.open_weights(path), opened)
 
 

@@ -56,7 +56,10 @@ def test_parts_of_a_checkpoint_that_are_no_arrays(tmp_path, refused, network):
 @pytest.mark.parametrize(
   "index, words",
   [
-    ({"weight_map": {"a": "model.safetensors.index.json"}}, "no file of arr"),
+    (
+      {"weight_map": {"a": "model.safetensors.index.json"}},
+      "not a file of arr",
+    ),
     ({"weight_map": {"a": ["b"]}}, "names a list"),
     ({"weight_map": {"a": f"{ESCAPE}.safetensors"}}, "x1b"),
     ({"weight_map": {"a": "b" * 5000}}, "is missing"),
@@ -72,7 +75,7 @@ def test_an_index_that_is_none(tmp_path, refused, index, words):
 
 def test_deeply_nested_json(tmp_path, refused):
   (tmp_path / "model.safetensors.index.json").write_text("[" * 100_000)
-  assert "is no JSON" in refused(tmp_path)
+  assert "is not JSON" in refused(tmp_path)
 
 
 def test_names_of_arrays_are_escaped_cut_and_counted(tmp_path, refused):
@@ -137,7 +140,7 @@ def test_files_are_known_by_their_content(tmp_path, to, name, renamed):
 def test_a_relative_path_is_one_for_orbax_too(tmp_path, monkeypatch):
   path = vissl_file(tmp_path / "a.torch")
   monkeypatch.chdir(tmp_path)
-  left = tmp_path / "out.part" / "left"  # By one that was killed.
+  left = tmp_path / ".out.0123.part" / "left"  # By one that was killed.
   left.mkdir(parents=True)
   assert commands.main(["convert", str(path), "out", "--to=orbax"]) == 0
   assert same(network_of()[1], seer_jax.load("out")[1])

@@ -168,8 +168,8 @@ def vissl_trunk(theirs):
   pairs = {
     timm.theirs: vissl.theirs
     for timm, vissl in zip(
-      name_maps.pairs(name_maps.target("timm", arch)),
-      name_maps.pairs(name_maps.target("vissl", arch)),
+      name_maps.pairs(name_maps.target("timm", encoder.Encoder(arch))),
+      name_maps.pairs(name_maps.target("vissl", encoder.Encoder(arch))),
       strict=True,
     )
   }
@@ -295,7 +295,7 @@ def test_seer_s_sizes_have_timm_s_shapes(name):
     theirs = timm.create_model(name, num_classes=1000).state_dict()
   arch = architectures.find(name)
   wanted = lazy_weights.expected(encoder.Encoder(arch, classes=1000))
-  it = name_maps.target("timm", arch, classes=1000)
+  it = name_maps.target("timm", encoder.Encoder(arch, classes=1000))
   ours = {
     pair.theirs: tuple(
       wanted[pair.ours][axis] for axis in np.argsort(pair.axes)
@@ -323,7 +323,7 @@ def test_seer_10b_has_hugging_face_s_shapes():
   with torch.device("meta"):
     theirs = transformers.RegNetForImageClassification(config).state_dict()
   wanted = lazy_weights.expected(encoder.Encoder(arch, classes=1000))
-  it = name_maps.target("huggingface", arch, classes=1000)
+  it = name_maps.target("huggingface", encoder.Encoder(arch, classes=1000))
   ours = {
     pair.theirs: tuple(
       wanted[pair.ours][axis] for axis in np.argsort(pair.axes)

@@ -71,8 +71,8 @@ def test_the_first_head_on_the_mean_becomes_the_classifier(tmp_path, capsys):
   np.testing.assert_allclose(logits, wanted, rtol=1e-4, atol=1e-4)
   assert commands.main(["convert", str(path)]) == 0
   said = capsys.readouterr().out
-  assert "linear head 0 is left out: it reads 96 numbers, not the 80" in said
-  assert "linear head 2 is left out: 1.clf.clf.0 comes first" in said
+  assert "linear head 0 is left out: it takes 96 numbers, not the 80" in said
+  assert "linear head 2 is left out: 1.clf.clf.0 is used" in said
   # Written again it is a plain classifier, and answers the same.
   assert not commands.main(
     ["convert", str(path), str(tmp_path / "b.torch"), "--to=vissl"]

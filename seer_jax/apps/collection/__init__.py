@@ -1,1 +1,1 @@
-"""What is done with embedded pictures: searched, sorted, labelled."""
+"""Search, clusters, duplicates and labels of embedded images."""

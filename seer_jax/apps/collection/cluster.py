@@ -1,4 +1,4 @@
-"""Clusters of a collection, by several methods, and what is in each."""
+"""Clusters of a collection, and reports of them."""
 
 import os
 import pathlib
@@ -13,7 +13,7 @@ from seer_jax.apps.embedding import embeddings, shards, vectors
 from seer_jax.runtime import errors, files
 from seer_jax.runtime import mesh as mesh_lib
 
-# HDBSCAN compares all pairs, in few dimensions.
+# HDBSCAN compares all pairs; it gets so many principal components.
 _HDBSCAN_MOST, _HDBSCAN_WIDTH = 50_000, 50
 
 
@@ -30,19 +30,18 @@ def cluster(
       (found,) = seer_jax.cluster(x_NxD, 20)
       fine, coarse = seer_jax.cluster(x_NxD, (1000, 50))
 
-  Raises UserError if no such method, or no such number of clusters.
+  Raises UserError for an unknown method or a bad number of clusters.
 
   Args:
     features_NxD: float32 or float16, of any length; may be a memory map.
-    k: clusters; several, falling, are levels of a hierarchy, in which clusters
-      are clustered by their centres. HDBSCAN finds their number.
-    method: "kmeans" (spherical), "balanced" (none larger than N / K,
-      rounded up) or "hdbscan", in which not every vector is in a cluster.
+    k: number of clusters; a falling sequence makes a hierarchy, which clusters
+      the centres of the level before. HDBSCAN ignores it.
+    method: "kmeans" (spherical), "balanced" (none larger than N / K, rounded
+      up) or "hdbscan", which leaves some vectors out.
     min_size: of HDBSCAN's clusters.
-    seed: one seed, one result.
 
   Returns:
-    `Clusters` for each level, the finest first.
+    `Clusters` of each level, the finest first.
   """
   levels = list(k) if isinstance(k, Sequence) else [int(k)]
   if method == "hdbscan":
@@ -53,7 +52,7 @@ def cluster(
     )
   if not levels or sorted(set(levels), reverse=True) != levels:
     raise errors.UserError(
-      f"clusters of levels {levels}; give falling numbers, such as 1000,50"
+      f"clusters of levels {levels}: they must fall, as in 1000,50"
     )
   found = [
     kmeans.spherical_kmeans(
@@ -71,7 +70,7 @@ def cluster(
 
 
 def _lifted(above, below, features_NxD):
-  """Clusters of centres as clusters of what is in these."""
+  """Clusters of centres as clusters of their vectors."""
   cluster_N = above.cluster_N[below.cluster_N]
   similarity_N = _to_centres(features_NxD, above.centre_KxD, cluster_N)
   return kmeans.Clusters(cluster_N, similarity_N, above.centre_KxD)
@@ -90,8 +89,8 @@ def _hdbscan(features_NxD, min_size):
   count, width = features_NxD.shape
   if count > _HDBSCAN_MOST:
     raise errors.UserError(
-      f"HDBSCAN compares all pairs of {count} images, which is for up to"
-      f" {_HDBSCAN_MOST}; use --method kmeans"
+      f"HDBSCAN compares all pairs, so {_HDBSCAN_MOST} images are its limit,"
+      f" and there are {count}; use --method kmeans"
     )
   unit_NxD = vectors.unit(features_NxD)
   few = min(_HDBSCAN_WIDTH, count, width)
@@ -123,9 +122,9 @@ def _of_assignment(unit_NxD, cluster_N):
 
 
 def by_prototypes(found: embeddings.Embeddings) -> list[kmeans.Clusters]:
-  """Clusters that SwAV trained: images by their nearest prototype.
+  """Clusters of training: images by their nearest prototype.
 
-  Raises UserError if the weights had none.
+  Raises UserError if the weights have no prototypes.
   """
   prototype_N = found.column("prototype")
   if (prototype_N < 0).all():
@@ -136,19 +135,18 @@ def by_prototypes(found: embeddings.Embeddings) -> list[kmeans.Clusters]:
 
 
 class Agreement(NamedTuple):
-  """How far clusters are labels."""
+  """How well clusters agree with labels."""
 
   # Share of images that have the most frequent label of their cluster.
   purity: float
-  # Normalised mutual information, by the arithmetic mean of entropies.
-  nmi: float
-  images: int  # That have a label and a cluster.
+  nmi: float  # Normalized mutual information, arithmetic mean of entropies.
+  images: int  # With a label and a cluster.
 
 
 def agreement(
   cluster_N: np.ndarray, labels_N: np.ndarray | None
 ) -> Agreement | None:
-  """Of clusters with names of labels, where there are any."""
+  """Agreement of clusters with names of labels; None without labels."""
   if labels_N is None:
     return None
   from sklearn import metrics
@@ -168,7 +166,7 @@ def agreement(
 def summary(
   found: kmeans.Clusters, ids_N: np.ndarray, labels_N: np.ndarray | None
 ) -> Iterator[dict[str, object]]:
-  """Each cluster in a row: size, medoid, and its most frequent label."""
+  """A row for each cluster: size, medoid, and its most frequent label."""
   for number, size in enumerate(found.sizes):
     rows = np.flatnonzero(found.cluster_N == number)
     if not size:
@@ -187,7 +185,7 @@ def summary(
 def write(
   out: pathlib.Path, found: embeddings.Embeddings, levels: list[kmeans.Clusters]
 ) -> None:
-  """Writes `clusters.csv`, a row an image, and `summary.csv`."""
+  """Writes `clusters.csv`, a row per image, and `summary.csv`."""
   finest = levels[0]
   rows = [
     {"id": name, "path": path}
@@ -210,22 +208,22 @@ def link(
   found: embeddings.Embeddings,
   groups: Mapping[str, Sequence[int]],
 ) -> int:
-  """Makes folders of links to images; returns how many links there are.
+  """Makes folders of links to images; returns the number of links.
 
-  Raises UserError if the folder is there, or images are no files of their own.
+  Raises UserError if the folder exists, or the images are not files of their
+  own.
 
   Args:
-    out: a new folder.
-    groups: rows by the name of the folder, in the order that they get there.
+    groups: rows by name of the folder, in the order of their links.
   """
   paths = found.column("path")
   if not os.path.isfile(paths[0]):
     raise errors.UserError(
-      f"--links: images such as {paths[0]} are no files of their own (or have"
-      " gone); the CSV file tells where each belongs"
+      f"--links needs image files, and {paths[0]} is not one; use the"
+      " CSV file instead"
     )
   if out.exists():
-    raise errors.UserError(f"--links={out} is there already; give a new folder")
+    raise errors.UserError(f"--links={out} already exists; give a new folder")
   count = 0
   for name, rows in groups.items():
     folder = out / (_plain(name) or "_")
@@ -238,7 +236,7 @@ def link(
 
 
 def members(found: kmeans.Clusters) -> dict[str, np.ndarray]:
-  """Rows of each cluster, the most typical first, by its number as a name."""
+  """Rows of each cluster, the most typical first, by its number as text."""
   order = np.argsort(-found.similarity_N, kind="stable")
   return {
     f"{number:04d}": order[found.cluster_N[order] == number]
@@ -247,5 +245,5 @@ def members(found: kmeans.Clusters) -> dict[str, np.ndarray]:
 
 
 def _plain(name):
-  """Fit for a folder: without what leads out of it."""
+  """A name without characters that lead out of a folder."""
   return re.sub(r"[^\w.-]+", "_", name).lstrip(".")

@@ -1,4 +1,4 @@
-"""Copies in a collection: equal files, and images that look the same."""
+"""Duplicates in a collection: equal files, and images that look the same."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -8,7 +8,7 @@ import numpy as np
 from seer_jax.apps.collection import search
 from seer_jax.apps.embedding import embeddings, perceptual_hash, vectors
 
-# By features alone, so many neighbours of each image are looked at.
+# Neighbours compared of each image, and queries at once.
 _NEIGHBOURS, _QUERIES = 16, 4096
 
 
@@ -26,16 +26,16 @@ def groups(
   cosine: float,
   features: float | None = None,
 ) -> list[Group]:
-  """Groups of copies, the largest first.
+  """Groups of duplicates, the largest first.
 
-  Near copies have perceptual hashes that differ in few bits, and embeddings
-  that confirm it. Crops and drawings over are beyond such a hash; `features`
-  finds them, as far as the weights are good for it.
+  Near duplicates have perceptual hashes that differ in few bits, and similar
+  embeddings. Such hashes miss crops and overlays; `features` finds them, as far
+  as the weights do.
 
   Args:
-    bits: by which hashes may differ; -1 for equal files only.
-    cosine: of embeddings, at least.
-    features: pairs of so high a cosine are copies whatever their hashes.
+    bits: in which hashes may differ; -1 for equal files only.
+    cosine: least cosine of the embeddings of near duplicates.
+    features: pairs of this cosine are duplicates whatever their hashes.
   """
   pairs = [_equal(found.column("sha256"))]
   if bits >= 0:
@@ -61,7 +61,7 @@ def _equal(values_N):
 
 
 def _close(hashes_N, bits):
-  """Pairs with close hashes; of equal ones, each with the first alone."""
+  """Pairs with close hashes; of equal hashes, each with the first only."""
   _, first = np.unique(hashes_N, return_index=True)
   close = perceptual_hash.close_pairs(hashes_N[first], bits)
   return np.concatenate([_equal(hashes_N), first[close]])
@@ -84,7 +84,7 @@ def _neighbours(features_NxD, cosine):
 
 
 def _grouped(found, pairs_Mx2) -> Iterator[Group]:
-  """Pairs joined to groups, of which each says what to keep."""
+  """Connected components of pairs, with the image to keep."""
   from scipy import sparse
 
   count = len(found)
@@ -109,7 +109,7 @@ def _grouped(found, pairs_Mx2) -> Iterator[Group]:
 def rows_of(
   found: embeddings.Embeddings, several: list[Group]
 ) -> Iterator[dict[str, object]]:
-  """A row for each image of each group, what to keep first."""
+  """A row for each image of each group, the one to keep first."""
   columns = {
     name: found.column(name)
     for name in ("id", "path", "width", "height", "bytes")

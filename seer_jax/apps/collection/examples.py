@@ -15,20 +15,19 @@ from seer_jax.runtime import errors, files
 class Examples(NamedTuple):
   """Labelled vectors."""
 
-  features_ExD: np.ndarray  # Of the examples.
+  features_ExD: np.ndarray
   labels_E: np.ndarray  # Numbers of their categories.
   names: tuple[str, ...]  # Of the categories, sorted.
-  rows_E: np.ndarray  # Of the collection; -1 for images that are not in it.
+  rows_E: np.ndarray  # In the collection; -1 for other images.
 
 
 def of_folder(
   folder: str, found: embeddings.Embeddings, weights: str | None
 ) -> Examples:
-  """Examples in a folder that has a sub-folder for each category.
+  """Examples in a folder with a subfolder for each category.
 
-  Raises:
-    UserError: there are fewer than two categories, or a category has but one
-      example; the weights are not those of the collection.
+  Raises UserError if there are fewer than two categories, a category has only
+  one example, or the weights are not those of the collection.
   """
   source = sources.Folder(files.user_path(folder))
   labelled = [i for i in range(len(source)) if source.label_of(i) >= 0]
@@ -41,26 +40,26 @@ def of_folder(
 
 
 def of_table(path: str, found: embeddings.Embeddings) -> Examples:
-  """Examples that a CSV file names, as `read_table` reads it.
+  """Examples listed in a CSV file, as `read_table` reads it.
 
-  Raises UserError if as `of_folder`; the file cannot be read, or names none of
-  the collection's images.
+  Raises UserError as `of_folder`, and if the file cannot be read, or lists no
+  image of the collection.
   """
   labels = read_table(path)
   rows = {found.row_of(name): text for name, text in labels.items() if text}
   rows.pop(None, None)
   if not rows:
     raise errors.UserError(
-      f"{path} names no image of {found.folder}; ids are as in {found.ids[0]!r}"
+      f"{path} has no id of {found.folder}, such as {found.ids[0]!r}"
     )
   return of_labels(found, rows, path)
 
 
 def read_table(path: str) -> dict[str, str]:
-  """Labels by id, of a CSV file with these columns; the last line counts.
+  """Labels by id, from a CSV file with these columns; the last one counts.
 
-  An empty label takes an earlier one back. A last line that was cut short has
-  no label, and counts for nothing. Raises UserError if it cannot be read.
+  An empty label removes an earlier one, and an incomplete last line is ignored.
+  Raises UserError if the file cannot be read.
   """
   try:
     with open(files.user_path(path), newline="") as file:
@@ -71,16 +70,16 @@ def read_table(path: str) -> dict[str, str]:
       }
   except (OSError, KeyError, csv.Error, UnicodeDecodeError) as error:
     raise errors.UserError(
-      f"{path} is no CSV file with columns id and label ({error!r})"
+      f"{path} is not a CSV file with columns id and label ({error!r})"
     ) from error
 
 
 def of_labels(
   found: embeddings.Embeddings, labels: Mapping[int, str], where: str = "labels"
 ) -> Examples:
-  """Examples among a collection's own images, by row.
+  """Examples among the images of a collection, by row.
 
-  Raises UserError if as `of_folder`.
+  Raises UserError as `of_folder`.
   """
   at = list(labels)
   vectors = np.asarray(found.features[at], np.float32)
@@ -93,13 +92,13 @@ def _checked(features_ExD, labels, rows, where):
   )
   if len(names) < 2:
     raise errors.UserError(
-      f"{where} has {len(names)} categories with usable examples; a classifier"
-      " needs two, each a folder of its own (one may be: everything else)"
+      f"{where} has {len(names)} categories with usable examples; give at least"
+      " two, each a folder (one may be everything else)"
     )
   if counts.min() < 2:
     raise errors.UserError(
       f"category {str(names[counts.argmin()])!r} of {where} has one usable"
-      " example; give at least two, better five"
+      " example; give at least two, and better five"
     )
   return Examples(
     np.asarray(features_ExD, np.float32),
@@ -110,9 +109,9 @@ def _checked(features_ExD, labels, rows, where):
 
 
 def shares_of(text: str, examples: Examples) -> np.ndarray:
-  """Reads "harmful=0.01,other=0.99"; categories left out share the rest.
+  """Reads "harmful=0.01,other=0.99"; other categories share the rest.
 
-  Raises UserError if no such category, or the shares are none.
+  Raises UserError for an unknown category or bad shares.
   """
   shares_L = np.full(len(examples.names), np.nan)
   for each in text.split(","):

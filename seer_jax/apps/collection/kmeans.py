@@ -1,9 +1,9 @@
-"""Spherical k-means over vectors that may lie on disk.
+"""Spherical k-means over vectors that may be on disk.
 
 Lloyd's iterations on the unit sphere (Dhillon and Modha 2001), from k-means++
-(Arthur and Vassilvitskii 2007). Balanced, no cluster is larger than the mean:
-vectors apply at centres from the nearest on, and each centre keeps the nearest
-of those that apply (deferred acceptance, Gale and Shapley 1962).
+(Arthur and Vassilvitskii 2007). In balanced clusters none is larger than the
+mean: vectors apply at centres, the nearest first, and each centre keeps the
+nearest applicants (deferred acceptance, Gale and Shapley 1962).
 """
 
 import functools
@@ -22,26 +22,26 @@ from seer_jax.runtime import mesh as mesh_lib
 
 # Floats on the devices at once, of rows and of their similarities.
 _CHUNK = 2**25
-# Vectors a cluster that k-means++ and the first iterations look at.
+# Vectors per cluster in the sample for k-means++ and the first iterations.
 _SAMPLE = 32
-# Passes over a sample or over all end when so few vectors move.
+# Iterations end when at most this share of the vectors moves.
 _MOVES = 1e-3
-# Passes of balancing, and centres at which a vector applies in the first place.
+# Passes of balancing, and centres at which a vector applies at first.
 _BALANCING, _CANDIDATES = 10, 16
-# Rows at once of what is done on the host.
-_PLACED = 4096
+# Rows at once on the host.
+_ROWS = 4096
 
 
 class Clusters(NamedTuple):
   """Vectors in clusters."""
 
-  cluster_N: np.ndarray  # Int32; the largest cluster is 0. -1 is in none.
+  cluster_N: np.ndarray  # Int32; 0 is the largest cluster, -1 is no cluster.
   similarity_N: np.ndarray  # Cosine to the centre.
   centre_KxD: np.ndarray  # Of length one, float32.
 
   @property
   def sizes(self) -> np.ndarray:
-    """How many vectors each cluster has."""
+    """The number of vectors in each cluster: K."""
     inside = self.cluster_N[self.cluster_N >= 0]
     return np.bincount(inside, minlength=len(self.centre_KxD))
 
@@ -61,12 +61,11 @@ def spherical_kmeans(
 
   Args:
     features_NxD: float32 or float16, of any length; may be a memory map.
-    k: clusters, K.
-    balanced: none larger than N / K, rounded up.
-    iterations: passes over all vectors, at most; before them as many over a
-      sample, where that is smaller.
-    seed: one seed, one result.
-    mesh: whose devices share the vectors; None for one device.
+    k: number of clusters, K.
+    balanced: no cluster is larger than N / K, rounded up.
+    iterations: most passes over all vectors, after as many over a sample if
+      that is smaller.
+    mesh: its devices share the vectors; None is one device.
   """
   count = len(features_NxD)
   if not 1 <= k <= count:
@@ -94,9 +93,9 @@ def spherical_kmeans(
 
 @functools.partial(jax.jit, static_argnums=1)
 def _spread(sample_MxD, k, key):
-  """k-means++: each next centre is drawn by its distance to those before.
+  """k-means++: draws each centre by the distance to those before.
 
-  Of a few that are drawn, the best is taken, as the authors suggest.
+  Takes the best of a few draws, as the authors suggest.
   """
   unit_MxD = knn.unit(sample_MxD)
   count, tries = len(unit_MxD), 2 + int(np.log(k))
@@ -123,7 +122,7 @@ def _plus_plus(sample_MxD, k, seed):
 
 
 def _lloyd(mesh, features_NxD, centre_KxD, iterations):
-  """(centres, cluster_N, similarity_N) after some passes; the last assigns."""
+  """(centres, cluster_N, similarity_N) after a few passes."""
   before_N = None
   for number in range(iterations + 1):
     index_Nx1, similarity_Nx1, sums_KxD = _passed(
@@ -160,7 +159,7 @@ def _balanced(mesh, features_NxD, centre_KxD):
 
 
 def _accepted(index_NxM, similarity_NxM, capacity, k):
-  """Deferred acceptance: the centre that keeps each vector, -1 for none."""
+  """Deferred acceptance: the centre that keeps each vector, or -1."""
   count, candidates = index_NxM.shape
   at_N = np.zeros(count, np.int64)
   rows = np.arange(count)
@@ -179,14 +178,14 @@ def _accepted(index_NxM, similarity_NxM, capacity, k):
 
 
 def _placed(features_NxD, centre_KxD, cluster_N, capacity):
-  """Those that no candidate kept, at the nearest centres that have room."""
+  """Assigns the vectors left over to the nearest centres with room."""
   left = np.flatnonzero(cluster_N < 0)
-  for first in range(0, len(left), _PLACED):
-    rows = left[first : first + _PLACED]
+  for first in range(0, len(left), _ROWS):
+    rows = left[first : first + _ROWS]
     inside = cluster_N[cluster_N >= 0]
     room_K = capacity - np.bincount(inside, minlength=len(centre_KxD))
     similarity = vectors.unit(features_NxD[rows]) @ centre_KxD.T
-    # The most certain choose first.
+    # The nearest ones choose first.
     for row in np.argsort(-similarity[:, room_K > 0].max(1)):
       best = np.argmax(np.where(room_K > 0, similarity[row], -np.inf))
       cluster_N[rows[row]] = best
@@ -197,9 +196,9 @@ def _placed(features_NxD, centre_KxD, cluster_N, capacity):
 def _sums(features_NxD, cluster_N, k):
   """Sums of unit vectors by cluster."""
   sums_KxD = np.zeros((k, features_NxD.shape[1]))
-  for first in range(0, len(cluster_N), _PLACED):
-    unit_RxD = vectors.unit(features_NxD[first : first + _PLACED])
-    where = cluster_N[first : first + _PLACED], np.arange(len(unit_RxD))
+  for first in range(0, len(cluster_N), _ROWS):
+    unit_RxD = vectors.unit(features_NxD[first : first + _ROWS])
+    where = cluster_N[first : first + _ROWS], np.arange(len(unit_RxD))
     member_KxR = sparse.coo_array(
       (np.ones(len(unit_RxD), np.float32), where), (k, len(unit_RxD))
     )
@@ -208,7 +207,7 @@ def _sums(features_NxD, cluster_N, k):
 
 
 def _moved(sums_KxD, sizes_K, similarity_N, features_NxD):
-  """New centres; an empty cluster begins anew at a vector far from its own."""
+  """New centres; an empty cluster restarts at a vector far from its own."""
   empty = np.flatnonzero(sizes_K == 0)
   if len(empty):
     far = np.sort(np.argsort(similarity_N)[: len(empty)])
@@ -217,16 +216,16 @@ def _moved(sums_KxD, sizes_K, similarity_N, features_NxD):
 
 
 def _passed(mesh, features_NxD, centre_KxD, candidates):
-  """(index_NxM, similarity_NxM, sums_KxD) of the M nearest centres of each.
+  """(index_NxM, similarity_NxM, sums_KxD) of the M nearest centres.
 
-  The sums are of the unit vectors to which a centre is the nearest.
+  The sums are of the unit vectors nearest to each centre.
   """
   step = _step(mesh, candidates)
   sums_KxD = np.zeros(centre_KxD.shape)
   indices, similarities = [], []
-  placed = jax.device_put(centre_KxD, mesh_lib.replicated(mesh))
+  replicated_KxD = jax.device_put(centre_KxD, mesh_lib.replicated(mesh))
   for chunk_RxD, real in _chunks(mesh, features_NxD, len(centre_KxD)):
-    found = step(chunk_RxD, real, placed)
+    found = step(chunk_RxD, real, replicated_KxD)
     index_RxM, similarity_RxM, sums = map(mesh_lib.to_host, found)
     sums_KxD += sums
     indices.append(index_RxM[:real])
@@ -235,7 +234,7 @@ def _passed(mesh, features_NxD, centre_KxD, candidates):
 
 
 def _chunks(mesh, features_NxD, k) -> Iterator[tuple[jax.Array, int]]:
-  """Rows on the devices, all chunks of one size, and how many are real."""
+  """(rows on the devices, in chunks of one size; how many are not padding)."""
   count, width = features_NxD.shape
   rows = min(count, max(1024, _CHUNK // max(width, k)))
   rows = -(-rows // mesh.size) * mesh.size
@@ -256,7 +255,7 @@ def _step(mesh, candidates):
     unit_RxD = knn.unit(chunk_RxD.astype(jnp.float32))
     similarity_RxK = jnp.matmul(unit_RxD, centre_KxD.T, precision="highest")
     best_RxM, index_RxM = _largest(similarity_RxK, candidates)
-    # What fills up a chunk is in no cluster: beyond the last, it is dropped.
+    # Segments from K on are dropped: padding is in no cluster.
     is_real_R = jnp.arange(len(chunk_RxD)) < real
     nearest_R = jnp.where(is_real_R, index_RxM[:, 0], len(centre_KxD))
     sums_KxD = jax.ops.segment_sum(unit_RxD, nearest_R, len(centre_KxD))
@@ -266,7 +265,7 @@ def _step(mesh, candidates):
 
 
 def _largest(x_RxK, count):
-  """`jax.lax.top_k` of few, which on CPUs takes four times as long."""
+  """`jax.lax.top_k` of a few, a quarter of its time on CPUs."""
 
   def take(rest_RxK, _):
     index_R = jnp.argmax(rest_RxK, 1).astype(jnp.int32)

@@ -1,9 +1,8 @@
-"""A few examples a category, and the rest of a collection sorted by them.
+"""A classifier of a collection, from a few examples of each category.
 
-A linear classifier of frozen embeddings, with what a user of its answers needs:
-probabilities that are calibrated by cross-validation (Guo et al. 2017,
-temperature scaling), and a threshold below which it abstains, chosen for a
-wanted precision.
+A linear classifier of frozen embeddings, with calibrated probabilities
+(cross-validation and temperature scaling, Guo et al. 2017) and, for each
+category, a threshold of acceptance chosen for a wanted precision.
 """
 
 from collections.abc import Sequence
@@ -19,29 +18,28 @@ from seer_jax.runtime import errors
 # Folds of the examples, at most.
 _FOLDS = 5
 _BINS = 15
-# Images that `ask` chooses among, at most.
+# Most images that `ask` chooses among.
 _POOL = 50_000
 
 
 class HeldOut(NamedTuple):
-  """Accepted examples, counted as often as images like them are met."""
+  """Accepted examples, weighted by the frequency of their categories."""
 
-  count: int  # Of the examples.
-  right: float  # Share of them.
-  low: float  # End of Wilson's 90 % interval of that share.
-  high: float  # Its other end.
+  count: int
+  right: float  # Share that is right.
+  low: float  # Wilson's 90 % interval of that share.
+  high: float
 
 
 class Predictions(NamedTuple):
-  """What a classifier says of a collection."""
+  """Predictions of a classifier for a collection."""
 
   probability_NxL: np.ndarray  # Calibrated.
-  # Of the largest probability, from which on a prediction of a category is
-  # accepted; infinite if none is.
+  # Least probability of an accepted prediction; infinite if none is accepted.
   threshold_L: np.ndarray
-  held_out: HeldOut  # Of the examples that are accepted when they are held out.
-  held_out_accuracy: float  # Of the examples, in cross-validation.
-  held_out_ece: float  # Calibration error of these.
+  held_out: HeldOut  # Of the examples accepted in cross-validation.
+  held_out_accuracy: float  # Of all examples in cross-validation.
+  held_out_ece: float  # Their expected calibration error.
 
   @property
   def confidence(self) -> np.ndarray:
@@ -55,7 +53,7 @@ class Predictions(NamedTuple):
 
   @property
   def accepted(self) -> np.ndarray:
-    """Whether a prediction is certain enough: N."""
+    """Whether the confidence reaches the category's threshold: N."""
     return self.confidence >= self.threshold_L[self.category]
 
 
@@ -65,25 +63,24 @@ def predict(
   precision: float = 0.95,
   shares_L: np.ndarray | None = None,
 ) -> Predictions:
-  """Sorts vectors by examples.
+  """Classifies vectors by examples.
 
   Raises UserError if the precision is not between 0 and 1.
 
   Args:
-    examples: two at least of each category.
+    examples: at least two of each category.
     features_NxD: of the collection.
     precision: wanted of the accepted predictions.
-    shares_L: how frequent the categories are in the collection, where that is
-      known; by default as among the examples. What is rare is believed less.
+    shares_L: frequencies of the categories in the collection; None is as among
+      the examples. Rare categories get lower probabilities.
   """
   if not 0 < precision < 1:
     raise errors.UserError(
-      f"a precision of {precision:g} is wanted; it must be above 0 and below 1,"
-      " such as 0.95"
+      f"precision is {precision:g}; it must be above 0 and below 1, as 0.95"
     )
   from seer_jax.evals import low_shot
 
-  # Directions alone: as in search.
+  # Unit length, as in search.
   x_ExD, labels_E = vectors.unit(examples.features_ExD), examples.labels_E
   classifier = low_shot.logistic(x_ExD, labels_E)
   held_out_ExL = _held_out(classifier, x_ExD, labels_E)
@@ -93,7 +90,7 @@ def predict(
   before_L = np.bincount(labels_E) / len(labels_E)
   weights_L = (before_L if shares_L is None else shares_L) / before_L
   probability_NxL = _reweighted(probability_NxL, weights_L)
-  # The examples count as often as images like them are met.
+  # Examples are weighted by the frequency of their category.
   confidence_ExL = _reweighted(held_out_ExL, weights_L)
   threshold_L = np.array(
     [
@@ -120,7 +117,7 @@ def predict(
 
 
 def _held_out(classifier, x_ExD, labels_E):
-  """Logits of each example by a classifier that has not seen it."""
+  """Logits of each example by a classifier fitted without it."""
   from sklearn import base, model_selection
 
   folds = min(_FOLDS, int(np.bincount(labels_E).min()))
@@ -133,7 +130,7 @@ def _held_out(classifier, x_ExD, labels_E):
 
 
 def _logits(classifier, x_NxD, part=2**14):
-  """Of vectors in parts; two columns for two categories."""
+  """Logits of vectors, in parts; two columns for two categories."""
   found = [
     classifier.decision_function(vectors.unit(x_NxD[first : first + part]))
     for first in range(0, len(x_NxD), part)
@@ -145,10 +142,9 @@ def _logits(classifier, x_NxD, part=2**14):
 
 
 def _temperature(logits_ExL, labels_E):
-  """By which logits are divided so that the labels are most probable.
+  """The divisor of logits that makes the labels most probable.
 
-  Of E examples none is believed beyond E + 1 to 1: a few that are all right say
-  no more.
+  Targets are smoothed: E correct examples justify odds of at most E + 1 to 1.
   """
   from scipy import optimize
 
@@ -177,10 +173,10 @@ def _reweighted(probability_NxL, weights_L):
 def _threshold(
   probability_NxL, held_out_ExL, labels_E, weight_E, number, precision
 ):
-  """From which probability on predictions of a category are precise enough.
+  """The least probability from which a category is precise enough.
 
-  It holds twice: by the probabilities of the collection's images, and by the
-  examples that were held out.
+  Both the probabilities of the collection and the held-out examples must reach
+  the precision.
   """
   confidence_N = probability_NxL[probability_NxL.argmax(1) == number, number]
   order = np.sort(confidence_N)[::-1]
@@ -201,7 +197,7 @@ def _held_out_ones(right_E, sure_E, weight_E, z=1.645):
   if not len(weight):
     return HeldOut(0, 0.0, 0.0, 1.0)
   share = float(np.average(right_E[sure_E], weights=weight))
-  # As many examples of equal weight would say as much.
+  # Effective number of examples (Kish).
   count = weight.sum() ** 2 / np.square(weight).sum()
   square = z * z / count
   middle = (share + square / 2) / (1 + square)
@@ -215,7 +211,7 @@ def _held_out_ones(right_E, sure_E, weight_E, z=1.645):
 def calibration_error(
   probability_NxL: np.ndarray, labels_N: np.ndarray, bins: int = _BINS
 ) -> float:
-  """Expected calibration error of the largest probability, in equal bins."""
+  """Expected calibration error of the largest probability, equal bins."""
   confidence_N = probability_NxL.max(1)
   right_N = probability_NxL.argmax(1) == labels_N
   bin_N = np.minimum((confidence_N * bins).astype(int), bins - 1)
@@ -234,10 +230,10 @@ def ask(
 ) -> np.ndarray:
   """Rows of the images whose labels would help most.
 
-  With few labels, what is typical of what is not covered teaches most (Hacohen
-  et al. 2022): of as many clusters as there will be labels, those without a
-  label that hold most doubt give the image nearest to their centre. Doubt is
-  one less the margin of the two most probable categories.
+  With few labels, typical images of uncovered regions help most (Hacohen et al.
+  2022): of as many clusters as there will be labels, those without a label and
+  with the most uncertainty give the image nearest to their centre. Uncertainty
+  is one less the margin of the two most probable categories.
   """
   best_Nx2 = np.sort(predictions.probability_NxL, 1)[:, -2:]
   doubt_N = 1 - (best_Nx2[:, 1] - best_Nx2[:, 0])
@@ -251,7 +247,7 @@ def ask(
     return np.empty(0, np.int64)
   found = kmeans.spherical_kmeans(features_NxD[rows], len(known) + count)
   cluster_N, total = found.cluster_N, len(found.centre_KxD)
-  # Within a cluster from the centre on; clusters by their doubt.
+  # By cluster, the nearest to the centre first.
   order = np.lexsort((-found.similarity_N, cluster_N))
   first_K = order[np.searchsorted(cluster_N[order], np.arange(total))]
   doubt_K = np.bincount(cluster_N, doubt_N[rows], total)

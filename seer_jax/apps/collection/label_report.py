@@ -1,4 +1,4 @@
-"""What is told of sorted images: tables, sentences, and what was measured."""
+"""Reports of classified images: tables, sentences, and measured accuracy."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -10,14 +10,12 @@ from seer_jax.apps.collection.examples import Examples
 from seer_jax.apps.collection.label import Predictions
 from seer_jax.apps.embedding import embeddings
 
-# The group of those that no category has.
+# The group of images without an accepted category.
 _NOT_SURE = "not sure"
 
 
 def rows_of(
-  found: embeddings.Embeddings,
-  examples: Examples,
-  predictions: Predictions,
+  found: embeddings.Embeddings, examples: Examples, predictions: Predictions
 ) -> list[dict[str, Any]]:
   """A row for each image: by category, the most certain first."""
   confidence_N, category_N = predictions.confidence, predictions.category
@@ -51,7 +49,7 @@ def rows_of(
 def members(
   examples: Examples, predictions: Predictions
 ) -> dict[str, np.ndarray]:
-  """Accepted rows of each category, the most certain first; the rest apart."""
+  """Accepted rows of each category, the most certain first; others apart."""
   order = np.argsort(-predictions.confidence, kind="stable")
   is_sure = predictions.accepted[order]
   groups = {
@@ -62,7 +60,7 @@ def members(
 
 
 class Measured(NamedTuple):
-  """Of predictions, where the collection has labels of the same names."""
+  """Accuracy of predictions for images with labels of the same names."""
 
   accuracy: float
   ece: float
@@ -72,11 +70,9 @@ class Measured(NamedTuple):
 
 
 def measured(
-  found: embeddings.Embeddings,
-  examples: Examples,
-  predictions: Predictions,
+  found: embeddings.Embeddings, examples: Examples, predictions: Predictions
 ) -> Measured | None:
-  """How good predictions are, without the examples; None without labels."""
+  """Accuracy of predictions, without the examples; None without labels."""
   label_N = _truth(found, examples)
   rows = np.flatnonzero(label_N >= 0)
   if not len(rows):
@@ -93,9 +89,9 @@ def measured(
 
 
 def _truth(found, examples):
-  """Numbers of the categories that a collection's own labels name, else -1.
+  """Category numbers of a collection's own labels; -1 if unknown.
 
-  Of examples too: what a classifier has seen says nothing about it.
+  Examples are unknown too: the classifier was fitted to them.
   """
   number = {name: at for at, name in enumerate(examples.names)}
   labels = found.labels if found.labels is not None else [None] * len(found)
@@ -107,7 +103,7 @@ def _truth(found, examples):
 def questions(
   found: embeddings.Embeddings, rows: Sequence[int]
 ) -> list[dict[str, str]]:
-  """Rows of a table to be filled in, as `examples.of_table` reads it."""
+  """Rows of a table to fill in, as `examples.of_table` reads it."""
   paths = found.column("path")
   return [
     {"id": found.ids[row], "label": "", "path": paths[row]} for row in rows
@@ -115,14 +111,12 @@ def questions(
 
 
 def table(
-  found: embeddings.Embeddings,
-  examples: Examples,
-  predictions: Predictions,
+  found: embeddings.Embeddings, examples: Examples, predictions: Predictions
 ) -> list[list[str]]:
-  """What there is of each category: a head, and a row each.
+  """A header and a row for each category.
 
-  With precision and recall of what is accepted, where the collection has labels
-  of the same names.
+  With precision and recall of accepted predictions, where the collection has
+  labels of the same names.
   """
   label_N = _truth(found, examples)
   has_labels = bool((label_N >= 0).any())
@@ -147,7 +141,7 @@ def sentences(
   predictions: Predictions,
   precision: float,
 ) -> Iterator[str]:
-  """What to expect of the predictions, and what was measured if that can be."""
+  """What to expect of the predictions, with measured values if possible."""
   count = len(examples.labels_E)
   yield (
     f"in cross-validation of the {count} examples: accuracy"
@@ -162,15 +156,14 @@ def sentences(
     )
     held_out = predictions.held_out
     yield (
-      f"of {held_out.count} examples that would be accepted"
-      f" {held_out.right:.1%} were right when held out ({held_out.low:.0%} to"
-      f" {held_out.high:.0%}, by their number); so it is for images like the"
-      " examples, not for others"
+      f"of {held_out.count} examples accepted in cross-validation,"
+      f" {held_out.right:.1%} are right (90 % interval {held_out.low:.0%} to"
+      f" {held_out.high:.0%}); this holds for images like the examples only"
     )
   else:
     yield (
-      f"no image is certain enough for a precision of {precision:g}: give more"
-      " examples (--ask 20 names the most useful), or ask for less"
+      f"no image is accepted for a precision of {precision:g}: give more"
+      " examples (--ask 20 lists the most useful), or a lower precision"
     )
   known = measured(found, examples, predictions)
   if known:

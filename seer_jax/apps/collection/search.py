@@ -1,4 +1,4 @@
-"""Search by example: exact over vectors that may lie on disk, or by faiss."""
+"""Search by example: exact over vectors that may be on disk, or by faiss."""
 
 import pathlib
 from collections.abc import Sequence
@@ -11,22 +11,21 @@ from seer_jax.evals import knn
 from seer_jax.runtime import errors, files
 
 KINDS = ("exact", "faiss")
-# Up to so many vectors faiss compares all; of more, lists of neighbours.
+# faiss compares all vectors up to so many; beyond, inverted lists.
 _FLAT = 100_000
-# Of the lists, how many are looked through.
+# Share of the lists that is searched.
 _PROBED = 1 / 16
 _PART = 2**16
 
 
 class Index:
-  """Vectors to be searched by cosine.
+  """Vectors to search by cosine.
 
       index = seer_jax.Index(x_NxD)
       similarity_QxK, index_QxK = index.search(query_QxD, k=10)
 
-  Exact search is one blocked matrix product, read once from start to end: the
-  vectors may be a memory map larger than memory. faiss's index is approximate,
-  and built once.
+  Exact search is a blocked matrix product that reads the vectors once in order,
+  so they may be a memory map larger than memory. faiss's index is approximate.
   """
 
   def __init__(
@@ -35,14 +34,12 @@ class Index:
     kind: str = "exact",
     path: str | pathlib.Path | None = None,
   ):
-    """Takes vectors.
-
-    Raises UserError if no such kind, no vectors, or faiss is not installed.
+    """Raises UserError for an unknown kind, no vectors, or without faiss.
 
     Args:
       features_NxD: float32 or float16, of any length; may be a memory map.
       kind: "exact" or "faiss".
-      path: where faiss's index is kept; read if it is there.
+      path: of faiss's index; read if it exists, else written.
     """
     if kind not in KINDS:
       raise errors.UserError(
@@ -50,8 +47,8 @@ class Index:
       )
     if features_NxD.ndim != 2 or not len(features_NxD):
       raise errors.UserError(
-        f"an index is of vectors NxD, one at least; these are of shape"
-        f" {features_NxD.shape}"
+        f"the vectors have shape {features_NxD.shape}; an index takes NxD, N"
+        " at least 1"
       )
     self._features = features_NxD
     self._faiss = None
@@ -60,13 +57,11 @@ class Index:
 
   @classmethod
   def open(
-    cls,
-    folder: str | pathlib.Path | embeddings.Embeddings,
-    kind: str = "exact",
+    cls, folder: str | pathlib.Path | embeddings.Embeddings, kind: str = "exact"
   ) -> "Index":
     """The index of a folder that `seer-jax embed` wrote.
 
-    Raises UserError if the folder holds no finished embeddings.
+    Raises UserError if it has no finished embeddings.
     """
     found = folder
     if not isinstance(found, embeddings.Embeddings):
@@ -83,32 +78,32 @@ class Index:
     return self._features.shape[1]
 
   def search(
-    self,
-    query_QxD: np.ndarray,
-    k: int = 10,
-    without: Sequence[int] = (),
+    self, query_QxD: np.ndarray, k: int = 10, without: Sequence[int] = ()
   ) -> tuple[np.ndarray, np.ndarray]:
     """The vectors most similar to each query.
 
-    Raises UserError if the queries are of another width, or not finite.
+    Raises UserError for queries of another width, or with values that are not
+    finite.
 
     Args:
-      query_QxD: vectors of any length; one alone may be of shape D.
-      k: how many, at most N less those without.
-      without: rows that are not to be found, such as the query's own.
+      query_QxD: vectors of any length; a single one may have shape D.
+      k: results per query, at most N less those without.
+      without: rows to leave out, such as the query's own.
 
     Returns:
-      similarity_QxK, cosines, falling, and index_QxK: rows of the index. faiss
+      similarity_QxK, falling cosines, and index_QxK, rows of the index. faiss
       may find fewer: index -1, similarity -inf.
     """
     query_QxD = np.atleast_2d(np.asarray(query_QxD, np.float32))
     if query_QxD.shape[1] != self.width:
       raise errors.UserError(
-        f"a query of {query_QxD.shape[1]} numbers, but the index has"
-        f" {self.width} a vector; embed both with the same weights and tap"
+        f"a query has {query_QxD.shape[1]} numbers, but a vector of the index"
+        f" has {self.width}; embed both with the same weights and tap"
       )
     if not np.isfinite(query_QxD).all():
-      raise errors.UserError("a query is not finite: was its image unusable?")
+      raise errors.UserError(
+        "a query is not finite; check that its image is usable"
+      )
     if k < 1:
       raise errors.UserError(f"k is {k}; it must be positive")
     without = np.unique(np.asarray(without, np.int64))
@@ -122,9 +117,9 @@ class Index:
 
 
 def _left(similarity_QxK, index_QxK, without, k):
-  """The first k of each query that are not to be left out."""
+  """The first k results of each query that are not left out."""
   out_QxK = np.isin(index_QxK, without)
-  # False sorts first, and the rest stays in order.
+  # False sorts first; a stable sort keeps the order otherwise.
   order_QxK = np.argsort(out_QxK, 1, kind="stable")[:, :k]
   return (
     np.take_along_axis(similarity_QxK, order_QxK, 1),
@@ -165,18 +160,17 @@ def _faiss_index(features_NxD, path) -> Any:
 def query(
   found: embeddings.Embeddings, names: Sequence[str], weights: str | None
 ) -> tuple[np.ndarray, list[int]]:
-  """The vector that several examples mean, and their rows in the folder.
+  """The centroid of several examples, and their rows in the folder.
 
-  Raises UserError if an example is neither; the weights are not those of the
-  folder.
+  Raises UserError if an example is neither in the folder nor a file, or the
+  weights are not those of the folder.
 
   Args:
     names: ids of its images, or paths of any.
-    weights: of images that are not in the folder; None for those it was
-      embedded with.
+    weights: for images outside the folder; None is those of the folder.
 
   Returns:
-    query_D, and the rows of those examples that are in the folder.
+    query_D, and the rows of the examples in the folder.
   """
   rows = {name: found.row_of(name) for name in names}
   others = [name for name, row in rows.items() if row is None]
@@ -184,7 +178,7 @@ def query(
   for name in others:
     if not files.user_path(name).is_file():
       raise errors.UserError(
-        f"{name} is neither an id in {found.folder} nor a file; ids are as in"
+        f"{name} is neither a file nor an id in {found.folder}, such as"
         f" {found.ids[0]!r}"
       )
   if others:
@@ -198,16 +192,16 @@ def query(
 def of_images(
   found: embeddings.Embeddings, images: Any, weights: str | None
 ) -> np.ndarray:
-  """Embeddings of other images, as those of a folder were made.
+  """Embeddings of other images, computed like those of a folder.
 
-  Raises UserError if the weights are gone, or others.
+  Raises UserError if the weights are missing or different.
   """
   about = found.about
   opened = embed.open_weights(weights or about["weights"])
   if opened.fingerprint != about["weights_fingerprint"]:
     raise errors.UserError(
-      f"{opened.name} is not what {found.folder} was embedded with"
-      f" ({about['weights']}); give the same --weights, or embed again"
+      f"{found.folder} was embedded with {about['weights']}, not with"
+      f" {opened.name}; give the same --weights, or embed again"
     )
   return embed.embed(
     images,

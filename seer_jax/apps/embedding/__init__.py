@@ -1,1 +1,1 @@
-"""Pictures as vectors: in memory, and in folders of Parquet files."""
+"""Embeddings of images: in memory, and in folders of Parquet files."""

@@ -1,4 +1,4 @@
-"""Embeddings of pictures, by the devices and cores of one process."""
+"""Embeddings of images, computed by the devices and cores of one process."""
 
 import collections
 import concurrent.futures
@@ -26,12 +26,12 @@ from seer_jax.weights import load
 _log = logging.getLogger(__name__)
 
 _NO_VIEW = np.empty((0, 0, 3), np.uint8)
-# Batches of views that wait for the devices.
+# Batches decoded ahead of the devices.
 _AHEAD = 3
 
 
 class Weights(NamedTuple):
-  """What embeds."""
+  """A network that embeds."""
 
   name: str  # As the user gave it.
   encoder: features.Encoder  # A network of `seer_jax.load`.
@@ -41,15 +41,15 @@ class Weights(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """How it is done."""
+  """How images are embedded."""
 
   tap: str = "avgpool"  # Output of the network, as `heads.tap` reads it.
   dtype: str = "float32"  # Of the embeddings: "float32" or "float16".
-  # That the network computes in: "fp32", "bf16" or "fp16"; "" is what the
-  # hardware multiplies fastest.
+  # "fp32", "bf16" or "fp16"; "" is the fastest of this hardware.
   precision: str = ""
-  batch_size: int = 32  # Images at once, over the devices of this process.
-  threads: int = dataclasses.field(default_factory=host.cores)  # That decode.
+  batch_size: int = 32  # Over the devices of this process.
+  # Decoding threads.
+  threads: int = dataclasses.field(default_factory=host.cores)
   max_pixels: int = preprocessing.MAX_PIXELS  # As for `crops.decode`.
   shard: int = 2048  # Images in each file.
 
@@ -57,15 +57,14 @@ class Options:
 class Seen(NamedTuple):
   """One image, decoded."""
 
-  # What the network sees of it; None for an unusable one.
-  view_SxSx3: np.ndarray | None
+  view_SxSx3: np.ndarray | None  # Network input; None if it is unusable.
   reason: str = ""  # Why it is unusable; "" if it is excluded.
   facts: Mapping[str, Any] = types.MappingProxyType({})  # Columns of its row.
 
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-  """The number of an image to what there is to know of it. Runs in threads."""
+  """Reads and decodes an image by its number. Runs in threads."""
 
   source: sources.Source
   preprocessing: preprocessing.Preprocessing
@@ -96,12 +95,12 @@ class Look:
 
 
 class Embedder:
-  """A network on the devices of this process, and threads that decode."""
+  """A network on the devices of this process, fed by decoding threads."""
 
   def __init__(self, weights: Weights, options: Options):
-    """Nothing is computed yet. Raises UserError if no such tap or precision."""
+    """Compiles nothing yet. Raises UserError for a bad tap or precision."""
     heads.tap(options.tap)
-    # Of this process alone: others have images of their own.
+    # Of this process alone: other processes embed other images.
     self._mesh = mesh_lib.make(devices=jax.local_devices())
     self._encoder, self._options = weights.encoder, options
     self._batch = -(-options.batch_size // self._mesh.size) * self._mesh.size
@@ -125,7 +124,7 @@ class Embedder:
     self.width: int = shapes["embedding"].shape[1]
 
   def _wanted(self, found):
-    """The embedding and, where there are prototypes, the nearest of them."""
+    """The embedding and, with prototypes, the nearest of them."""
     wanted = {"embedding": heads.pooled(found, self._options.tap)}
     if found.get("scores"):
       wanted["prototype"] = jnp.argmax(found["scores"][0], -1)
@@ -137,13 +136,13 @@ class Embedder:
     groups: Iterable[Sequence[Any]],
     progress: Callable[[int], None] = lambda images: None,
   ) -> Iterator[list[Seen]]:
-    """Group by group, with `embedding` and `prototype` among the facts.
+    """Yields groups with `embedding` and `prototype` among their facts.
 
     Args:
-      look: makes a view of an item of a group; is called in threads.
-      groups: are not mixed in a batch, so that what is computed of one does
-        not depend on the others.
-      progress: takes how many images a batch was of.
+      look: makes a view of an item; called in threads.
+      groups: items. No batch mixes groups, so results of one do not depend on
+        others.
+      progress: called with the size of each finished batch.
     """
     pool = concurrent.futures.ThreadPoolExecutor(self._options.threads)
     group = []
@@ -160,13 +159,13 @@ class Embedder:
       pool.shutdown(cancel_futures=True)
 
   def _looked(self, pool, look, groups):
-    """(batch under way, its pixels, whether it ends its group), a few ahead."""
+    """(decoding batch, its pixels, whether it ends its group), a few ahead."""
     side = self._encoder.preprocessing.size
     ahead = collections.deque()
     for group in groups:
       for first in range(0, len(group), self._batch):
         last = first + self._batch
-        # What no image fills stays zero.
+        # Rows without an image stay zero.
         pixels_BxSxSx3 = np.zeros((self._batch, side, side, 3), np.uint8)
         batch = [
           pool.submit(_fill, look, item, pixels_BxSxSx3[row])
@@ -178,7 +177,7 @@ class Embedder:
     yield from ahead
 
   def _started(self, batches):
-    """(batch, what the devices will have found of it, whether it is a last)."""
+    """(batch, its outputs on the devices, whether it ends its group)."""
     for batch, pixels_BxSxSx3, is_last in batches:
       batch = [future.result() for future in batch]
       rows = jax.device_put(pixels_BxSxSx3, mesh_lib.rows(self._mesh))
@@ -186,7 +185,7 @@ class Embedder:
 
 
 def _fill(look, item, pixels_SxSx3):
-  """Looks at an image, and leaves its pixels in a batch. Runs in threads."""
+  """Decodes an image into its row of a batch. Runs in threads."""
   seen = look(item)
   if seen.view_SxSx3 is None:
     return seen
@@ -195,7 +194,7 @@ def _fill(look, item, pixels_SxSx3):
 
 
 def _one_late(batches):
-  """Each a step later: the devices work while the next batch is gathered."""
+  """Each item one step later: devices work while the next is gathered."""
   before = None
   for batch in batches:
     if before is not None:
@@ -206,9 +205,9 @@ def _one_late(batches):
 
 
 def _finished(batch, found, dtype):
-  """The images of a batch with what the devices found of the usable ones."""
+  """The images of a batch, with outputs for the usable ones."""
   found = {name: np.asarray(x) for name, x in found.items()}
-  with np.errstate(over="ignore"):  # Too large for 16 bits: not finite.
+  with np.errstate(over="ignore"):  # Overflow of float16 is checked below.
     found["embedding"] = found["embedding"].astype(dtype)
   finite_B = np.isfinite(found["embedding"]).all(1)
   for row, seen in enumerate(batch):
@@ -216,7 +215,7 @@ def _finished(batch, found, dtype):
       yield seen
     elif finite_B[row]:
       facts = {name: x[row] for name, x in found.items()}
-      # The pixels have done their work.
+      # Without the pixels, which are not needed any more.
       yield Seen(_NO_VIEW, "", {**seen.facts, **facts})
     else:
       yield Seen(None, f"its embedding is not finite in {dtype}")
@@ -235,21 +234,19 @@ def embed(
       x_NxD = seer_jax.embed(["a.jpg", "b.jpg"], "runs/photos")
       x_NxD = seer_jax.embed(sources.Folder("photos"), seer_jax.load("seer_32"))
 
-  Raises UserError if no such weights; one of a sequence is no image; a source
-  has no usable image.
+  Raises UserError if the weights cannot be loaded, an item of a sequence is not
+  an image, or a source has no usable image.
 
   Args:
-    images: paths, encoded bytes, arrays HxWx3 of uint8 or PIL's images, mixed
-      as they come; or a source, or the path of a folder.
-    weights: what `seer_jax.load` takes, or what it returned.
+    images: paths, encoded bytes, uint8 arrays HxWx3 or PIL images, in any mix;
+      or a source, or the path of a folder.
+    weights: argument or result of `seer_jax.load`.
     tap: output of the network: "avgpool", "projection", "res4:2x2", ...
-    precision: "fp32", "bf16", "fp16"; "" is what the hardware multiplies
-      fastest.
-    batch_size: images at once.
+    precision: "fp32", "bf16", "fp16"; "" is the fastest of this hardware.
 
   Returns:
-    embedding_NxD, float32, a row for each image in order. Unusable images of
-    a source (damaged, excluded) are rows of NaN, with a warning.
+    embedding_NxD, float32, in the order of the images. Unusable images of a
+    source (damaged, excluded) are rows of NaN, with a warning.
   """
   if isinstance(weights, tuple):
     opened = Weights("", *weights)
@@ -266,18 +263,18 @@ def embed(
   else:
     look, items = lambda image: Seen(preparation.view(image)), images
   if not len(items):
-    raise errors.UserError("there are no images to embed; give one at least")
+    raise errors.UserError("there are no images to embed; give at least one")
   found = next(iter(embedder.of(look, [items])))
   usable = [seen.facts.get("embedding") for seen in found]
   known = next((x for x in usable if x is not None), None)
   if known is None:
     raise errors.UserError(
-      f"none of {len(found)} images is usable; of the first:"
-      f" {found[0].reason or 'it is excluded'}"
+      f"none of the {len(found)} images is usable; the first:"
+      f" {found[0].reason or 'excluded'}"
     )
   missing = sum(x is None for x in usable)
   if missing:
-    _log.warning("%d of %d images are unusable: NaN", missing, len(found))
+    _log.warning("%d of %d images are unusable (NaN)", missing, len(found))
   nothing = np.full_like(known, np.nan)
   return np.stack([nothing if x is None else x for x in usable])
 

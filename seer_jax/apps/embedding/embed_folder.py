@@ -1,8 +1,9 @@
-"""Embeddings of a source, in a folder: shards of Parquet that appear whole.
+"""Embeddings of a source, in a folder of Parquet shards.
 
-A shard holds the embeddings of a fixed range of the source's images, and in its
-footer which of these are unusable. So a pass that was killed goes on with the
-shards that are missing, and several processes divide them without a word.
+A shard holds the embeddings of a fixed range of the source's images, and lists
+the unusable ones in its footer. It appears complete or not at all, so an
+interrupted pass resumes with the missing shards, and several processes divide
+them without communication.
 """
 
 import collections
@@ -21,13 +22,13 @@ from seer_jax.data import sources
 from seer_jax.runtime import errors, files, process_pool
 from seer_jax.runtime import mesh as mesh_lib
 
-# What tells where something was, not what it is.
-_PLACES = "version", "weights", "source"
+# Keys that do not change the embeddings.
+_LOCATIONS = "version", "weights", "source"
 ABOUT, SHARDS, BAD = "about.json", "embeddings", "bad_images.txt"
 
 
 class EmbeddedFolder:
-  """A source to be embedded into a folder, in shards."""
+  """Embeds a source into a folder, in shards."""
 
   def __init__(
     self,
@@ -37,12 +38,12 @@ class EmbeddedFolder:
     out: pathlib.Path,
     options: embed.Options,
   ):
-    """Takes the folder, or goes on in it.
+    """Starts or resumes in `out`.
 
-    Raises UserError if the folder holds other embeddings, or something else.
+    Raises UserError if it has other embeddings, or other files.
 
     Args:
-      origin: keys by which `open_source` opens it again.
+      origin: arguments by which `open_source` opens the source again.
     """
     self._source, self._weights, self._out = source, weights, out
     self._options = options
@@ -61,7 +62,7 @@ class EmbeddedFolder:
       "shard": options.shard,
       "shards": -(-len(source) // options.shard),
     }
-    # As it will be read again.
+    # With JSON's types, to compare it with what is read.
     self._about = json.loads(json.dumps(self._about))
     self._shards = shards_of(out, self._about)
     self._begin()
@@ -73,25 +74,25 @@ class EmbeddedFolder:
       for key, ours in lasting(self._about).items():
         if theirs.get(key) != ours:
           raise errors.UserError(
-            f"{self._out} holds embeddings of something else: {key} was"
+            f"{self._out} has other embeddings: {key} was"
             f" {errors.shown(str(theirs.get(key)))}, is"
             f" {errors.shown(str(ours))}; give another --out"
           )
       return
     there = [p.name for p in self._out.iterdir()] if self._out.is_dir() else []
-    # Another process may just be writing the same file, which is hidden.
+    # Hidden files: another process may be writing the same one.
     others = sorted(name for name in there if not name.startswith("."))
     if others:
       raise errors.UserError(
-        f"{self._out} is not empty: it holds {others[0]}; give a new --out"
+        f"{self._out} is not empty: it has {others[0]}; give a new --out"
       )
     files.write_text(path, json.dumps(self._about, indent=1) + "\n")
 
   def run(self, process: int = 0, processes: int = 1) -> str:
-    """Embeds what is missing of every `processes`-th shard; says what was done.
+    """Embeds the missing ones of every `processes`-th shard; returns a summary.
 
     Raises UserError if no image is usable, Lost if the disk is full, and
-    Stopped if `process_pool.stop` was called; what is done stays.
+    Stopped after `process_pool.stop`; finished shards stay.
     """
     mine = range(process, self._about["shards"], processes)
     missing = [at for at in mine if not self._shards[at].exists()]
@@ -108,7 +109,7 @@ class EmbeddedFolder:
     if unfinished:
       return (
         f"{left} images embedded{speed}; {unfinished} of"
-        f" {self._about['shards']} shards are for other processes to write"
+        f" {self._about['shards']} shards are left to other processes"
       )
     return self._finish(speed)
 
@@ -146,7 +147,7 @@ class EmbeddedFolder:
       shards.write(file, usable, width, self._options.dtype, report)
 
   def _finish(self, speed):
-    """What all shards tell, in the files beside them."""
+    """Combines the reports of all shards into the files beside them."""
     sums, bad = collections.Counter(), []
     for at in range(self._about["shards"]):
       report = shards.report_of(self._shards[at])
@@ -155,15 +156,16 @@ class EmbeddedFolder:
     path = self._out / BAD
     files.write_text(path, "".join(f"{name}\t{why}\n" for name, why in bad))
     if not sums["rows"]:
-      raise errors.UserError(f"not one image could be embedded; see {path}")
+      raise errors.UserError(
+        f"no image could be embedded; {path} gives the reasons"
+      )
     about = self._about | {
       "rows": sums["rows"],
       "bad": len(bad),
       "excluded": sums["excluded"],
     }
-    for part in (self._out / SHARDS).glob(f".*{files.PART}"):
-      part.unlink(missing_ok=True)  # A kill left it.
-    # Last: what stands in it is there.
+    files.remove_parts(self._out / SHARDS)
+    # Last: it marks the folder as finished.
     files.write_text(self._out / ABOUT, json.dumps(about, indent=1) + "\n")
     return (
       f"{sums['rows']} embeddings in {self._out / SHARDS}{speed}; {len(bad)}"
@@ -174,8 +176,8 @@ class EmbeddedFolder:
 
 
 def lasting(about: Mapping[str, Any]) -> dict[str, Any]:
-  """What embeddings depend on: what weights and images are, not where."""
-  return {key: about[key] for key in sorted(about) if key not in _PLACES}
+  """The keys that determine embeddings; others are names and paths."""
+  return {key: about[key] for key in sorted(about) if key not in _LOCATIONS}
 
 
 def shards_of(
@@ -190,9 +192,9 @@ def shards_of(
 
 
 def read_about(folder: pathlib.Path) -> dict[str, Any]:
-  """What a folder of embeddings is of; without `rows` it is not finished.
+  """The description of a folder of embeddings; `rows` if it is finished.
 
-  Raises UserError if it is no such folder, or damaged.
+  Raises UserError if it has none, or a damaged one.
   """
   path = folder / ABOUT
   try:
@@ -200,7 +202,7 @@ def read_about(folder: pathlib.Path) -> dict[str, Any]:
     return about | {"shards": int(about["shards"]), "dtype": about["dtype"]}
   except FileNotFoundError:
     raise errors.UserError(
-      f"{folder} holds no embeddings ({ABOUT} is missing); make them with:"
+      f"{folder} has no embeddings ({ABOUT} is missing); compute them with:"
       f" seer-jax embed PHOTOS --weights WEIGHTS --out {folder}"
     ) from None
   except (OSError, ValueError, KeyError, TypeError) as error:

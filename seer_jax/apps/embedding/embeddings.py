@@ -1,4 +1,4 @@
-"""What `seer-jax embed` wrote, to be read: rows, and one array of features."""
+"""Reads the folders that `seer-jax embed` writes."""
 
 import functools
 import pathlib
@@ -13,18 +13,18 @@ from seer_jax.data import sources
 from seer_jax.data.storage import retry
 from seer_jax.runtime import errors, files
 
-# Larger ones are mapped from a file.
+# Larger arrays are mapped from a file.
 _IN_MEMORY = 2**28
 
 
 class Embeddings:
   """A finished folder of embeddings.
 
-  Raises UserError if it holds none, or is not finished.
+  Raises UserError if it has none, or is not finished.
 
   Attributes:
-    folder: where it is.
-    about: what was embedded, by what, and how.
+    folder: its path.
+    about: source, weights and options (`embed_folder.read_about`).
   """
 
   def __init__(self, folder: str | pathlib.Path):
@@ -35,9 +35,8 @@ class Embeddings:
     missing = sum(not path.exists() for path in self._files)
     if missing or "rows" not in self.about:
       raise errors.UserError(
-        f"{self.folder} is not finished:"
-        f" {len(self._files) - missing} of {len(self._files)} shards are there;"
-        " run the same seer-jax embed again"
+        f"{self.folder} is not finished: {missing} of {len(self._files)} shards"
+        " are missing; run the same seer-jax embed again"
       )
 
   def __len__(self) -> int:
@@ -55,12 +54,12 @@ class Embeddings:
 
   @property
   def ids(self) -> np.ndarray:
-    """Of all images, as strings."""
+    """Ids of all images, as strings."""
     return self.column("id")
 
   @functools.cached_property
   def labels(self) -> np.ndarray | None:
-    """Names of labels, None where there is none; None if nothing has one."""
+    """Names of labels, None for images without; None if no image has one."""
     found = self.column("label")
     return found if any(each is not None for each in found) else None
 
@@ -71,10 +70,10 @@ class Embeddings:
 
   @functools.cached_property
   def features(self) -> np.ndarray:
-    """embedding_NxD, as it was written; of large ones a memory map.
+    """embedding_NxD; large ones are a memory map.
 
-    That is of a file in the user's cache, made once: Parquet cannot be mapped.
-    Raises UserError if a shard is damaged and Lost if the disk is full.
+    Parquet cannot be mapped, so it is of a copy in the user's cache. Raises
+    UserError if a shard is damaged and Lost if the disk is full.
     """
     dtype = np.dtype(self.about["dtype"])
     width = self.width
@@ -98,12 +97,12 @@ class Embeddings:
 
   @functools.cached_property
   def fingerprint(self) -> str:
-    """Tells these embeddings from others."""
+    """Differs for different embeddings."""
     sizes = [(path.name, path.stat().st_size) for path in self._files]
     return files.key(sizes, embed_folder.lasting(self.about))
 
   def row_of(self, name: str) -> int | None:
-    """The row of an image by its id, or by the file's path."""
+    """The row of an image by its id or path, or None."""
     found = self._rows_by_name.get(name)
     if found is None:
       path = str(files.user_path(name).resolve())
@@ -112,7 +111,7 @@ class Embeddings:
 
   @functools.cached_property
   def _rows_by_name(self):
-    # An id wins over a path that spells the same.
+    # An id takes precedence over an equal path.
     paths, ids = self.column("path"), self.ids
     return {name: row for row, name in enumerate(paths)} | {
       name: row for row, name in enumerate(ids)
@@ -120,20 +119,17 @@ class Embeddings:
 
   @functools.cached_property
   def source(self) -> sources.Source:
-    """The images themselves.
-
-    Raises UserError if they are not where they were.
-    """
+    """The source of the images. Raises UserError if it has moved."""
     return sources.open_source(self.about["source"])
 
   def image(self, row: int) -> bytes:
-    """The file of an image.
+    """The encoded file of an image.
 
-    Raises OSError if it cannot be read any more and BadImage if it may not be
-    used any more.
+    Raises OSError if it cannot be read any more, and BadImage if it is excluded
+    by now.
     """
     index, name = int(self.column("index")[row]), self.ids[row]
-    # A folder may have lost or gained files since.
+    # Files may have been added or removed since.
     if index < len(self.source) and self.source.id_of(index) == name:
       return retry.read(self.source, index)["image"]
     return pathlib.Path(self.column("path")[row]).read_bytes()
@@ -152,7 +148,7 @@ def _read(path: pathlib.Path, name: str) -> np.ndarray:
 
 
 def _embeddings(path: pathlib.Path) -> Sequence[np.ndarray]:
-  """Of a shard, row group by row group."""
+  """Embeddings of a shard, one array per row group."""
   with shards.damage(path):
     return [
       _rows(batch.column(0))

@@ -1,51 +1,50 @@
-"""A hash of how an image looks: copies differ in few of its 64 bits.
+"""A perceptual hash: copies of an image differ in few of its 64 bits.
 
-The signs of an image's low frequencies about their median (Zauner 2010,
-section 3.2.1). Scaling, recompression and slight changes of colour leave them.
+The signs of an image's low frequencies about their median (Zauner 2010, section
+3.2.1). Scaling, recompression and slight changes of color keep most.
 """
 
 import cv2
 import numpy as np
 
-# Pixels that are looked at, those that the frequencies are taken of, and how
-# many of these; a side.
+# Sides of the first reduction, of the transformed image, and of the block of
+# low frequencies.
 _SAMPLED, _SIDE, _LOW = 128, 32, 8
 
 
 def perceptual_hash(image_HxWx3: np.ndarray) -> int:
-  """64 bits of a uint8 RGB image.
+  """64 bits of a uint8 RGB image; all 0 for an image without structure.
 
-  The mean is left out. Of an image in which nothing is to be seen, all bits
-  are 0: noise that no eye sees decides nothing.
+  Coefficients are rounded, so that invisible noise decides no bit.
   """
-  # Every pixel of a photograph would take half as long as decoding it.
+  # Using all pixels of a photo would take half as long as decoding it.
   some = cv2.resize(image_HxWx3, (_SAMPLED, _SAMPLED))
   grey = cv2.cvtColor(some, cv2.COLOR_RGB2GRAY)
   small = cv2.resize(grey, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
   low = np.rint(cv2.dct(small.astype(np.float32))[: _LOW + 1, : _LOW + 1])
-  # Without the first row and column, which follow the lighting.
+  # Without the first row and column, which depend on the lighting.
   low = low[1:, 1:]
   bits = (low > np.median(low)).ravel()
   return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
 def distance(a_N: np.ndarray, b_N: np.ndarray) -> np.ndarray:
-  """In how many bits uint64 hashes differ."""
+  """Hamming distances of uint64 hashes."""
   return np.bitwise_count(np.bitwise_xor(a_N, b_N))
 
 
 def close_pairs(hashes_N: np.ndarray, radius: int) -> np.ndarray:
   """All pairs of hashes that differ in at most `radius` bits.
 
-  Such a pair agrees, in one of four parts of 16 bits, up to `radius // 4` of
-  them (Norouzi et al. 2012, multi-index hashing): only these are compared.
+  At least one of four 16-bit parts of such a pair differs in at most `radius //
+  4` bits (Norouzi et al. 2012, multi-index hashing); only those are compared.
 
   Args:
     hashes_N: uint64.
-    radius: up to 11; a larger one would compare nearly all.
+    radius: at most 11; more would compare nearly all pairs.
 
   Returns:
-    rows_Mx2, the smaller one first, sorted, each pair once.
+    rows_Mx2, the smaller row first, sorted, each pair once.
   """
   if not 0 <= radius <= 11:
     raise ValueError(f"radius is {radius}; it must be from 0 to 11")
@@ -62,12 +61,12 @@ def close_pairs(hashes_N: np.ndarray, radius: int) -> np.ndarray:
   return np.unique(np.concatenate(found), axis=0)
 
 
-# Pairs that are compared at once.
+# Pairs compared at once.
 _AT_ONCE = 2**22
 
 
 def _masks(bits):
-  """All 16-bit numbers with up to so many bits."""
+  """All 16-bit numbers with at most so many bits."""
   every = np.arange(2**16, dtype=np.uint16)
   return every[np.bitwise_count(every) <= bits]
 

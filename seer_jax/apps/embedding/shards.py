@@ -1,8 +1,8 @@
-"""The Parquet files of embeddings: columns that any tool opens, and a report.
+"""The Parquet files of embeddings, readable by any tool, and their reports.
 
-`id`, `path`, `label`, `embedding` (a list of fixed size), and what else tells
-images apart: `index` in the source, `height`, `width`, `bytes`, `sha256` of the
-file, `phash`, and the nearest `prototype` where the network has such.
+Columns: `id`, `path`, `label`, `embedding` (a list of fixed size), `index` in
+the source, `height`, `width`, `bytes`, `sha256` of the file, `phash`, and the
+nearest `prototype` where the network has prototypes.
 """
 
 import contextlib
@@ -20,12 +20,12 @@ from pyarrow import parquet
 
 from seer_jax.runtime import errors
 
-# Of the schema's metadata.
+# Key of the schema's metadata.
 _REPORT = b"seer_jax"
 
 
 def schema(width: int, dtype: str) -> pa.Schema:
-  """The columns of a shard; embeddings of `width` numbers of `dtype`."""
+  """The columns of a shard; `width` is the length of an embedding."""
   number = {"float32": pa.float32(), "float16": pa.float16()}[dtype]
   return pa.schema(
     [
@@ -51,11 +51,7 @@ def write(
   dtype: str,
   report: Mapping[str, Any],
 ) -> None:
-  """Writes a shard.
-
-  Args:
-    report: kept in the footer, as JSON.
-  """
+  """Writes a shard, with a report as JSON in its footer."""
   fields = schema(width, dtype).with_metadata({_REPORT: json.dumps(report)})
   columns = []
   for field in fields:
@@ -69,7 +65,7 @@ def write(
   parquet.write_table(
     pa.Table.from_arrays(columns, schema=fields),
     file,
-    # Of floats there is nothing to look up or to compress.
+    # Dictionaries and statistics of embeddings would be of no use.
     use_dictionary=["label"],
     write_statistics=["id", "index"],
     compression="snappy",
@@ -77,7 +73,7 @@ def write(
 
 
 def as_csv(rows: Sequence[dict[str, object]]) -> str:
-  """Rows of one kind as CSV, with a head."""
+  """Rows with the same keys as CSV, with a header."""
   text = io.StringIO()
   if rows:
     writer = csv.DictWriter(text, rows[0], lineterminator="\n")
@@ -94,7 +90,7 @@ def _plain(value):
 
 
 def report_of(path: pathlib.Path) -> dict[str, Any]:
-  """The report of a shard. Raises UserError if it is damaged, or no shard."""
+  """The report of a shard. Raises UserError if the file is not a shard."""
   metadata = opened(path).schema_arrow.metadata or {}
   if _REPORT not in metadata:
     raise errors.UserError(
@@ -104,23 +100,23 @@ def report_of(path: pathlib.Path) -> dict[str, Any]:
 
 
 def opened(path: pathlib.Path) -> parquet.ParquetFile:
-  """A shard, to be read from. Raises UserError if it is damaged, or missing."""
+  """Opens a shard. Raises UserError if it is damaged or missing."""
   with damage(path):
     return parquet.ParquetFile(path)
 
 
 def width_of(path: pathlib.Path) -> int:
-  """How many numbers an embedding has."""
+  """The length of an embedding."""
   return opened(path).schema_arrow.field("embedding").type.list_size
 
 
 @contextlib.contextmanager
 def damage(path: pathlib.Path) -> Iterator[None]:
-  """Says what to do about a shard that cannot be read."""
+  """Turns errors of reading a shard into UserError."""
   try:
     yield
   except (pa.ArrowException, OSError) as error:
     raise errors.UserError(
-      f"{path} cannot be read ({str(error).splitlines()[0]}); remove it, and"
+      f"{path} cannot be read ({errors.one_line(error)}); remove it, and"
       " run the same seer-jax embed again"
     ) from error

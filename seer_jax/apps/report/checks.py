@@ -188,9 +188,7 @@ def _check_images(history):
   name, count = "Unusable files", len(history.bad_images)
   if not count:
     return Check(name, "none met", GOOD, "Every image that was read is usable.")
-  return Check(
-    name, f"{count:,}", UNSURE, "Other images were drawn in their place."
-  )
+  return Check(name, f"{count:,}", UNSURE, "Other images were drawn instead.")
 
 
 def named(metric: str) -> str:

@@ -98,9 +98,7 @@ def shown(value: Any) -> str:
   return json.dumps(_plain(value))
 
 
-def differences(
-  histories: Sequence[History],
-) -> list[tuple[str, list[str]]]:
+def differences(histories: Sequence[History]) -> list[tuple[str, list[str]]]:
   """Keys that differ between runs: (key, a value for each)."""
   flat = [dict(keys.flatten(each.config)) for each in histories]
   return [

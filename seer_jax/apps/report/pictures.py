@@ -77,7 +77,7 @@ def neighbours(sample: Sample, count: int) -> Neighbours:
 
 
 def _varied(seen: Seen, count: int) -> list[int]:
-  """Rows not chosen by anybody: of each label in turn, or evenly spaced."""
+  """Rows of each label in turn, or evenly spaced."""
   if (seen.labels_N < 0).all():
     return np.linspace(0, len(seen) - 1, min(count, len(seen))).astype(int)
   turns = [
@@ -178,7 +178,7 @@ def feature_map(sample: Sample, scale: float) -> Map | None:
   if len(bank) < 3:
     return None
   method = projection.best_for(len(bank))
-  place_Nx2 = projection.placed(bank.features_NxD, method)
+  position_Nx2 = projection.positions(bank.features_NxD, method)
   cells = max(8, round(_CELLS * scale))
   alt = f"images in a grid, similar ones close, after {method.upper()}"
   points = []
@@ -186,25 +186,25 @@ def feature_map(sample: Sample, scale: float) -> Map | None:
     rows = np.linspace(0, len(bank) - 1, min(_POINTS, len(bank))).astype(int)
     points = [
       (
-        round(float(place_Nx2[row, 0]), 4),
-        round(float(place_Nx2[row, 1]), 4),
+        round(float(position_Nx2[row, 0]), 4),
+        round(float(position_Nx2[row, 1]), 4),
         _label(sample, bank, row) or "no label",
         bank.ids_N[row],
       )
       for row in rows
     ]
-  mosaic = Picture(_mosaic(bank.thumbs_NxSxSx3, place_Nx2, cells), alt)
+  mosaic = Picture(_mosaic(bank.thumbs_NxSxSx3, position_Nx2, cells), alt)
   return Map(mosaic, method.upper(), points)
 
 
-def _mosaic(thumbs_NxSxSx3, place_Nx2, cells):
+def _mosaic(thumbs_NxSxSx3, position_Nx2, cells):
   """A full grid of images, each as close to its position as possible."""
   from scipy import optimize  # As scikit-learn: slow to import.
 
-  cells = min(cells, int(len(place_Nx2) ** 0.5))
-  some = np.linspace(0, len(place_Nx2) - 1, cells**2).astype(int)
-  low, high = place_Nx2[some].min(0), place_Nx2[some].max(0)
-  spread_Nx2 = (place_Nx2[some] - low) / np.maximum(high - low, 1e-9)
+  cells = min(cells, int(len(position_Nx2) ** 0.5))
+  some = np.linspace(0, len(position_Nx2) - 1, cells**2).astype(int)
+  low, high = position_Nx2[some].min(0), position_Nx2[some].max(0)
+  spread_Nx2 = (position_Nx2[some] - low) / np.maximum(high - low, 1e-9)
   column, line = np.divmod(np.arange(cells**2), cells)
   middle_Cx2 = (np.stack([column, line], 1) + 0.5) / cells
   far_NxC = ((spread_Nx2[:, None] - middle_Cx2) ** 2).sum(-1)

@@ -111,8 +111,8 @@ def _mesh(config):
 
 def _evenly(indices, count):
   """At most so many indices, evenly spaced."""
-  places = np.linspace(0, len(indices) - 1, min(count, len(indices)))
-  return [indices[at] for at in places.astype(int).tolist()]
+  positions = np.linspace(0, len(indices) - 1, min(count, len(indices)))
+  return [indices[at] for at in positions.astype(int).tolist()]
 
 
 def _look(network, variables, images, mesh, config):

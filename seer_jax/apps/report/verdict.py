@@ -77,7 +77,7 @@ def _empty(history):
     UNSURE,
     "It has not begun",
     "No step has been logged, so there is nothing to judge yet.",
-    [Advice("Run the same command again: it goes on where it stopped.")],
+    [Advice("Run the same command again: it resumes where it stopped.")],
   )
 
 
@@ -133,7 +133,7 @@ def _unfinished(history):
     f" stopped. So far: {_progress(history)}",
     [
       Advice(
-        "If it is not running, run the same command again: it goes on where it"
+        "If it is not running, run the same command again: it resumes where it"
         " stopped, and loses nothing."
       )
     ],

@@ -1,1 +1,1 @@
-"""Looking at a collection: pages of pictures, and a map in the browser."""
+"""Views of a collection: pages of images, and a map in the browser."""

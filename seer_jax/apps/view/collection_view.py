@@ -1,4 +1,4 @@
-"""What the page shows of a collection, and what it writes: labels and names."""
+"""What the page shows and writes: images, clusters, labels and names."""
 
 import csv
 import json
@@ -16,23 +16,23 @@ from seer_jax.runtime import errors, files
 from seer_jax.runtime import mesh as mesh_lib
 
 LABELS, NAMES = "labels.csv", "cluster_names.json"
-# Clusters that are made where none are there, at most.
+# Most clusters to compute where the folder has none.
 _CLUSTERS = 40
 _LARGE = 1024  # Pixels of the longer side.
-_LONGEST = 100  # Of a name.
+_LONGEST = 100  # Characters of a name.
 
 
 class CollectionView:
-  """A collection with a map, clusters, and labels that are given by hand."""
+  """A collection with a map, clusters, and labels given by hand."""
 
   def __init__(self, found: embeddings.Embeddings, method: str):
-    """Makes the map and the clusters, or reads them.
+    """Reads or computes the map and the clusters.
 
-    Raises:
-      UserError: see `projection.plane`; or clusters or labels cannot be read.
+    Raises UserError as `projection.plane`, or if clusters or labels cannot be
+    read.
     """
     self.found = found
-    self.method, self.place_Nx2 = projection.plane(found, method)
+    self.method, self.position_Nx2 = projection.plane(found, method)
     self._index = search.Index(found.features)
     self.cluster_N = self._clusters()
     self._writing = threading.Lock()
@@ -42,7 +42,7 @@ class CollectionView:
     self.names = self._read_names()
 
   def _clusters(self):
-    """Of `seer-jax cluster`, if that was called, else a few."""
+    """Those of `seer-jax cluster`, or else a few."""
     path = self.found.folder / "clusters" / "clusters.csv"
     if path.exists():
       try:
@@ -68,7 +68,7 @@ class CollectionView:
     return {row: text for row, text in rows.items() if row is not None and text}
 
   def _read_names(self) -> dict[str, str]:
-    """Names of clusters, as of the clusters that they were given to."""
+    """Names of clusters, if they were given to these clusters."""
     try:
       kept = json.loads(self._names_path.read_text())
       if kept["clusters"] == self._fingerprint():
@@ -81,7 +81,7 @@ class CollectionView:
     return np.bincount(np.maximum(self.cluster_N, 0)).tolist()
 
   def about(self) -> dict[str, Any]:
-    """All that the page needs to begin, but for the arrays."""
+    """What the page needs first, except the arrays."""
     sizes = np.bincount(self.cluster_N[self.cluster_N >= 0])
     names = sorted({each for each in self._folders() if each is not None})
     return {
@@ -100,28 +100,28 @@ class CollectionView:
     return () if self.found.labels is None else self.found.labels
 
   def arrays(self) -> bytes:
-    """place_Nx2 float32, cluster_N int32, folder_N int32, one after another."""
+    """position_Nx2 float32, cluster_N int32, folder_N int32, concatenated."""
     names = {name: at for at, name in enumerate(self.about()["folders"])}
     folder_N = np.full(len(self.found), -1, np.int32)
     for row, name in enumerate(self._folders()):
       folder_N[row] = names.get(name, -1)
-    parts = self.place_Nx2, self.cluster_N.astype(np.int32), folder_N
+    parts = self.position_Nx2, self.cluster_N.astype(np.int32), folder_N
     return b"".join(np.ascontiguousarray(part).tobytes() for part in parts)
 
   def row(self, number: int) -> dict[str, Any]:
-    """What is told of an image."""
+    """The facts of an image."""
     columns = ("id", "width", "height", "label")
     about = {name: self.found.column(name)[number] for name in columns}
     about["width"], about["height"] = int(about["width"]), int(about["height"])
     return about | {"row": number}
 
   def picture(self, number: int, large: bool) -> bytes | None:
-    """A JPEG of an image; None if it has gone."""
+    """A JPEG of an image; None if it cannot be read any more."""
     side = _LARGE if large else gallery.SIDE
     return gallery.thumbnail(self.found, number, side)
 
   def near(self, rows: Sequence[int], k: int) -> list[dict[str, Any]]:
-    """The images most like one, or like the centroid of several."""
+    """The images most similar to one, or to the centroid of several."""
     query_D = vectors.centroid(np.asarray(self.found.features[rows]))
     cosine, found = self._index.search(query_D, k, without=rows)
     return [
@@ -130,9 +130,9 @@ class CollectionView:
     ]
 
   def ask(self, count: int) -> list[dict[str, Any]]:
-    """The images whose labels would help most now.
+    """The images whose labels would help most.
 
-    Raises UserError if too few have one.
+    Raises UserError if there are too few labels.
     """
     known = examples.of_labels(self.found, dict(self.given))
     predictions = label.predict(known, self.found.features)
@@ -144,9 +144,9 @@ class CollectionView:
     ]
 
   def give(self, rows: Sequence[int], text: str) -> None:
-    """Labels images, on the disk before it returns; "" takes labels back.
+    """Labels images, durably; "" removes labels.
 
-    Raises UserError if no such image, or the label is too long, and Lost if the
+    Raises UserError for an unknown image or too long a label, and Lost if the
     disk is full.
     """
     text = _name(text)
@@ -173,10 +173,10 @@ class CollectionView:
           del self.given[row]
 
   def rename(self, number: int, text: str) -> None:
-    """Names a cluster, on the disk before it returns.
+    """Names a cluster, durably.
 
-    Raises UserError if no such cluster, or the name is too long, and Lost if
-    the disk is full.
+    Raises UserError for an unknown cluster or too long a name, and Lost if the
+    disk is full.
     """
     if not 0 <= number <= self.cluster_N.max():
       raise errors.UserError(f"there is no cluster {number}")
@@ -189,8 +189,8 @@ class CollectionView:
 def _whole_lines(file):
   """Ends a file in a whole line; returns whether it has any.
 
-  A line that a kill tore was never promised, and goes; one without its end may
-  be an editor's.
+  The part of a line that a killed process left is removed; a complete line
+  without its end may come from an editor, and stays.
   """
   file.seek(0)
   text = file.read()
@@ -206,6 +206,6 @@ def _name(text):
   text = " ".join(str(text).split())
   if len(text) > _LONGEST:
     raise errors.UserError(
-      f"a name of {len(text)} characters; {_LONGEST} are enough"
+      f"a name has {len(text)} characters; use at most {_LONGEST}"
     )
   return text

@@ -1,4 +1,4 @@
-"""Pictures side by side: one page that opens from disk, in any browser."""
+"""Images side by side: one HTML file that opens in any browser."""
 
 import base64
 import concurrent.futures
@@ -14,7 +14,7 @@ from seer_jax.apps.embedding import embeddings
 from seer_jax.data import crops, preprocessing
 from seer_jax.runtime import errors
 
-# Pixels of a thumbnail's longer side, and how well it is kept.
+# Pixels of a thumbnail's longer side, and its JPEG quality.
 SIDE, _QUALITY = 160, 80
 
 _PAGE = """<!doctype html>
@@ -45,11 +45,11 @@ div {{ padding: .3rem .5rem; font-size: .8rem; overflow-wrap: anywhere; }}
 
 
 class Section(NamedTuple):
-  """Pictures under a heading."""
+  """Images under a heading."""
 
   title: str
   rows: Sequence[int]
-  captions: Sequence[str]  # One each.
+  captions: Sequence[str]  # One per row.
 
 
 def page(
@@ -58,7 +58,7 @@ def page(
   found: embeddings.Embeddings,
   sections: Sequence[Section],
 ) -> str:
-  """HTML with everything in it; pictures as small JPEGs."""
+  """A self-contained HTML page; images are small JPEGs."""
   with concurrent.futures.ThreadPoolExecutor() as pool:
     body = [
       f"<h2>{html.escape(section.title)}</h2>\n<ul>\n"
@@ -75,16 +75,14 @@ def page(
       for section in sections
     ]
   return _PAGE.format(
-    title=html.escape(title),
-    about=html.escape(about),
-    sections="\n".join(body),
+    title=html.escape(title), about=html.escape(about), sections="\n".join(body)
   )
 
 
 def typical(
   clusters: kmeans.Clusters, found: embeddings.Embeddings, most: int = 12
 ) -> list[Section]:
-  """The images nearest to the centre of each cluster, for a page."""
+  """The images nearest to the centre of each cluster."""
   sections = []
   for row in cluster.summary(clusters, found.ids, found.labels):
     rows = np.flatnonzero(clusters.cluster_N == row["cluster"])
@@ -125,7 +123,7 @@ def _item(picture, name, caption):
 def thumbnail(
   found: embeddings.Embeddings, row: int, side: int = SIDE
 ) -> bytes | None:
-  """A small JPEG of an image; None if it has gone, or is excluded by now."""
+  """A small JPEG of an image; None if it is missing or excluded by now."""
   try:
     image_HxWx3 = crops.decode(found.image(row), preprocessing.MAX_PIXELS)
   except (OSError, errors.BadImage):
@@ -134,7 +132,7 @@ def thumbnail(
 
 
 def shrunk(image_HxWx3: np.ndarray, side: int = SIDE) -> bytes:
-  """A JPEG of an image, its longer side `side` pixels at most."""
+  """A JPEG of an image, at most `side` pixels on its longer side."""
   height, width = image_HxWx3.shape[:2]
   scale = min(1, side / max(height, width))
   size = max(1, round(width * scale)), max(1, round(height * scale))

@@ -1,4 +1,4 @@
-"""Embeddings on a plane: UMAP where it is installed, else two components."""
+"""Embeddings in the plane: by UMAP if it is installed, else by PCA."""
 
 import logging
 import warnings
@@ -10,18 +10,18 @@ from seer_jax.runtime import errors, files
 
 _log = logging.getLogger(__name__)
 
-# UMAP takes long for more images: auto takes PCA.
+# Beyond so many images UMAP is slow, and "auto" is PCA.
 _UMAP_MOST = 50_000
 _SAMPLE = 20_000
-# Outliers do not shrink the rest to a dot.
+# Room around the central 98 % of the images; outliers are clipped to its edge.
 _OUTSIDE = 0.2
 
 
 def plane(found: embeddings.Embeddings, method: str) -> tuple[str, np.ndarray]:
-  """(the method that was taken, place_Nx2 within 0 and 1, float32).
+  """(method used, position_Nx2 within 0 and 1, float32).
 
-  Kept in the user's cache: made once for a collection. Raises UserError if UMAP
-  is asked for and not installed.
+  Kept in the user's cache. Raises UserError if UMAP is asked for but not
+  installed.
   """
   if method == "auto":
     method = best_for(len(found))
@@ -33,26 +33,26 @@ def plane(found: embeddings.Embeddings, method: str) -> tuple[str, np.ndarray]:
   if path.exists():
     return method, np.load(path)
   _log.info("making the map of %d images by %s", len(found), method)
-  place_Nx2 = placed(found.features, method)
+  position_Nx2 = positions(found.features, method)
   with files.whole_file(path) as file:
-    np.save(file, place_Nx2)
-  return method, place_Nx2
+    np.save(file, position_Nx2)
+  return method, position_Nx2
 
 
 def best_for(images: int) -> str:
-  """The method for so many images: UMAP where it is there and is not slow."""
+  """The method for so many images: UMAP if it is installed and fast enough."""
   return "umap" if 15 < images <= _UMAP_MOST and _umap() else "pca"
 
 
-def placed(features_NxD: np.ndarray, method: str) -> np.ndarray:
-  """Features on a plane, by "umap" or "pca": Nx2 within 0 and 1, float32."""
+def positions(features_NxD: np.ndarray, method: str) -> np.ndarray:
+  """Positions by "umap" or "pca": Nx2 within 0 and 1, float32."""
   return _within((_by_umap if method == "umap" else pca)(features_NxD))
 
 
 def _umap():
   try:
     with warnings.catch_warnings():
-      warnings.simplefilter("ignore")  # It tells what else could be installed.
+      warnings.simplefilter("ignore")  # About optional dependencies.
       import umap
   except ImportError:
     return None
@@ -61,7 +61,7 @@ def _umap():
 
 def _by_umap(features_NxD):
   with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # A seed costs its parallelism; it says so.
+    warnings.simplefilter("ignore")  # That a seed disables its parallelism.
     return (
       _umap()
       .UMAP(metric="cosine", random_state=0)
@@ -70,7 +70,7 @@ def _by_umap(features_NxD):
 
 
 def pca(features_NxD: np.ndarray) -> np.ndarray:
-  """The two principal components of directions, fitted on some of them: Nx2."""
+  """Two principal components of directions, fitted to a sample: Nx2."""
   count, width = features_NxD.shape
   rows = np.arange(count)
   if count > _SAMPLE:
@@ -87,10 +87,10 @@ def pca(features_NxD: np.ndarray) -> np.ndarray:
   return np.concatenate(parts)
 
 
-def _within(place_Nx2):
-  """Into the unit square, with a little room for outliers."""
-  low, high = np.percentile(place_Nx2, (1, 99), axis=0)
+def _within(position_Nx2):
+  """Scales positions to the unit square, with room for outliers."""
+  low, high = np.percentile(position_Nx2, (1, 99), axis=0)
   middle = (low + high) / 2
   reach = max(float(np.max(high - low)), 1e-9) / 2 * (1 + _OUTSIDE)
-  place = 0.5 + (place_Nx2 - middle) / (2 * reach)
-  return np.clip(place, 0, 1).astype(np.float32)
+  position = 0.5 + (position_Nx2 - middle) / (2 * reach)
+  return np.clip(position, 0, 1).astype(np.float32)

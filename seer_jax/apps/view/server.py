@@ -1,9 +1,9 @@
-"""The page of a collection, served to this machine's browser and nobody else.
+"""Serves the page of a collection to this machine's browser only.
 
-It listens at the loopback address alone. Every path begins with a token that
-only the address printed at the start has, so that neither other users of the
-machine nor other pages in the browser can ask. A foreign Host (DNS rebinding)
-or Origin is refused. Images are asked for by their row, never by a path.
+It listens at the loopback address. Every path begins with a secret token, which
+only the printed address has, so other users of the machine and other pages in
+the browser cannot send requests. A foreign Host (DNS rebinding) or Origin is
+refused. Images are requested by row, never by path.
 """
 
 import hmac
@@ -22,7 +22,7 @@ from seer_jax.runtime import errors
 _ADDRESS = "127.0.0.1"
 _HOSTS = (_ADDRESS, "localhost")
 _LARGEST = 2**20  # Bytes of a request.
-_MOST = 200  # Images in an answer.
+_MOST = 200  # Images in a response.
 _FILES = {
   "": ("page.html", "text/html; charset=utf-8"),
   "page.css": ("page.css", "text/css; charset=utf-8"),
@@ -30,7 +30,7 @@ _FILES = {
   "map.js": ("map.js", "text/javascript; charset=utf-8"),
 }
 _HEADERS = {
-  # Nothing from elsewhere, in no other page.
+  # Loads nothing from elsewhere, and no page may embed it.
   "Content-Security-Policy": (
     "default-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none';"
     " base-uri 'none'; form-action 'none'"
@@ -42,24 +42,21 @@ _HEADERS = {
 
 
 class _Refused(Exception):
-  """An HTTP error: its status, and a line."""
+  """An HTTP error: its status and message."""
 
 
 class Server(http.server.ThreadingHTTPServer):
   """Serves one collection until it is closed.
 
   Attributes:
-    view: what is shown.
-    token: that paths begin with.
+    view: the collection.
+    token: the first part of every path.
   """
 
   daemon_threads = True
 
   def __init__(self, view: collection_view.CollectionView, port: int = 0):
-    """Takes a port; 0 is any that is free.
-
-    Raises UserError if the port is taken.
-    """
+    """Listens at a port; 0 is any free one. Raises UserError if it is taken."""
     self.view, self.token = view, secrets.token_urlsafe(16)
     try:
       super().__init__((_ADDRESS, port), _Handler)
@@ -69,7 +66,7 @@ class Server(http.server.ThreadingHTTPServer):
       ) from error
 
   def handle_error(self, request, client_address):
-    """A browser that goes on to something else is no news."""
+    """A browser that closed a connection is not an error."""
     if not isinstance(sys.exception(), ConnectionError):
       super().handle_error(request, client_address)
 
@@ -102,7 +99,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
       self._send(507, f"{error}\n".encode(), "text/plain; charset=utf-8")
 
   def _checked(self):
-    """(path behind the token, query) of a request that may be answered."""
+    """(path after the token, query) of a permitted request."""
     host = self.headers.get("Host", "")
     if host.rpartition(":")[0] not in _HOSTS and host not in _HOSTS:
       raise _Refused(403, f"this page is for {_ADDRESS} only")
@@ -145,7 +142,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
       raise _Refused(404, "there is nothing here")
     size = self.headers.get("Content-Length", "")
     if not size.isdigit() or int(size) > _LARGEST:
-      # What is not read must not be taken for the next request.
+      # The unread body would be parsed as the next request.
       self.close_connection = True
       raise _Refused(413, "the request is too large")
     try:
@@ -183,7 +180,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     self.wfile.write(body)
 
   def log_message(self, *arguments):
-    """Requests are not news."""
+    """Requests are not logged."""
 
 
 def _json(value):

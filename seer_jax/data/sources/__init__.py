@@ -44,29 +44,29 @@ DEFAULTS = {
   "kind": "folder",
   # A folder, list, shards (a folder of them or a pattern), or TFDS's data_dir.
   "path": "",
-  # Of a folder: the sub-folder to read. Of TFDS: as it spells them. Of the
+  # For a folder: the sub-folder to read. For TFDS: in its language. For the
   # digits: train, test or all.
   "split": "",
-  "name": "",  # Of TFDS: the data set.
-  # Of a list: an `.npy` file with a label for each entry. Of ArrayRecords of
-  # others: a text file with the name of each number.
+  "name": "",  # Of the TFDS dataset.
+  # For a list: an `.npy` file with a label per entry. For ArrayRecords by other
+  # programs: a text file with the name of each label.
   "labels": "",
-  # Of a list in Parquet or CSV: the column with the paths; "" for the one named
-  # path, image, file or url, or else the first of strings.
+  # For a list in Parquet or CSV: the column of paths; "" for the one named
+  # path, image, file or url, or else the first column of strings.
   "column": "",
-  # A file that names the images to use, a line each, and no others.
+  # A file with the names of the only images to use, one per line.
   "only": "",
-  # A part of one permutation of the images: so many, up to 1 as a share, after
-  # leaving out so many; 1 is all the rest. If balanced, as many of each class,
-  # shares being of the smallest.
+  # A part of one permutation of the images: a number, or up to 1 a share, after
+  # skipping some; 1 is all the rest. If balanced, equally many of each class,
+  # where shares are of the smallest.
   "take": 1.0,
   "skip": 0.0,
   "balanced": False,
   "take_seed": 0,  # Of the permutation.
-  # A file of ids, paths or SHA-256 hashes, a line each: such images are never
-  # used, in training or in evaluations, whichever of the two it is set for.
+  # A file of ids, paths or SHA-256 hashes, one per line: such images are never
+  # used, neither in training nor in evaluations, wherever it is set.
   "exclude": "",
-  # Of a mix: a dict of these keys for each source, and its weight.
+  # For a mix: a dict of these keys for each source, and its weight.
   "parts": (),
 }
 
@@ -74,23 +74,20 @@ DEFAULTS = {
 def open_source(
   options: Mapping[str, Any], exclude: Collection[str] = ()
 ) -> Source:
-  """Opens what a config describes.
+  """Opens the source that some of the keys of `DEFAULTS` describe.
 
-  Raises UserError if the kind is unknown, a key is, or the source cannot be
+  `exclude` are lists of images to leave out, in addition to those in `options`.
+  Raises UserError if the kind or a key is unknown, or the source cannot be
   opened.
-
-  Args:
-    options: some of the keys of `DEFAULTS`.
-    exclude: lists of images to leave out besides those that `options` give.
   """
   lists = {*exclude, *exclude_lists(options)}
   return _opened(options, opt_out.Exclusions(lists) if lists else None)
 
 
 def exclude_lists(options: Mapping[str, Any]) -> set[str]:
-  """The paths of all lists of images that options leave out.
+  """The paths of all lists of images that options exclude.
 
-  Raises UserError if a part of a mixture is none.
+  Raises UserError if a part of a mixture is malformed.
   """
   lists = {options.get("exclude")} - {"", None}
   return lists.union(*map(exclude_lists, _parts(options)))
@@ -100,7 +97,7 @@ def _opened(options, exclusions, prefix=""):
   unknown = sorted(set(options) - set(DEFAULTS) - {"weight"})
   if unknown:
     raise errors.UserError(
-      f"no such key of a source: {unknown[0]!r}; there are {' '.join(DEFAULTS)}"
+      f"a source has no key {unknown[0]!r}; use {' '.join(DEFAULTS)}"
     )
   options = DEFAULTS | dict(options)
   if options["kind"] == "mix":
@@ -108,7 +105,7 @@ def _opened(options, exclusions, prefix=""):
   source = _open(options)
   if exclusions:
     source = opt_out.Excluding(source, exclusions, prefix)
-    # A mixture's list has lines for other parts.
+    # A mixture's list also has lines for other parts.
     if options["exclude"] and not prefix:
       opt_out.warn_of_idle_lines(source, options["exclude"])
   if options["only"]:
@@ -123,8 +120,8 @@ def _open(options):
   kind, path, split = (options[key] for key in ("kind", "path", "split"))
   if options["column"] and kind != "list":
     raise errors.UserError(
-      f"column is {options['column']!r}, but only lists have columns, and kind"
-      f" is {kind}"
+      f"column is {options['column']!r}, but kind is {kind} and only lists have"
+      " columns; remove it"
     )
   match kind:
     case "folder":
@@ -146,14 +143,16 @@ def _open(options):
     case "synthetic":
       return Synthetic()
   raise errors.UserError(
-    f"no such kind of source: {kind!r}; use one of {', '.join(KINDS)}"
+    f"there is no kind of source {kind!r}; use {', '.join(KINDS)}"
   )
 
 
 def _mix(options, exclusions, prefix):
   for key in ("only", "take", "skip", "balanced"):
     if options[key] != DEFAULTS[key]:
-      raise errors.UserError(f"{key} is of single sources; set it in parts")
+      raise errors.UserError(
+        f"{key} is {options[key]!r}, but a mix has none; set it in its parts"
+      )
   parts = _parts(options)
   if not parts:
     raise errors.UserError(
@@ -171,7 +170,7 @@ def _mix(options, exclusions, prefix):
 
 
 def _parts(options) -> list[dict[str, Any]]:
-  """Those of a mixture, none of another source."""
+  """The parts of a mixture; none of another source."""
   parts = options.get("parts", ())
   try:
     return [dict(part) for part in parts]

@@ -19,40 +19,39 @@ from seer_jax.runtime import errors, files
 
 _log = logging.getLogger(__name__)
 
-# Changes when a copy of before is of no use any more.
+# Changes with the format of the copies.
 _VERSION = 2
 
 
 class Listing:
   """The images whose paths a file lists, in its order.
 
-  The list, and an index of it, stay on the disk: memory does not grow with the
+  The list, and an index of it, stay on disk: memory does not grow with the
   number of entries. It is one of
 
-  * text: a path a line, or a path, a tab and a label; blank lines, comments
+  * text: a path per line, or a path, a tab and a label; blank lines, comments
     (#), a byte-order mark and a line of column names are skipped, and counted
     in the log;
-  * `.npy`: an array of strings, as VISSL's `disk_filelist` takes;
+  * `.npy`: an array of strings, like VISSL's `disk_filelist`;
   * `.parquet` or `.csv`: a column named path, image, file or url, in any case,
-    or else the first of strings; and one named label or class, if there is one.
+    or else the first column of strings; and one named label or class, if there
+    is one.
 
   Paths are absolute, URLs, or relative to the folder of the list. Labels that
   are not whole numbers are names, numbered in sorted order. The id of an image
-  is its entry as it stands. Raises UserError if the list is missing, empty or
-  of another format.
+  is its entry, unchanged. Raises UserError if the list is missing, empty or
+  malformed.
   """
 
   names_are_known = True
-  entries_are_paths = True  # They may lie outside of the root.
+  entries_are_paths = True  # They may be outside the root.
 
   def __init__(self, path: str, label_file: str = "", column: str = ""):
-    """Opens a list.
+    """Opens a list at a path or URL.
 
-    Args:
-      path: of the list; may be a URL.
-      label_file: an `.npy` file of one label an entry, numbers or strings; ''
-        for those in the list itself.
-      column: with the paths, of a table; '' to go by the names.
+    `label_file` is an `.npy` file with one label per entry, numbers or strings,
+    '' for those in the list itself; `column` is that of the paths in a table,
+    '' to go by the names.
     """
     if not path:
       raise errors.UserError("no list given: path is ''; set it to a file")
@@ -63,7 +62,8 @@ class Listing:
     is_table = local.endswith((".parquet", ".csv"))
     if column and not is_table:
       raise errors.UserError(
-        f"column is {column!r}, but {path} has none; only Parquet and CSV have"
+        f"column is {column!r}, but {path} has no columns; remove it, or give a"
+        " Parquet or CSV file"
       )
     if local.endswith(".npy"):
       self._entries, self._labels = _Strings(local), None
@@ -80,7 +80,8 @@ class Listing:
       array = _memory_mapped(path)
       if len(array) != len(self):
         raise errors.UserError(
-          f"{path} holds {len(array)} labels for a list of {len(self)} images"
+          f"{path} has {len(array)} labels, but the list has {len(self)}"
+          " images; give one per image"
         )
       self._labels = label_index.Labels(
         path, lambda: label_index.of_array(array)
@@ -113,7 +114,7 @@ class Listing:
 
 
 class _Strings:
-  """An array of strings on the disk."""
+  """An array of strings on disk."""
 
   def __init__(self, path: str):
     self._path = path
@@ -123,7 +124,7 @@ class _Strings:
     self._array = _memory_mapped(self._path)
     if self._array.dtype.kind not in "SU":
       raise errors.UserError(
-        f"{self._path} holds {self._array.dtype}, not strings; save an array of"
+        f"{self._path} has {self._array.dtype}, not strings; save an array of"
         " paths"
       )
 
@@ -149,7 +150,7 @@ class _BeforeTabs(line_index.Lines):
 
 
 class _Escaped(line_index.Lines):
-  """The entries of a text that was written from a Parquet file."""
+  """The entries of a text that was written from a table."""
 
   def __getitem__(self, i: int) -> bytes:
     return os.fsencode(array_record.unescaped(super().__getitem__(i)))
@@ -169,23 +170,22 @@ def _tell(text):
 def _memory_mapped(path) -> np.ndarray[Any, Any]:
   try:
     array = np.load(path, mmap_mode="r", allow_pickle=False)
-  except Exception as error:  # Its header is a piece of Python.
-    words = next(iter(str(error).splitlines()), type(error).__name__)
+  except Exception as error:  # Its header is a Python literal.
     raise errors.UserError(
-      f"{path} cannot be read as an array ({words}); save strings or numbers,"
-      " not objects: np.save(path, np.array(paths))"
+      f"{path} cannot be read as an array ({errors.one_line(error)}); save"
+      " strings or numbers, not objects: np.save(path, np.array(paths))"
     ) from None
   if array.ndim != 1 or not len(array):
     raise errors.UserError(
-      f"{path} has the shape {array.shape}; give one entry an image"
+      f"{path} has the shape {array.shape}; give one entry per image"
     )
   filesystem.read_at_random(array)
   return array
 
 
 def _local(path: str) -> str:
-  """A list's path on this machine; of a URL, a copy in the user's cache."""
-  try:
+  """The local path of a list; for a URL, a copy in the user's cache."""
+  with errors.reading(f"the list {path}"):
     if not filesystem.is_url(path):
       if os.path.isdir(path):
         raise errors.UserError(
@@ -200,10 +200,6 @@ def _local(path: str) -> str:
       kept, lambda folder: _copy(path, folder / copy.name), lambda: None
     )
     return os.fspath(copy)
-  except OSError as error:
-    raise errors.UserError(
-      f"cannot read the list {path}: {error.strerror or error}"
-    ) from None
 
 
 def _copy(path, out):

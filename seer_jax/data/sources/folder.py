@@ -15,21 +15,21 @@ from seer_jax.data.storage.example import (
 )
 from seer_jax.runtime import errors, files
 
-# Folders of thumbnails, waste and attributes that storage systems make.
+# Folders of thumbnails, deleted files and attributes, made by storage systems.
 _NOT_THE_USERS = b"@eaDir", b"__MACOSX", b"#recycle", b"$RECYCLE.BIN"
 
 
 class Folder:
   """The image files under a folder, at any depth, sorted by relative path.
 
-  The folder may be a URL (`gs://`, `s3://`) where fsspec can read it. Files are
-  recognised by extension (`EXTENSIONS`, in either case); hidden files and
-  folders, and those that storage systems make, are skipped, links to folders
-  are followed. The label is the first-level sub-folder an image lies in,
+  The folder may be a URL (`gs://`, `s3://`) that fsspec can read. Files are
+  recognized by extension (`EXTENSIONS`, in either case); hidden files and
+  folders, and those made by storage systems, are skipped; links to folders are
+  followed. The label is the first-level sub-folder that an image is in,
   numbered by sorted name; images directly in `path` have none. The id is the
   relative path, with `/`.
 
-  Reading a file that has gone or is locked raises OSError; an empty one is b"".
+  Reading a file that is gone or locked raises OSError; an empty one gives b"".
   Raises UserError if `path` is missing, not a folder, unreadable or without
   images.
   """
@@ -39,11 +39,11 @@ class Folder:
   def __init__(self, path: str | os.PathLike[str]):
     self.root = filesystem.absolute(os.fspath(path))
     paths, others = _find_images(self.root)
-    # Photographs of unknown formats must not be missed silently.
+    # Photographs in unknown formats must not be skipped silently.
     self._others = f"; {_count_files(others)}" if others else ""
 
-    # One blob and two arrays: a million str objects would cost each worker
-    # process seconds of unpickling and some 100 MB.
+    # One blob and two arrays: a million str objects would take each worker
+    # seconds of unpickling and some 100 MB.
     self._paths = b"".join(paths)
     self._offsets = np.cumsum([0, *map(len, paths)], dtype=np.int64)
     folders = [path.rpartition(b"/")[0].partition(b"/")[0] for path in paths]
@@ -80,7 +80,7 @@ class Folder:
 def _find_images(root: str) -> tuple[list[bytes], collections.Counter[str]]:
   """Relative paths of the images under `root`, sorted, and what else is there.
 
-  Raises UserError if there is no image.
+  Raises UserError if there are no images.
   """
   found = _walk_url(root) if filesystem.is_url(root) else _walk_folder(root)
   images = []
@@ -93,24 +93,19 @@ def _find_images(root: str) -> tuple[list[bytes], collections.Counter[str]]:
       others[extension] += 1
   if not images:
     raise errors.UserError(
-      f"no images in {root}: found {_count_files(others)}; "
-      f"recognised extensions are {' '.join(EXTENSIONS)}"
+      f"no images in {root}: found {_count_files(others)}; recognized"
+      f" extensions are {' '.join(EXTENSIONS)}"
     )
-  # Directory order is the file system's whim. Bytes sort alike in all locales.
+  # The order of a directory is arbitrary. Bytes sort alike in all locales.
   return sorted(images), others
 
 
 def _walk_url(root: str) -> Iterator[bytes]:
-  """As `_walk`, where folders are only beginnings of names."""
-  try:
-    with filesystem.plain_errors(root):
-      remote = filesystem.system(root)
-      found = remote.find(root)
-      above = len(remote._strip_protocol(root)) + 1
-  except OSError as error:
-    raise errors.UserError(
-      f"cannot read {root}: {error.strerror or error}"
-    ) from None
+  """Like `_walk`, where folders are only prefixes of names."""
+  with errors.reading(root), filesystem.plain_errors(root):
+    remote = filesystem.system(root)
+    found = remote.find(root)
+    above = len(remote._strip_protocol(root)) + 1
   for path in found:
     relative = path[above:]
     if not any(_is_hidden(os.fsencode(p)) for p in relative.split("/")):
@@ -124,7 +119,7 @@ def _walk_folder(root: str) -> Iterator[bytes]:
     )
   if not os.path.isdir(root):
     raise errors.UserError(
-      f"not a folder but a file: {root}; give the folder that holds it"
+      f"{root} is a file, not a folder; give the folder that it is in"
     )
   return _walk(os.fsencode(root), b"", ())
 
@@ -134,16 +129,11 @@ def _walk(
 ) -> Iterator[bytes]:
   """Relative paths of the files that are not hidden, in no order."""
   path = os.path.join(root, folder)
-  try:
+  with errors.reading(f"folder {os.fsdecode(path)}"):
     status = os.stat(path)
     entries = list(os.scandir(path))
-  except OSError as error:
-    raise errors.UserError(
-      f"cannot read folder {os.fsdecode(path)}: {error.strerror}; "
-      "mend its permissions or move it elsewhere"
-    ) from None
-  # A link may lead back to a folder we are inside of; elsewhere, seeing one
-  # folder under two names is what the user asked for.
+  # A link may lead back to a folder above; otherwise, a folder under two names
+  # is what the user asked for.
   identity = (status.st_dev, status.st_ino)
   if identity in parents:
     return
@@ -164,7 +154,7 @@ def _is_hidden(name: bytes) -> bool:
 def _is_folder(entry: os.DirEntry[bytes]) -> bool:
   try:
     return entry.is_dir()
-  except OSError:  # A link to itself; reading it as a file will say so.
+  except OSError:  # A link to itself; reading it as a file reports that.
     return False
 
 

@@ -20,7 +20,7 @@ class Mixture:
 
   def __init__(self, parts: Sequence[Source], weights: Sequence[float]):
     self._parts, self.weights = tuple(parts), tuple(weights)
-    shuffle.draws_of_each(self.weights)  # Refuses wrong weights now.
+    shuffle.draws_of_each(self.weights)  # Refuses wrong weights early.
     self.sizes = tuple(map(len, self._parts))
     self._ends = np.cumsum(self.sizes)
     names = {name for part in self._parts for name in part.label_names}

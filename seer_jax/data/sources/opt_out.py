@@ -260,7 +260,7 @@ def _normal(name):
   """Without `./`, `//` and `x/..`; URLs are not changed."""
   if filesystem.is_url(name):
     return name
-  # POSIX gives two leading slashes a meaning that nobody uses.
+  # POSIX gives two leading slashes a meaning that is not used.
   return os.path.normpath(name).replace("//", "/")
 
 
@@ -287,5 +287,5 @@ def _found_in(firsts: bytes, table: np.ndarray) -> np.ndarray:
   values = np.frombuffer(firsts, np.uint64)
   if not len(table):
     return values[:0]
-  places = np.minimum(np.searchsorted(table, values), len(table) - 1)
-  return values[table[places] == values]
+  rows = np.minimum(np.searchsorted(table, values), len(table) - 1)
+  return values[table[rows] == values]

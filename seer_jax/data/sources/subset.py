@@ -235,7 +235,7 @@ def _class_bounds(take, skip, smallest, number, classes):
     return begin, smallest
   if take < 1:
     return begin, begin + _number(take, smallest)
-  if skip > 1:  # A class with one more image before has one less now.
+  if skip > 1:  # A class with one more image before has one less.
     return begin, of_class(skip + take)
   return begin, begin + of_class(take)
 

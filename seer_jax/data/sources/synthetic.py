@@ -14,7 +14,7 @@ class Digits:
 
   Real images with real labels, without a download. Of one fixed permutation,
   'train' is the first 1,297 images, 'test' the other 500, 'all' both. Raises
-  UserError if `split` is none of these.
+  UserError if `split` is another.
   """
 
   label_names = tuple("0123456789")

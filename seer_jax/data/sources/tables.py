@@ -7,6 +7,10 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
+import pyarrow
+from pyarrow import csv as arrow_csv
+from pyarrow import parquet, types
+
 from seer_jax.data.sources import array_record
 from seer_jax.data.storage import label_index, line_index
 from seer_jax.runtime import errors
@@ -15,24 +19,21 @@ _PATHS, _LABELS = line_index.PATH_COLUMNS, ("label", "class")
 
 
 class Table:
-  """The columns of a list that are of use; their names in any case."""
+  """The columns of a list that are used; their names in any case."""
 
   def __init__(self, path: str, column: str = ""):
-    """Opens a table.
+    """Opens a `.parquet` or `.csv` file.
 
-    Raises UserError if it is none, is empty, or has no column of paths.
-
-    Args:
-      path: of a `.parquet` or `.csv` file. A CSV whose first line names no
-        column that is known has paths in its first column and labels in the
-        second.
-      column: with the paths; '' to go by the names.
+    A CSV whose first line has no known column name has paths in its first
+    column and labels in the second. `column` is that of the paths, '' to go by
+    the names. Raises UserError if the file is malformed, empty, or has no
+    column of paths.
     """
     self._path = path
     self._table = (_Csv if path.endswith(".csv") else _Parquet)(path, column)
     schema = self._table.schema
     if self._table.is_empty:
-      raise errors.UserError(f"{path} has no rows; give one for each image")
+      raise errors.UserError(f"{path} has no rows; give one per image")
     texts = [each.name for each in schema if _is_text(each.type)]
     self._paths = _chosen(path, schema, texts, column)
     named = [name for name in schema.names if name.lower() in _LABELS]
@@ -42,22 +43,22 @@ class Table:
     self.has_labels = self._label is not None
 
   def write_paths(self, out: pathlib.Path) -> None:
-    """Writes them as lines: rows by number are quick then."""
+    """Writes them as lines, for fast access to rows."""
     with out.open("wb") as file:
       for column in self._table.columns(self._paths):
         for value in column:
           file.write(array_record.escaped(value or "") + b"\n")
 
   def labels(self) -> Iterator[label_index.Part]:
-    """Whole numbers, or words; floats that are whole are meant as numbers.
+    """Whole numbers or names; floats that are whole count as numbers.
 
-    Raises UserError if they are something else.
+    Raises UserError for other labels.
     """
     for column in self._table.columns(self._label):
       yield [self._plain(value) for value in column]
 
   def _plain(self, value):
-    if value is None or value != value:  # Pandas' nothing is no number.
+    if value is None or value != value:  # pandas writes NaN for nothing.
       return b""
     if isinstance(value, float) and math.isfinite(value) and value % 1 == 0:
       return int(value)
@@ -74,14 +75,13 @@ class _Parquet:
   has_header = True
 
   def __init__(self, path: str, column: str):
-    del column  # Its names are never in doubt.
-    pyarrow = _library(path)
-    from pyarrow import parquet
-
+    del column  # Its columns always have names.
     try:
       self._file = parquet.ParquetFile(path)
     except (pyarrow.ArrowException, OSError) as error:
-      raise errors.UserError(f"{path} is no Parquet file: {error}") from None
+      raise errors.UserError(
+        f"{path} is not a Parquet file: {errors.one_line(error)}"
+      ) from None
     self.schema = self._file.schema_arrow
     self.is_empty = not self._file.metadata.num_rows
 
@@ -93,52 +93,46 @@ class _Parquet:
 
 class _Csv:
   def __init__(self, path: str, column: str):
-    self._path, self._arrow = path, _library(path)
+    self._path = path
     with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
       first = file.readline()
     words = next(csv.reader([first]), [])
     known = {word.strip().lower() for word in words} & {*_PATHS, *_LABELS}
     self.has_header = bool(known) or column in words
     self.is_empty = not words
-    self.schema = self._arrow.schema([])
+    self.schema = pyarrow.schema([])
     if words:
       with self._opened() as reader:
         self.schema = reader.schema
 
   def _opened(self, **options):
-    from pyarrow import csv as arrow_csv
-
     headless = arrow_csv.ReadOptions(
       autogenerate_column_names=not self.has_header
     )
     convert = arrow_csv.ConvertOptions(strings_can_be_null=True, **options)
     try:
       return arrow_csv.open_csv(self._path, headless, convert_options=convert)
-    except (self._arrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError) as error:
       raise errors.UserError(
-        f"{self._path} is no CSV file: {_first_line(error)}"
+        f"{self._path} is not a CSV file: {errors.one_line(error)}"
       ) from None
 
   def columns(self, name: str) -> Iterator[list[Any]]:
     """The values of a column, part by part."""
-    # As words: a column of paths may begin with a million numbers.
-    kinds = {name: self._arrow.string()}
+    # As strings: a column of paths may begin with a million numbers.
+    kinds = {name: pyarrow.string()}
     with self._opened(include_columns=[name], column_types=kinds) as reader:
       try:
         for batch in reader:
           yield batch.column(0).to_pylist()
-      except self._arrow.ArrowException as error:
+      except pyarrow.ArrowException as error:
         raise errors.UserError(
-          f"{self._path} is damaged: {_first_line(error)}"
+          f"{self._path} is damaged: {errors.one_line(error)}"
         ) from None
 
 
-def _first_line(error):
-  return next(iter(str(error).splitlines()), type(error).__name__)
-
-
 def _chosen(path, schema, texts, column):
-  """The name of the column with the paths."""
+  """The name of the column of paths."""
   columns = ", ".join(f"{each.name} ({each.type})" for each in schema)
   if column and column not in texts:
     raise errors.UserError(
@@ -152,20 +146,7 @@ def _chosen(path, schema, texts, column):
   return column or (named or texts)[0]
 
 
-def _library(path) -> Any:
-  try:
-    import pyarrow
-  except ImportError:
-    raise errors.UserError(
-      f"reading {path} needs a library; run: pip install pyarrow"
-    ) from None
-  return pyarrow
-
-
 def _is_text(kind):
-  """Of its many kinds of strings."""
-  from pyarrow import types
-
   if types.is_dictionary(kind):
     kind = kind.value_type
   return (

@@ -15,21 +15,19 @@ import numpy as np
 
 from seer_jax.runtime import errors
 
-# Whole files up to this size are hashed for a fingerprint, of larger ones so
-# many blocks, evenly spread: the gigabytes of a long list are not read for it.
+# Files up to this size are hashed as a whole; of larger ones, so many blocks,
+# evenly spread, without reading gigabytes.
 _WHOLE, _BLOCK, _BLOCKS = 16 * 2**20, 64 * 2**10, 256
 # Bytes at either end of a shard that must be readable.
 _PROBED = 2**20
-# Of the process, not of an image: none is blamed for it.
+# Limits of the process, which say nothing about an image.
 _OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE})
-# What reads the URLs that fsspec does not read by itself.
+# Libraries for the URLs that fsspec does not read by itself.
 _LIBRARIES = {
-  "gs": "gcsfs",
-  "gcs": "gcsfs",
+  **dict.fromkeys(("gs", "gcs"), "gcsfs"),
+  **dict.fromkeys(("http", "https"), "aiohttp"),
   "s3": "s3fs",
   "hf": "huggingface_hub",
-  "http": "aiohttp",
-  "https": "aiohttp",
 }
 # WebDataset's {000..009}, and {train,val}.
 _BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{},]*(?:,[^{},]*)+))\}")
@@ -37,12 +35,12 @@ _MOST_SHARDS = 10**6
 
 
 def is_url(path: str) -> bool:
-  """Whether it is no path of this machine's."""
+  """Whether it is a URL rather than a path on this machine."""
   return "://" in path
 
 
 def absolute(path: str) -> str:
-  """A path that holds wherever a worker is started; '' and URLs stay."""
+  """A path that is valid in any process; '' and URLs do not change."""
   if not path or is_url(path):
     return path.rstrip("/") if path else path
   return os.path.abspath(os.path.expanduser(path))
@@ -51,8 +49,8 @@ def absolute(path: str) -> str:
 def system(url: str) -> Any:
   """The fsspec file system of a URL.
 
-  Raises UserError if fsspec, or what it needs for this kind of URL, is missing,
-  and OSError if there is no such kind of URL.
+  Raises UserError if a library for this kind of URL is missing, and OSError if
+  there is no such kind.
   """
   kind = url.partition("://")[0]
   try:
@@ -65,24 +63,23 @@ def system(url: str) -> Any:
       f"reading {kind}:// needs a library; run: pip install {library}"
     ) from None
   except ValueError:
-    # One line of a list may be like that, and is then one unusable image.
+    # In a line of a list this is one unusable image.
     raise OSError(errno.EINVAL, "no such kind of URL", url) from None
 
 
 @contextlib.contextmanager
 def plain_errors(path: str) -> Iterator[None]:
-  """Turns whatever else is raised into an OSError.
+  """Turns all other exceptions into an OSError.
 
-  Remote files fail in many ways, and a name may hold a zero byte.
+  Remote files fail in many ways, and a name may have a zero byte.
   """
   try:
     yield
   except (OSError, errors.UserError):
     raise
   except Exception as error:
-    words = next(iter(str(error).splitlines()), type(error).__name__)
     number = errno.EREMOTEIO if is_url(path) else errno.EINVAL
-    raise OSError(number, words[:200], path) from error
+    raise OSError(number, errors.one_line(error), path) from error
 
 
 def read(path: str, start: int = 0, size: int | None = None) -> bytes:
@@ -98,7 +95,7 @@ def read(path: str, start: int = 0, size: int | None = None) -> bytes:
 
 
 def _open_regular(path, flags):
-  """Opens what can be read to its end: a pipe would keep us for ever."""
+  """Opens regular files only: reading a pipe might never end."""
   descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
   if stat.S_ISREG(os.fstat(descriptor).st_mode):
     return descriptor
@@ -109,9 +106,8 @@ def _open_regular(path, flags):
 def raise_if_away(path: str) -> None:
   """Tells a shard that cannot be read at all from a damaged record in it.
 
-  Raises:
-    OSError: what the system says of reading it.
-    Lost: the process may open no further file.
+  Raises the OSError of reading it, and Lost if the process may not open more
+  files.
   """
   try:
     for start in (0, max(0, size(path) - _PROBED)):
@@ -119,7 +115,7 @@ def raise_if_away(path: str) -> None:
   except OSError as error:
     if error.errno in _OUT_OF_FILES:
       raise errors.Lost(
-        f"{path}: {error.strerror}; raise the limit (ulimit -n 4096)"
+        f"cannot read {path}: {error.strerror}; raise it with ulimit -n 4096"
       ) from None
     raise
 
@@ -133,7 +129,7 @@ def open_file(path: str) -> IO[bytes]:
 
 
 def size(path: str) -> int:
-  """Of a file, in bytes."""
+  """Size of a file, in bytes."""
   if is_url(path):
     with plain_errors(path):
       return system(path).size(path)
@@ -146,21 +142,17 @@ def matching(path: str, ending: str) -> list[str]:
   Raises UserError if there are none.
 
   Args:
-    path: a file, a folder (then its files whose name has `ending`), or a
-      pattern with * and ?, {000..009} or {a,b}; all that braces stand for must
-      be there.
-    ending: of the names in a folder; "-00003-of-00010" may follow it.
+    path: a file, a folder (its files with the suffix `ending`), or a pattern
+      with * and ?, {000..009} or {a,b}; everything that braces stand for must
+      exist.
+    ending: suffix of names in a folder; "-00003-of-00010" may follow it.
   """
   path = absolute(path)
   if not path:
     raise errors.UserError("no files given: path is ''; set it")
-  try:
+  with errors.reading(path):
     named = _expanded(path)
     found = [each for one in named for each in _matching(one, ending)]
-  except OSError as error:
-    raise errors.UserError(
-      f"cannot read {path}: {error.strerror or error}"
-    ) from None
   if not found:
     raise errors.UserError(
       f"no files *{ending}* in {path}; give a file, a folder of them, or a"
@@ -170,7 +162,7 @@ def matching(path: str, ending: str) -> list[str]:
 
 
 def _expanded(path: str) -> list[str]:
-  """The paths that braces stand for; one without any stands for itself."""
+  """The paths that braces stand for."""
   done, left = [], [path]
   while left:
     one = left.pop()
@@ -190,7 +182,7 @@ def _expanded(path: str) -> list[str]:
     left += [f"{before}{middle}{after}" for middle in middles]
     if len(left) + len(done) > _MOST_SHARDS:
       raise errors.UserError(
-        f"{path} stands for more than {_MOST_SHARDS:,} files; give a folder"
+        f"{path} means more than {_MOST_SHARDS:,} files; give a folder instead"
       )
   return done
 
@@ -202,7 +194,7 @@ def _matching(path, ending):
       remote = system(path)
       if any(sign in path for sign in "*?"):
         found = remote.glob(path)
-      # A web server has no folders: it would send the file to look into it.
+      # A web server has no folders; listing one would fetch the file.
       elif is_shard(path, ending):
         found = [path] if remote.exists(path) else []
       else:
@@ -222,7 +214,7 @@ def _matching(path, ending):
     ]
   if os.path.exists(path):
     return [path]
-  # The names of folders may hold brackets; only the last part is a pattern.
+  # Names of folders may have brackets, so only the last part is a pattern.
   folder, pattern = os.path.split(path)
   if not any(sign in pattern for sign in "*?"):
     raise errors.UserError(f"no such file or folder: {path}")
@@ -237,7 +229,7 @@ def is_shard(path: str, ending: str) -> bool:
 
 
 def fingerprint(path: str) -> str:
-  """SHA-256 over size and bytes; of a large file, over blocks of it."""
+  """SHA-256 over size and bytes; for a large file, over blocks of it."""
   total = size(path)
   digest = hashlib.sha256(str(total).encode())
   if total <= _WHOLE:
@@ -250,10 +242,10 @@ def fingerprint(path: str) -> str:
 
 
 def read_at_random(mapped: Any) -> None:
-  """Tells the system that a mapped file is read here and there.
+  """Tells the system that a memory-mapped file is read at random.
 
-  It reads a page for each place then, and not the hundreds around it: of a cold
-  list of 10 GB a thousandth of what it would.
+  It then reads single pages instead of hundreds around each: a thousandth of a
+  cold list of 10 GB. Takes an `mmap`, or a NumPy array of one.
   """
   while isinstance(mapped, np.ndarray):
     mapped = mapped.base
@@ -266,15 +258,8 @@ def stamp(path: str) -> tuple[object, ...]:
   if is_url(path):
     with plain_errors(path):
       about = system(path).info(path)
-    # What stores call that which changes with the content.
-    changing = (
-      "etag",
-      "ETag",
-      "md5Hash",
-      "generation",
-      "mtime",
-      "LastModified",
-    )
-    return path, size(path), *(str(about.get(key)) for key in changing)
+    # Names, in various stores, of what changes with the content.
+    names = "etag", "ETag", "md5Hash", "generation", "mtime", "LastModified"
+    return path, size(path), *(str(about.get(name)) for name in names)
   status = os.stat(path)
   return path, status.st_size, status.st_mtime_ns

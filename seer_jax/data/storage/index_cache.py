@@ -1,4 +1,4 @@
-"""Indexes in the user's cache, which make themselves again when damaged."""
+"""Indexes in the user's cache, which are made again when damaged."""
 
 import json
 import logging
@@ -13,9 +13,9 @@ from seer_jax.runtime import errors, files
 _log = logging.getLogger(__name__)
 
 _Opened = TypeVar("_Opened")
-# The sizes of the other files of an index; an index without it is none.
+# The sizes of the other files of an index; the index is invalid without it.
 _WHOLE = "whole.json"
-_ATTEMPTS = 3  # Several processes may mend one index at once.
+_ATTEMPTS = 3  # Several processes may repair an index at once.
 
 
 def open_index(
@@ -23,15 +23,10 @@ def open_index(
   make: Callable[[pathlib.Path], None],
   open_made: Callable[[], _Opened],
 ) -> _Opened:
-  """What was found out about some files; found out first if need be.
+  """Opens an index in a folder of `files.cached`; `make` fills it first.
 
-  Raises UserError if it cannot be written, or `make` says so, and Lost if there
-  is no room for it.
-
-  Args:
-    folder: of `files.cached`.
-    make: fills a folder.
-    open_made: opens what lies in `folder`.
+  Raises UserError if it cannot be written, or `make` fails, and Lost if the
+  disk is full.
   """
   for _ in range(_ATTEMPTS):
     if not folder.exists():
@@ -45,11 +40,11 @@ def open_index(
         return open_made()
     except (OSError, ValueError, EOFError) as error:
       _log.debug("%s: %s", folder, error)
-    _log.warning("the index %s is damaged; it is made again", folder)
+    _log.warning("the index %s is damaged, and is made again", folder)
     shutil.rmtree(folder, ignore_errors=True)
   raise errors.UserError(
-    f"the index {folder} is damaged each time that it is made; set"
-    " XDG_CACHE_HOME to another folder"
+    f"the index {folder} is damaged whenever it is made; set XDG_CACHE_HOME to"
+    " another folder"
   )
 
 

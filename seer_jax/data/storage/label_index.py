@@ -12,10 +12,10 @@ from seer_jax.data.storage import filesystem, index_cache, line_index
 from seer_jax.data.storage.example import UNLABELLED, numbered_classes
 from seer_jax.runtime import errors, files
 
-# Numbers or words; "" is none.
+# Numbers or names; "" for none.
 Part = list[bytes | int]
 _AT_ONCE = 2**20
-# Changes when an index of before is of no use any more.
+# Changes with the format of the index.
 _VERSION = 3
 
 
@@ -23,16 +23,16 @@ class Labels:
   """The label of each entry of a list, from a file in the user's cache.
 
   Labels that are not whole numbers are names, numbered in sorted order; whole
-  numbers below 0 and "" are none. Raises UserError if they are no numbers of
-  classes; see `numbered_classes`.
+  numbers below 0 and "" mean none. Raises UserError if they cannot be classes;
+  see `numbered_classes`.
   """
 
   def __init__(self, path: str, parts: Callable[[], Iterable[Part]]):
     """Opens them.
 
     Args:
-      path: where they come from.
-      parts: gives all of them; called twice, if at all.
+      path: of the labels.
+      parts: gives all of them; called twice, or not at all.
     """
     self._kept = files.cached("labels", _VERSION, filesystem.stamp(path))
     index_cache.open_index(
@@ -57,9 +57,9 @@ class Labels:
 
 
 def of_array(array: np.ndarray) -> Iterator[Part]:
-  """Of an array of whole numbers or of strings.
+  """The labels in an array of whole numbers or of strings.
 
-  Raises UserError if it is of something else.
+  Raises UserError for other arrays.
   """
   if array.dtype.kind not in "SUiu":
     raise errors.UserError(
@@ -71,7 +71,7 @@ def of_array(array: np.ndarray) -> Iterator[Part]:
 
 
 def after_tabs(text: line_index.Lines) -> Iterator[Part]:
-  """Of a text; an entry without a tab has none."""
+  """The labels in a text; an entry without a tab has none."""
   if not text.has_tabs:
     return
   lines = text.in_order()
@@ -82,9 +82,9 @@ def after_tabs(text: line_index.Lines) -> Iterator[Part]:
 def numbering(
   labels: Collection[bytes | int], where: str
 ) -> tuple[list[str], dict[bytes | int, int]]:
-  """Names of the classes, and which of them each label is.
+  """Names of the classes, and the class of each distinct label.
 
-  Raises UserError if they are no numbers of classes; see `numbered_classes`.
+  Raises UserError if they cannot be classes; see `numbered_classes`.
   """
   labels = set(labels) - {b""}
   if all(isinstance(label, int) or _is_number(label) for label in labels):

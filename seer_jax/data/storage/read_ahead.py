@@ -1,8 +1,8 @@
-"""Batches whose images are read by threads, ahead of their decoding.
+"""Batches whose images are read by threads, ahead of decoding.
 
-On a network file system a read takes tens of milliseconds in which nothing has
-to be done here. So a number of reads are under way at once, of this batch and
-of the next one, while images that have come are decoded.
+On a network file system a read takes tens of milliseconds of waiting. So
+several reads are under way at a time, for this batch and the next, while
+earlier images are decoded.
 """
 
 import concurrent.futures
@@ -16,29 +16,29 @@ import numpy as np
 
 from seer_jax.data.storage.example import Example
 
-# At once, unless a config says how many.
+# Concurrent reads, unless a config sets them.
 READS = 8
 
 
 class Sample(Protocol):
-  """What makes a sample: {name: array, or a tuple of arrays}."""
+  """Makes a sample: {name: array, or a tuple of arrays}."""
 
   def read(self, number: int) -> Example:
-    """The image of a sample; runs in a thread of its own."""
+    """The image of a sample; runs in a thread."""
     ...
 
   def __call__(
     self, number: int, read: Callable[[], Example]
   ) -> dict[str, Any]:
-    """The sample; `read` waits for `read(number)`, and raises what it did."""
+    """The sample; `read` waits for the result of `read(number)`."""
     ...
 
 
 class BatchReader:
   """Number of a step -> the samples of its batch, stacked.
 
-  Called by one thread at a time, for steps a stride apart. Can be pickled; the
-  threads are begun by the first call.
+  Called by one thread at a time, for steps a stride apart. It can be pickled;
+  the first call starts the threads.
   """
 
   def __init__(
@@ -51,13 +51,13 @@ class BatchReader:
     makers: int,
     stride: int = 1,
   ):
-    """See the class.
+    """Starts nothing yet.
 
     Args:
       numbers_of: the samples of a step.
-      reads: images that are read at once.
-      makers: samples that are made at once.
-      stride: between two steps that are asked for one after the other.
+      reads: concurrent reads.
+      makers: samples made concurrently.
+      stride: between two steps that are requested in succession.
     """
     self._sample, self._numbers_of, self._steps = sample, numbers_of, steps
     self._reads, self._makers, self._stride = reads, makers, stride
@@ -83,7 +83,7 @@ class BatchReader:
     return _stacked([each.result() for each in made])
 
   def _begin_reading(self, step, batch):
-    """Of this step, and of as many as keep all readers busy behind it."""
+    """Starts reading this step, and enough later ones to keep readers busy."""
     ahead = -(-self._reads // batch)
     last = min(step + ahead * self._stride, self._steps - 1)
     for each in range(step, last + 1, self._stride):
@@ -94,7 +94,7 @@ class BatchReader:
         ]
 
   def close(self) -> None:
-    """Ends the threads without waiting for any, and who waits for them."""
+    """Ends the threads, and whoever waits for them, without waiting."""
     self._closed = True
     for threads in (self._threads, self._readers):
       if threads is not None:
@@ -109,20 +109,20 @@ class BatchReader:
 
 
 class _Threads:
-  """Some threads that work off calls, first come, first served.
+  """A thread pool that never delays the end of the process.
 
-  Unlike those of `concurrent.futures`, none keeps the process from its end: a
-  read may hang for as long as its file server does.
+  Those of `concurrent.futures` do, and a read may hang as long as its file
+  server.
   """
 
   def __init__(self, count: int):
     self._calls, self._open = queue.SimpleQueue(), set()
     for _ in range(count):
-      # Not a method: a thread would keep all of this alive.
+      # Not a method, through which a thread would keep this object alive.
       threading.Thread(target=_work, args=(self._calls,), daemon=True).start()
 
   def submit(self, fn, *args) -> concurrent.futures.Future:
-    """Its result will be that of `fn(*args)`."""
+    """Calls `fn(*args)` in a thread."""
     future = concurrent.futures.Future()
     self._open.add(future)
     future.add_done_callback(self._open.discard)
@@ -130,7 +130,7 @@ class _Threads:
     return future
 
   def close(self) -> None:
-    """Ends all; whoever waits for a call that has not ended waits no more."""
+    """Ends all threads, and cancels calls that have not ended."""
     self._calls.put(None)
     for future in list(self._open):
       with contextlib.suppress(concurrent.futures.InvalidStateError):

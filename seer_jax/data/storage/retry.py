@@ -1,7 +1,7 @@
-"""An image that cannot be read, or a file system that is away?
+"""Tells an unreadable image from a file system that is unavailable.
 
-A damaged file is left out and listed; when a file server restarts, nothing is
-wrong with any image, and the run waits.
+A damaged file is skipped and listed; while a file server restarts, no image is
+damaged, and the run waits.
 """
 
 import errno
@@ -14,28 +14,18 @@ from seer_jax.runtime import errors
 
 _log = logging.getLogger(__name__)
 
-# What may be either. Sources raise EREMOTEIO for whatever else went wrong at a
+# Errors that may be either. Sources raise EREMOTEIO for all other failures at a
 # URL.
 _PERHAPS_AWAY = frozenset(
   getattr(errno, name)
   for name in (
-    "EIO",
-    "EREMOTEIO",
-    "ESTALE",
-    "ETIMEDOUT",
-    "ENOTCONN",
-    "ESHUTDOWN",
-    "EHOSTDOWN",
-    "EHOSTUNREACH",
-    "ENETDOWN",
-    "ENETUNREACH",
-    "ECONNREFUSED",
-    "ECONNRESET",
-    "ECONNABORTED",
+    *("EIO", "EREMOTEIO", "ESTALE", "ETIMEDOUT", "ENOTCONN", "ESHUTDOWN"),
+    *("EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH"),
+    *("ECONNREFUSED", "ECONNRESET", "ECONNABORTED"),
   )
   if hasattr(errno, name)
 )
-# Seconds: of trying the image alone, and until the run ends.
+# Seconds of retrying before other images are tried, and before the run ends.
 _A_WHILE, _TOO_LONG = 2, 300
 _PAUSE = 0.1, 10.0  # Between attempts, doubled from the first to the second.
 _OTHERS = 3
@@ -52,11 +42,11 @@ class Readable(Protocol):
 
 
 def read(source: Readable, i: int) -> Example:
-  """What a source holds of an image, waiting while its file system is away.
+  """Reads an image; waits while the file system is unavailable.
 
-  It is away if what fails could come of that, and other images fail as well.
-  Raises OSError if this image cannot be read, others can, and Lost if the file
-  system was away for five minutes.
+  That is the case if the error may come from it, and other images fail too.
+  Raises OSError if this image cannot be read but others can, and Lost if the
+  file system was unavailable for five minutes.
   """
   began, pause = time.monotonic(), _PAUSE[0]
   while True:
@@ -72,7 +62,7 @@ def read(source: Readable, i: int) -> Example:
         raise errors.Lost(
           f"no image could be read for {waited:.0f} s, the last"
           f" {source.id_of(i)!r} ({error.strerror}): the file system of the"
-          " images is away; when it is back, the same command resumes"
+          " images is unavailable; once it is back, the same command resumes"
         ) from error
       if pause == _PAUSE[1]:
         _log.warning("waiting for the images: %s", error)
@@ -81,7 +71,7 @@ def read(source: Readable, i: int) -> Example:
 
 
 def _another_answers(source, i):
-  """Whether other images can be read, or fail by themselves."""
+  """Whether other images can be read, or fail for reasons of their own."""
   count = len(source)
   others = {
     (i + count * n // (_OTHERS + 1)) % count for n in range(_OTHERS + 1)
@@ -92,7 +82,7 @@ def _another_answers(source, i):
     except OSError as error:
       if error.errno in _PERHAPS_AWAY:
         continue
-    except errors.Excluded:  # By its name: nothing was read.
+    except errors.Excluded:  # By its name, without reading.
       continue
     return True
   return count == 1

@@ -1,4 +1,4 @@
-"""Which members of a tar file are images, and where they lie."""
+"""Finds the images in a tar file, and their offsets."""
 
 import collections
 import dataclasses
@@ -12,14 +12,14 @@ from seer_jax.data.storage.example import EXTENSIONS
 from seer_jax.runtime import errors
 
 _BLOCK = 512
-# A tar ends in zeros, as a rule up to the next 10,240 bytes. So many more are
-# no end but the rest of a file that was never filled.
+# A tar ends in zeros, usually up to the next 10,240 bytes. More zeros than this
+# are not its end, but a file that was never completed.
 _LONGEST_END = 2**16
-# A longer name of a class is something else, and longer JSON is not read.
+# Longer names cannot be labels, and longer JSON is not read.
 _LONGEST_LABEL, _LONGEST_JSON = 256, 2**20
-# Files with a label, the first wins.
+# Files with a label; the first one wins.
 _LABELS = ("cls", "json")
-# What a sample's JSON calls its label, the first of them that is there.
+# Keys of a label in a sample's JSON; the first one wins.
 _LABEL_KEYS = ("label", "class", "cls")
 
 
@@ -27,11 +27,9 @@ _LABEL_KEYS = ("label", "class", "cls")
 class Image:
   """An image inside a tar file.
 
-  Attributes:
-    path: of the member, without `./`.
-    id_length: how much of the path is the id.
-    start, size: of its bytes in the file.
-    label: of its sample, a number or a word; "" for none.
+  `path` is that of the member, without `./`, and its first `id_length`
+  characters are the id; `start` and `size` are of its bytes in the file;
+  `label` is a number or a name, "" for none.
   """
 
   path: str
@@ -43,7 +41,7 @@ class Image:
 
 @dataclasses.dataclass
 class Found:
-  """The images of a tar file, and how many members are not used, and why."""
+  """The images of a tar file, and the number of unused members by reason."""
 
   images: list[Image] = dataclasses.field(default_factory=list)
   passed_over: collections.Counter[str] = dataclasses.field(
@@ -54,23 +52,19 @@ class Found:
 def read(path: str) -> Found:
   """Reads all headers of a tar file.
 
-  Raises UserError if it is cut short, compressed, cannot be read, or holds a
-  path that leads outside.
+  Raises UserError if it is cut short, compressed or unreadable, or has a path
+  that leads outside.
   """
+  found = Found()
   try:
-    found = Found()
-    with filesystem.open_file(path) as file:
+    with errors.reading(path), filesystem.open_file(path) as file:
       for sample in _samples(_files(path, file, found), found):
         found.images += _images(sample, found)
     return found
   except (tarfile.TarError, EOFError) as error:
     raise errors.UserError(
-      f"{path} is no whole tar file ({error}); it may have been cut short, or"
-      " be compressed, which has no random access: copy or unpack it again"
-    ) from None
-  except OSError as error:
-    raise errors.UserError(
-      f"cannot read {path}: {error.strerror or error}"
+      f"{path} is not a complete tar file ({error}); copy it again if it was"
+      " cut short, or decompress it if it is compressed"
     ) from None
 
 
@@ -128,7 +122,7 @@ def _file(path, tar, member, found):
 
 
 def _next_archive(file, offset, total):
-  """Where one begins after the end of another; None where nothing does."""
+  """The offset of another archive after the end of one; None without one."""
   if offset >= total:
     raise tarfile.ReadError("its end is missing")
   at = offset
@@ -144,14 +138,13 @@ def _next_archive(file, offset, total):
     at += len(blocks)
   if at - offset > _LONGEST_END:
     raise tarfile.ReadError(
-      f"its last {at - offset:,} bytes are zeros; if that is how it was made,"
-      " make it again without"
+      f"its last {at - offset:,} bytes are zeros, more than an end has"
     )
   return None
 
 
 def _samples(found_files, found) -> Iterator[list[_File]]:
-  """Files that follow each other and share their stem, none of them twice."""
+  """Runs of files with the same stem and different names."""
   sample = []
   for each in found_files:
     again = any(each.path == other.path for other in sample)
@@ -165,7 +158,7 @@ def _samples(found_files, found) -> Iterator[list[_File]]:
 
 
 def _images(sample, found) -> Iterator[Image]:
-  """The image of a sample, or those of names with dots."""
+  """The image of a sample, or several if their names have dots."""
   simple = [each for each in sample if each.extension in EXTENSIONS]
   dotted = [
     each
@@ -186,7 +179,7 @@ def _images(sample, found) -> Iterator[Image]:
     yield _image(best, len(best.extension), labels)
   else:
     for image in dotted:
-      # Of its own name, or of the whole sample.
+      # Labels of the image's own name, or of the whole sample.
       stem = image.path[: -len(_last(image))]
       own = [f"{stem}{kind}".lower() for kind in _LABELS]
       labels = [
@@ -217,7 +210,7 @@ def _last(file):
 
 
 def _class(text, found):
-  """What a `.cls` says: a number of a class, or its name, on the first line."""
+  """The label in a `.cls` file: a number or a name, on the first line."""
   if len(text) > _LONGEST_LABEL:
     found.passed_over["labels of more than 256 bytes"] += 1
     return b""
@@ -225,15 +218,15 @@ def _class(text, found):
 
 
 def _in_json(text, found):
-  """The label that a sample's JSON names: a whole number or a word."""
+  """The label in a sample's JSON: a whole number or a name."""
   try:
-    said = json.loads(text)
+    about = json.loads(text)
   except (ValueError, RecursionError):
     found.passed_over["broken JSON"] += 1
     return b""
-  if not isinstance(said, dict):
+  if not isinstance(about, dict):
     return b""
-  label = next((said[key] for key in _LABEL_KEYS if key in said), None)
+  label = next((about[key] for key in _LABEL_KEYS if key in about), None)
   if isinstance(label, int) and not isinstance(label, bool):
     return b"%d" % label
   if isinstance(label, str):
@@ -244,15 +237,13 @@ def _in_json(text, found):
 def _refuse_number(label, name, path):
   if label.isdigit() and int(label) >= 2**31:
     raise errors.UserError(
-      f"{path} holds {name} with the label {int(label)}; labels are numbers of"
-      " classes, from 0 on"
+      f"{path}: the label of {name} is {int(label)}; number the classes from 0"
     )
 
 
 def _refuse_outside(name, path):
-  # Nothing is ever unpacked; but who writes such names is up to something.
+  # Nothing is ever unpacked, but such a name is a sign of an attack.
   if name.startswith("/") or ".." in name.split("/"):
     raise errors.UserError(
-      f"{path} holds the path {name!r}, which leads outside; do not trust this"
-      " file"
+      f"{path} has the path {name!r}, which leads outside; do not use this file"
     )

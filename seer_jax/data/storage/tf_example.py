@@ -1,4 +1,4 @@
-"""One record of a shard: an image alone, or a `tf.train.Example`.
+"""A record of a shard: an image by itself, or a `tf.train.Example`.
 
 https://www.tensorflow.org/api_docs/python/tf/train/Example; read and written
 with TFDS's protobuf, without TensorFlow.
@@ -8,26 +8,17 @@ import errno
 from typing import Any
 
 from seer_jax.data.storage.example import UNLABELLED, Example
-from seer_jax.runtime import errors
 
-# What public data sets call them.
+# Names of features in public datasets.
 _IMAGES = ("image", "image/encoded", "jpg", "jpeg", "png", "image_raw")
 _LABELS = ("label", "image/class/label", "cls", "class")
 _IDS = ("id", "image/filename", "filename", "__key__")
-# What encoded images begin with; an Example begins with 0x0A.
-_MAGIC = (
-  b"\xff\xd8\xff",
-  b"\x89PNG",
-  b"GIF8",
-  b"BM",
-  b"RIFF",
-  b"II*",
-  b"MM\0*",
-)
+# First bytes of encoded images; an Example begins with 0x0A.
+_MAGIC = b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"RIFF", b"II*", b"MM\0*"
 
 
 def write(example: Example) -> bytes:
-  """A record of `image`, `label` (if there is one) and `id`."""
+  """A record with `image`, `id` and, if there is one, `label`."""
   proto = _proto()
   feature = proto.features.feature
   feature["image"].bytes_list.value.append(example["image"])
@@ -40,12 +31,10 @@ def write(example: Example) -> bytes:
 
 
 def read(record: bytes, name: str) -> Example:
-  """What a record holds; a label that is no number is none.
+  """The example in a record; `name` is its id if it has none.
 
-  Raises OSError if the record holds no image.
-
-  Args:
-    name: the id, where the record has none of its own.
+  A label that is not a number is ignored. Raises OSError if the record has no
+  image.
   """
   if record.startswith(_MAGIC) or not record:
     return Example(image=record, label=UNLABELLED, id=name)
@@ -53,7 +42,7 @@ def read(record: bytes, name: str) -> Example:
   try:
     proto.ParseFromString(record)
   except Exception as error:  # Protobuf's has no stable name.
-    raise OSError(errno.EBADMSG, f"no record: {error}", name) from None
+    raise OSError(errno.EBADMSG, f"not a record: {error}", name) from None
   feature = proto.features.feature
   image = _first(feature, _IMAGES)
   if not isinstance(image, bytes):
@@ -77,10 +66,6 @@ def _first(feature: Any, names):
 
 
 def _proto():
-  try:
-    from tensorflow_datasets.proto import tf_example_pb2
-  except ImportError:
-    raise errors.UserError(
-      "ArrayRecord shards need a library; run: pip install tensorflow-datasets"
-    ) from None
+  from tensorflow_datasets.proto import tf_example_pb2  # Slow to import.
+
   return tf_example_pb2.Example()

@@ -1,1 +1,1 @@
-"""Weights for others to read: a folder of arrays, or one function with them."""
+"""Exports of weights: a folder of arrays, or one function with them."""

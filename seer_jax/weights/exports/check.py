@@ -1,4 +1,4 @@
-"""Whether an export is what it was made of: it is read back, and asked."""
+"""Checks an export: reads it back, and compares outputs."""
 
 import pathlib
 from collections.abc import Callable, Mapping
@@ -15,20 +15,14 @@ from seer_jax.weights import lazy_weights
 
 # Largest difference of an output, as a share of its largest value.
 BOUND = 1e-4
-# What a function says of a batch of images, by the names of its outputs.
+# Outputs of a function by name.
 _Outputs = Mapping[str, np.ndarray]
 
 
 def arrays(written: lazy_weights.Weights, opened: lazy_weights.Weights) -> str:
-  """Compares what was written with what it was written from, bit for bit.
+  """Compares written arrays, opened again, with their source, bit for bit.
 
-  Raises UserError if an array differs.
-
-  Args:
-    written: opened again; may have fewer arrays.
-
-  Returns:
-    What was found, in words.
+  Returns a line to print. Raises UserError if an array differs.
   """
   for path in written.shapes:
     with written.array(path) as ours, opened.array(path) as theirs:
@@ -36,8 +30,8 @@ def arrays(written: lazy_weights.Weights, opened: lazy_weights.Weights) -> str:
       found = np.asarray(ours, np.float32)
       if not np.array_equal(found, wanted, equal_nan=True):
         raise errors.UserError(
-          f"{path} was not written as it is; look at the disk, and convert"
-          " again. --no-check leaves the file as it is"
+          f"{path} differs from its source after writing; check the disk, and"
+          " convert again"
         )
   return f"checked: {len(written.shapes)} arrays read back, bit for bit"
 
@@ -50,14 +44,12 @@ def function(
 ) -> str:
   """Compares an exported function with the network on random images.
 
-  Raises UserError if an output differs by more than `BOUND`.
+  Returns a line to print. Raises UserError if an output differs by more than
+  `BOUND`.
 
   Args:
-    call: `pixels_NxHxWx3` (uint8) to arrays by name.
+    call: maps `pixels_NxHxWx3` (uint8) to arrays by name.
     any_size: whether the function takes images of any size.
-
-  Returns:
-    What was found, in words.
   """
   side = network.preprocessing.size
   shapes = [(2, side, side, 3)]
@@ -74,23 +66,23 @@ def function(
       most = max(float(np.abs(wanted[name]).max()), 1e-12)
       apart.append(float(np.abs(found - wanted[name]).max()) / most)
   sizes = " and of ".join(f"{shape[1]} x {shape[2]}" for shape in shapes)
-  worst = np.max(apart)  # Not a number, if one of them is none.
+  worst = np.max(apart)  # NaN if any is NaN.
   words = f"{worst:.1g} of the largest value (bound {BOUND:g})"
   if not worst <= BOUND:
     raise errors.UserError(
       f"on random images of {sizes} pixels the export differs from the network"
-      f" by {words}; please report it. --no-check writes the file all the same"
+      f" by {words}; please report it. --no-check writes the file anyway"
     )
   return f"checked: random images of {sizes} pixels differ by {words}"
 
 
 def stablehlo_of(path: pathlib.Path) -> Callable[[np.ndarray], _Outputs]:
-  """The function in a file of `stablehlo.serialized`."""
+  """Reads a function that `stablehlo.serialized` wrote."""
   return jax.export.deserialize(bytearray(path.read_bytes())).call
 
 
 def onnx_of(path: pathlib.Path) -> Callable[[np.ndarray], _Outputs]:
-  """The function in a file of `onnx.serialized`, on this CPU.
+  """Reads a function that `onnx.serialized` wrote, to run on the CPU.
 
   Raises UserError if onnxruntime is not installed.
   """

@@ -3,8 +3,8 @@
     session = onnxruntime.InferenceSession("model.onnx")
     (features_NxD,) = session.run(["avgpool"], {"pixels": pixels_NxHxWx3})
 
-Pixels are uint8. Their normalisation is in the graph, and BatchNorm is folded
-into the convolution or layer before it.
+Pixels are uint8. The graph normalizes them; BatchNorm is folded into the layer
+before it.
 """
 
 from collections.abc import Mapping
@@ -17,18 +17,18 @@ from seer_jax.models import encoder
 from seer_jax.models.batch_norm import BatchNorm
 from seer_jax.runtime import errors
 
-# As old as what is used here allows, for runtimes that are not the newest.
+# The oldest versions with all operators used, for older runtimes.
 _OPSET, _IR = 17, 8
-# Protocol buffers end at 2 GiB.
+# Limit of protocol buffers.
 _LARGEST = 2**31 - 2**24
 
 
 def serialized(network: encoder.Encoder, variables: Mapping[str, Any]) -> bytes:
-  """A file with the graph of `pixels_NxHxWx3`, uint8.
+  """The bytes of a graph of `pixels_NxHxWx3`, uint8.
 
-  Its outputs are `avgpool` NxD and, where the network has such heads,
-  `projection` NxP and `logits` NxL, all float32. Raises UserError if onnx is
-  not installed, or the weights are too large for one file.
+  Its outputs are `avgpool` NxD and, if the network has such heads, `projection`
+  NxP and `logits` NxL, all float32. Raises UserError if onnx is not installed,
+  or the weights are too large for one file.
   """
   try:
     import onnx  # An extra.
@@ -39,8 +39,8 @@ def serialized(network: encoder.Encoder, variables: Mapping[str, Any]) -> bytes:
   size = sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
   if size > _LARGEST:
     raise errors.UserError(
-      f"the weights have {size / 2**30:.1f} GiB, and one ONNX file holds 2 at"
-      " most; --to orbax or huggingface has no limit"
+      f"the weights have {size / 2**30:.1f} GiB, but an ONNX file has at most"
+      " 2; --to orbax or huggingface has no limit"
     )
   return _Graph(onnx, network, variables).model().SerializeToString()
 
@@ -55,7 +55,7 @@ class _Graph:
     self._nodes, self._arrays, self._count = [], [], 0
 
   def model(self):
-    """The whole as a ModelProto, checked by ONNX."""
+    """The graph as a ModelProto, checked by ONNX."""
     outputs = self._outputs()
     tensor, make = self._onnx.TensorProto, self._onnx.helper
     pixels = make.make_tensor_value_info(
@@ -81,7 +81,7 @@ class _Graph:
     return model
 
   def _outputs(self):
-    """Adds all nodes; the widths of the outputs by name."""
+    """Adds all nodes; returns the widths of the outputs by name."""
     network = self._network
     x = self._node("GlobalAveragePool", self._trunk())
     x = self._node("Flatten", x, output="avgpool")
@@ -113,7 +113,7 @@ class _Graph:
     return self._active(x) if arch.last_activation else x
 
   def _normalized(self):
-    """As `Preprocessing.normalize`; channels then come before pixels."""
+    """`Preprocessing.normalize`, then channels before pixels."""
     prepared = self._network.preprocessing
     mean, std = (
       np.reshape(np.float32(each), (1, 3, 1, 1))
@@ -156,7 +156,7 @@ class _Graph:
     return self._node("Mul", x, self._node("Sigmoid", x))
 
   def _head(self, x):
-    """`encoder.Projection`, but for its last normalisation."""
+    """`encoder.Projection`, except for the last normalization."""
     network, params = self._network, self._params["head"]
     for layer in range(len(network.hidden)):
       kernel, bias = _both(params[f"linear{layer}"])
@@ -215,7 +215,7 @@ def _both(params):
 
 
 def _folded(kernel, params, stats, norm, bias=0.0):
-  """(kernel, bias) of a layer and the BatchNorm behind it."""
+  """(kernel, bias) of a layer with the BatchNorm after it."""
   var = stats[norm]["var"] + np.float32(BatchNorm.epsilon)
   factor = params[norm]["scale"] / np.sqrt(var)
   bias = params[norm]["bias"] + (bias - stats[norm]["mean"]) * factor

@@ -1,7 +1,7 @@
-"""Weights of our own, for others to read: a folder with Orbax's arrays.
+"""Weights as a folder with Orbax's arrays.
 
-`model.json` says of what network they are, and how its images are prepared; the
-rest is Orbax's, and readable with Orbax alone.
+`model.json` describes the network and its preprocessing; the rest is readable
+with Orbax alone.
 """
 
 import dataclasses
@@ -25,14 +25,15 @@ _ARRAYS = "variables"
 def write(
   folder: pathlib.Path, network: encoder.Encoder, tree: Mapping[str, Any]
 ) -> None:
-  """Writes a network and its variables; complete, or not there.
+  """Writes a network and its variables, completely or not at all.
 
-  Raises UserError if something is there already, or the disk refuses, and Lost
-  if the disk is full.
+  Raises UserError if the folder exists, or the disk refuses, and Lost if it is
+  full.
   """
   folder = folder.absolute()  # Orbax refuses others.
   if folder.exists():
-    raise errors.UserError(f"{folder} is there already; give a new folder")
+    raise errors.UserError(f"{folder} already exists; give a new folder")
+  files.remove_parts(folder.parent, folder.name)
   with files.whole(folder) as part:
     part.mkdir()
     (part / DESCRIPTION).write_text(
@@ -45,7 +46,7 @@ def write(
 def read(folder: pathlib.Path) -> tuple[encoder.Encoder, dict[str, Any]]:
   """A network and its variables, on one device.
 
-  Raises UserError if a file is missing, or is not as it was written.
+  Raises UserError if a file is missing or damaged.
   """
   folder = folder.absolute()  # Orbax refuses others.
   for words in checksums.complaints(folder):
@@ -55,7 +56,7 @@ def read(folder: pathlib.Path) -> tuple[encoder.Encoder, dict[str, Any]]:
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     words = errors.shown(f"{type(error).__name__}: {error}")
     raise errors.UserError(
-      f"{folder / DESCRIPTION} describes no network ({words})"
+      f"{folder / DESCRIPTION} does not describe a network ({words})"
     ) from error
   device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   saved = ocp.checkpointables_metadata(folder / _ARRAYS).metadata["state"]
@@ -68,19 +69,15 @@ def read(folder: pathlib.Path) -> tuple[encoder.Encoder, dict[str, Any]]:
 
 def describe(network: encoder.Encoder) -> dict[str, Any]:
   """A network as JSON."""
-  return {
+  names = ("hidden", "out", "batch_norm", "prototype_counts", "classes")
+  return {name: getattr(network, name) for name in names} | {
     "architecture": dataclasses.asdict(network.architecture),
-    "hidden": list(network.hidden),
-    "out": network.out,
-    "batch_norm": network.batch_norm,
-    "prototype_counts": list(network.prototype_counts),
-    "classes": network.classes,
     "preprocessing": dataclasses.asdict(network.preprocessing),
   }
 
 
 def of_description(said: Mapping[str, Any]) -> encoder.Encoder:
-  """The network that `describe` described."""
+  """The network of a `describe`."""
   said = {key: _tuples(value) for key, value in said.items()}
   return encoder.Encoder(
     **said

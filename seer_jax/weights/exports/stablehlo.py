@@ -1,10 +1,10 @@
-"""A network as one serialised function, to be called without its code.
+"""A network as one serialized function, to call without this package.
 
     data = pathlib.Path("model.stablehlo").read_bytes()
     found = jax.export.deserialize(bytearray(data)).call(pixels_NxSxSx3)
 
-Pixels are uint8, N is any. The weights are in it, and so is the normalisation;
-CPU, CUDA and TPU can run it.
+Pixels are uint8, N is any. The weights and the normalization are in it; it runs
+on CPU, CUDA and TPU.
 """
 
 from collections.abc import Mapping
@@ -18,21 +18,21 @@ from seer_jax.models import cpu_kernels, encoder
 from seer_jax.runtime import errors
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-# The container's offsets have 32 bits.
+# Its container has offsets of 32 bits.
 _LARGEST = 2**31 - 2**24
 
 
 def serialized(network: encoder.Encoder, variables: Mapping[str, Any]) -> bytes:
-  """A file with the function of `pixels_NxSxSx3` (uint8) to a dict of arrays.
+  """The bytes of a function of `pixels_NxSxSx3` (uint8) to a dict of arrays.
 
-  Of the taps it gives the pooled ones: `avgpool`, `projection`, `logits`.
-  Raises UserError if the weights are too large for one file.
+  These are the pooled taps: `avgpool`, `projection`, `logits`. Raises UserError
+  if the weights are too large for one file.
   """
   size = sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
   if size > _LARGEST:
     raise errors.UserError(
-      f"the weights have {size / 2**30:.1f} GiB, and one serialised function"
-      " holds 2 at most; --to orbax or huggingface has no limit"
+      f"the weights have {size / 2**30:.1f} GiB, but a serialized function has"
+      " at most 2; --to orbax or huggingface has no limit"
     )
 
   def see(pixels_NxSxSx3):

@@ -1,6 +1,6 @@
-"""Arrays that lie in files: described at once, read one by one when asked.
+"""Arrays in files: described without being read.
 
-What a header claims is checked against the file before any of it is believed.
+All claims of a header are checked against the file first.
 """
 
 import contextlib
@@ -14,11 +14,11 @@ import numpy as np
 
 from seer_jax.runtime import errors
 
-_MOST_AXES = 32  # As NumPy had until 2.
+_MOST_AXES = 32
 
 
 class Storage(NamedTuple):
-  """A run of bytes in a file."""
+  """A range of bytes in a file."""
 
   path: pathlib.Path
   offset: int
@@ -28,12 +28,12 @@ class Storage(NamedTuple):
 
 # Tuples, since a pickle can reach into the attributes of most other objects.
 class Tensor(NamedTuple):
-  """A strided view of a storage, as PyTorch has them; nothing is read yet."""
+  """A strided view of a storage, as in PyTorch; nothing is read yet."""
 
-  storage: Storage  # Where its bytes are.
+  storage: Storage
   shape: tuple[int, ...]
-  strides: tuple[int, ...]  # Elements between neighbours along each axis.
-  start: int = 0  # The element of the storage with which it begins.
+  strides: tuple[int, ...]  # In elements.
+  start: int = 0  # Its first element in the storage.
 
   @property
   def dtype(self) -> np.dtype:
@@ -45,10 +45,10 @@ class Tensor(NamedTuple):
 
   @contextlib.contextmanager
   def mapped(self) -> Iterator[np.ndarray]:
-    """The array over the file itself, read-only, while the block lasts.
+    """Maps the array, read-only, while the block lasts.
 
-    Its pages count as this process's memory only until then. Copy what is to
-    stay. Raises UserError if the file is gone, or shorter than it was.
+    Its pages count as memory of this process until then; copy what is to be
+    kept. Raises UserError if the file is missing, or shorter than it was.
     """
     if not self.size:
       yield np.zeros(self.shape, self.dtype)
@@ -82,12 +82,12 @@ def view(
   strides: tuple[int, ...] | None = None,
   start: int = 0,
 ) -> Tensor:
-  """A tensor whose header was read, where what it says can be true.
+  """A tensor from the claims of a header, once checked.
 
-  Raises ValueError if no such array lies within the storage.
+  Raises ValueError if it is not within the storage.
 
   Args:
-    strides: in elements; None for rows one after the other.
+    strides: in elements; None if the rows are contiguous.
   """
   if len(shape) > _MOST_AXES:
     raise ValueError(f"{len(shape)} axes")
@@ -100,28 +100,28 @@ def view(
   if len(shape) != len(strides):
     raise ValueError(f"shape {shape} and {len(strides)} strides")
   count = storage.size // storage.dtype.itemsize
-  # Repeated elements (strides of 0) would make much memory of a small file.
+  # Strides of 0 would repeat elements: much memory from a small file.
   too_much = math.prod(shape) > count
   if too_much or start + _span(shape, strides) > count:
-    words = f"shape {shape} with strides {strides} from element {start} on"
-    raise ValueError(f"{errors.shown(words, 200)}, in a storage of {count}")
+    words = f"shape {shape} with strides {strides} from element {start}"
+    raise ValueError(f"{errors.shown(words, 200)} in a storage of {count}")
   return Tensor(storage, shape, strides, start)
 
 
 def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
-  """Strides, in elements, of rows one after the other."""
+  """Strides, in elements, of contiguous rows."""
   return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 def raw(array: np.ndarray) -> memoryview:
-  """Its bytes, row by row, also of bfloat16, which has no buffer."""
+  """The bytes of an array in C order; bfloat16 has no buffer of its own."""
   return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def within(folder: pathlib.Path, name: object) -> pathlib.Path:
-  """The file of that bare name in a folder.
+  """The file with this bare name in a folder.
 
-  Raises UserError if the name leads elsewhere, or nothing is there.
+  Raises UserError for a path, or if the file is missing.
   """
   plain = isinstance(name, str) and name.isprintable()
   if not plain or name in ("", ".", ".."):
@@ -134,13 +134,13 @@ def within(folder: pathlib.Path, name: object) -> pathlib.Path:
   # A name may be longer than file systems allow.
   if not os.path.isfile(path):
     raise errors.UserError(
-      f"{folder}/{errors.shown(name)} is missing; put it back beside the others"
+      f"{folder}/{errors.shown(name)} is missing; copy it there"
     )
   return path
 
 
 def _span(shape, strides):
-  """Elements from the first to the last."""
+  """The number of elements from the first to the last."""
   if not math.prod(shape):
     return 0
   return 1 + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))

@@ -1,16 +1,17 @@
 """PyTorch's `.torch`, `.pth`, `.pt` and `.bin` files, without PyTorch.
 
-A pickle of containers beside the bytes of the tensors. A pickle is a program;
-this one may call nothing but what makes tensors and plain containers, and what
-it says of tensors is checked against the file. So a file from anywhere can be
-opened: it loads, or is refused in one line.
+Such a file has a pickle of containers beside the bytes of the tensors. The
+pickle may call only what makes tensors and containers, and its claims about
+tensors are checked against the file, so untrusted files can be opened: they
+load, or are refused in one line.
 
-Both forms are read: the zip of PyTorch 1.6 and later, and the stream before it.
-Files are written as zips.
+Reads both forms, the zip of PyTorch 1.6 and later and the stream before it;
+writes zips.
 """
 
 import io
 import pathlib
+import pickle
 import struct
 import zipfile
 from collections.abc import Callable, Mapping
@@ -45,35 +46,32 @@ def is_one(path: pathlib.Path) -> bool:
     with path.open("rb") as file:
       return file.read(2) in (b"PK", b"\x80\2")
   except OSError:
-    return False  # Whoever reads it says so.
+    return False  # Reading it reports the error.
 
 
 def read(path: pathlib.Path) -> Any:
-  """What was saved: dicts, lists, numbers, strings, and tensors, unread.
+  """What was saved: containers, numbers, text, and tensors, unread.
 
-  Raises UserError if damaged, not such a file, or it holds something else.
+  Raises UserError if the file is damaged, of another kind, or has other
+  objects.
   """
   try:
-    with path.open("rb") as file:
+    with errors.reading(path), path.open("rb") as file:
       if zipfile.is_zipfile(file):
         return _read_zip(path, file)
       return _read_legacy(path, file)
-  except OSError as error:
-    raise errors.UserError(
-      f"cannot read {path}: {error.strerror or error}"
-    ) from error
+  except errors.UserError:
+    raise
   except _Refused as error:
     raise errors.UserError(
-      f"{path} {error}; only tensors and plain containers are read from such"
-      " files. If you trust it, load it with PyTorch and save its state dict"
-      " alone"
+      f"{path} {error}; only tensors and plain containers can be read. If you"
+      " trust it, load it with PyTorch and save its state dict alone"
     ) from error
   except _Damaged as error:
     raise errors.UserError(
       f"{path} is damaged, or not a file of PyTorch: {error}"
     ) from error
-  # A zip file that is none fails in any of zipfile's ways.
-  except Exception as error:
+  except Exception as error:  # Of `zipfile`, whatever damaged files cause.
     raise errors.UserError(
       f"{path} is damaged, or not a file of PyTorch:"
       f" {errors.shown(f'{type(error).__name__}: {error}', 200)}"
@@ -92,13 +90,13 @@ def _read_zip(path, file):
   root = roots[0].removesuffix("data.pkl")
   size = file.seek(0, 2)
 
-  def place(name):
-    """Where an entry's bytes are. PyTorch never compresses them."""
+  def locate(name):
+    """(offset, length) of an entry, which PyTorch never compresses."""
     entry = entries.get(root + name)
     if entry is None:
       raise _Damaged(f"the entry {errors.shown(root + name)} is missing")
     if entry.compress_type != zipfile.ZIP_STORED:
-      raise _Refused(f"holds {errors.shown(entry.filename)} compressed")
+      raise _Refused(f"has a compressed entry, {errors.shown(entry.filename)}")
     file.seek(entry.header_offset)
     header = file.read(30)
     if header[:4] != b"PK\3\4":
@@ -111,15 +109,15 @@ def _read_zip(path, file):
     return offset, entry.file_size
 
   if root + "byteorder" in entries:
-    offset, length = place("byteorder")
+    offset, length = locate("byteorder")
     file.seek(offset)
     if file.read(min(length, 16)) != b"little":
       raise _Refused("was written by a big-endian machine")
-  offset, length = place("data.pkl")
+  offset, length = locate("data.pkl")
 
   def storage(name, key, count):
     dtype = _DTYPES[name]
-    offset, length = place(f"data/{key}")
+    offset, length = locate(f"data/{key}")
     if count * dtype.itemsize > length:
       raise _Damaged(
         f"data/{errors.shown(key)} has {length} bytes, for {count} elements of"
@@ -128,26 +126,26 @@ def _read_zip(path, file):
     return lazy_tensors.Storage(path, offset, count * dtype.itemsize, dtype)
 
   file.seek(offset)
-  # `place` moves in the file meanwhile.
+  # A copy: `locate` moves the position of the file.
   pickled = io.BytesIO(file.read(min(length, pickle_machine.LONGEST)))
   return _unpickle(pickled, storage)
 
 
 def _read_legacy(path, file):
-  """Pickles one after the other, then each storage's length and bytes."""
+  """Several pickles, then the length and bytes of each storage."""
   size = file.seek(0, 2)
   file.seek(0)
   try:
     magic = _unpickle(file, _no_storage)
   except Exception as error:
-    raise _Damaged("it begins like neither of its formats") from error
+    raise _Damaged("it begins as neither of its formats") from error
   if magic != _LEGACY_MAGIC:
-    raise _Damaged("it begins like neither of its formats")
+    raise _Damaged("it begins as neither of its formats")
   _unpickle(file, _no_storage)  # The protocol's version.
   system = _unpickle(file, _no_storage)
   if not system.get("little_endian", True):
     raise _Refused("was written by a big-endian machine")
-  # Offsets are known once all storages before one are: two passes.
+  # Storages follow the pickle that refers to them: two passes.
   begin = file.tell()
   wanted: dict[str, tuple[str, int]] = {}
 
@@ -173,7 +171,7 @@ def _read_legacy(path, file):
 
 
 def _no_storage(name, key, count):
-  raise _Damaged("a tensor where none can be")
+  raise _Damaged("a tensor in the wrong pickle")
 
 
 def _unpickle(
@@ -181,10 +179,10 @@ def _unpickle(
 ) -> Any:
   def persistent(pid):
     if type(pid) is not tuple or len(pid) < 5 or pid[0] != "storage":
-      raise _Damaged("it refers to something that is no storage")
+      raise _Damaged("it refers to something that is not a storage")
     kind, key, count = pid[1], pid[2], pid[4]
     if not isinstance(kind, _Kind) or type(key) not in (str, int):
-      raise _Damaged("it refers to a storage of no type, or without a name")
+      raise _Damaged("it refers to a storage without type or name")
     if type(count) is not int or count < 0 or pid[5:] not in ((), (None,)):
       raise _Damaged(f"a storage of {errors.shown(count)} elements")
     return storage(kind.name, str(key), count)
@@ -193,7 +191,7 @@ def _unpickle(
 
 
 def _find(module, name):
-  """Nothing but what is listed below."""
+  """Only the functions of `_ADMITTED`."""
   if module in ("torch", "torch.cuda") and name in _DTYPES:
     return _Kind(name)
   found = _ADMITTED.get((module, name))
@@ -225,7 +223,7 @@ def _rebuilt(storage, start, shape, strides, *_):
   try:
     return lazy_tensors.view(storage, shape, strides, start)
   except ValueError as error:
-    raise _Damaged(f"a tensor cannot be of {error}") from error
+    raise _Damaged(f"a tensor has {error}") from error
 
 
 def _size(numbers=()):
@@ -261,7 +259,7 @@ _ADMITTED: Mapping[tuple[str, str], Any] = {
 
 
 class Entry(NamedTuple):
-  """A tensor to be written, by the name that `write` asks for."""
+  """A tensor to write; `name` is for `write`'s `array_of`."""
 
   name: str
   shape: tuple[int, ...]
@@ -271,13 +269,13 @@ class Entry(NamedTuple):
 def write(
   path: pathlib.Path, saved: Any, array_of: Callable[[str], np.ndarray]
 ) -> None:
-  """Writes what `torch.load` reads, one array in memory at a time.
+  """Writes a file for `torch.load`, with one array in memory at a time.
 
-  Raises UserError if the disk refuses and Lost if the disk is full.
+  Raises UserError if the disk refuses and Lost if it is full.
 
   Args:
-    saved: dicts, lists, strings, whole numbers, None, and `Entry`s.
-    array_of: gives the array of an entry's name.
+    saved: dicts, lists, tuples, strings, integers, None, and `Entry`s.
+    array_of: returns the array of an entry's name.
   """
   pickler = _Pickler()
   pickled = pickler.dumps(saved)
@@ -295,7 +293,7 @@ def write(
 
 
 class _Pickler:
-  """Pickles by hand, since PyTorch's names cannot be imported to be pickled."""
+  """Writes pickles that name classes of PyTorch without importing it."""
 
   def __init__(self):
     self.entries: list[Entry] = []
@@ -310,7 +308,7 @@ class _Pickler:
       case bool():
         return b"\x88" if it else b"\x89"
       case int():
-        return _integer(it)
+        return pickle.dumps(it, 2)[2:-1]
       case str():
         words = it.encode()
         return b"X" + struct.pack("<I", len(words)) + words
@@ -348,11 +346,3 @@ class _Pickler:
       + hooks
       + b"tR"
     )
-
-
-def _integer(number):
-  if -(1 << 31) <= number < 1 << 31:
-    return b"J" + struct.pack("<i", number)
-  length = number.bit_length() // 8 + 1
-  digits = number.to_bytes(length, "little", signed=True)
-  return b"\x8a" + bytes([length]) + digits

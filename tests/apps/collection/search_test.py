@@ -94,11 +94,11 @@ def test_exact_search_is_brute_force():
     similarity, np.take_along_axis(wanted, order, 1), atol=1e-5
   )
   assert index.search(query[0], 1000)[1].shape == (1, 300)
-  with pytest.raises(errors.UserError, match="of 3 numbers, but the index has"):
+  with pytest.raises(errors.UserError, match="has 3 numbers, but a vector"):
     index.search(np.zeros(3))
   with pytest.raises(errors.UserError, match="not finite"):
     index.search(np.full(16, np.nan))
-  with pytest.raises(errors.UserError, match="one at least"):
+  with pytest.raises(errors.UserError, match="at least 1"):
     seer_jax.Index(np.empty((0, 3), np.float32))
 
 
@@ -127,12 +127,14 @@ def test_without_faiss_a_line_says_what_to_install(monkeypatch):
 
 def test_queries_that_cannot_be(seer, made, tmp_path):
   status, _, err = seer("search", made / "out", "cats/none.jpg")
-  assert status == 2 and "neither an id" in err and err.count("\n") == 1
+  assert (
+    status == 2 and "neither a file nor an id" in err and err.count("\n") == 1
+  )
   (tmp_path / "x.jpg").write_bytes(b"nothing")
   status, _, err = seer("search", made / "out", tmp_path / "x.jpg")
   assert status == 2 and err.count("\n") == 1
   status, _, err = seer("search", tmp_path, "a")
-  assert status == 2 and "holds no embeddings" in err
+  assert status == 2 and "has no embeddings" in err
   status, _, err = seer("search", made / "out", "cats/001.jpg", "--k", 0)
   assert status == 2 and "positive" in err
   one = photos.plant(tmp_path / "one", 1)
@@ -155,7 +157,7 @@ def test_other_weights_than_the_folders(seer, made, tmp_path):
   status, _, err = seer(
     "search", made / "out", path, "--weights", tmp_path / "w"
   )
-  assert status == 2 and "is not what" in err
+  assert status == 2 and "was embedded with" in err
 
 
 def blobs(count=600, centres=6, width=12, noise=0.15):
@@ -211,7 +213,7 @@ def test_a_hierarchy_nests():
   fine, coarse = seer_jax.cluster(x, (20, 4))
   for number in range(20):
     assert len(set(coarse.cluster_N[fine.cluster_N == number])) == 1
-  with pytest.raises(errors.UserError, match="falling"):
+  with pytest.raises(errors.UserError, match="must fall"):
     seer_jax.cluster(x, (4, 20))
   with pytest.raises(errors.UserError, match="700 clusters of 600"):
     seer_jax.cluster(x, 700)
@@ -246,7 +248,7 @@ def test_the_command_writes_tables_and_links(seer, made, tmp_path, method):
   medoid = next(iter(sorted((tmp_path / "l" / "0000").iterdir())))
   assert str(medoid.resolve()).endswith(whole[0]["medoid"])
   status, _, err = seer("cluster", made / "out", "--links", tmp_path / "l")
-  assert status == 2 and "is there already" in err
+  assert status == 2 and "already exists" in err
 
 
 def test_copies_are_found_and_one_is_kept(seer, made, tmp_path):

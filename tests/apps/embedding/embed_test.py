@@ -105,7 +105,7 @@ def test_stopped_and_continued_the_rows_are_the_same(
   out = tmp_path / "parts"
   status, _, err = embed(out)
   process_pool._asked.clear()
-  assert status == 75 and "goes on" in err
+  assert status == 75 and "resumes" in err
   there = sorted(path.name for path in (out / "embeddings").iterdir())
   assert there and len(there) < 3
 
@@ -123,7 +123,7 @@ def test_processes_divide_the_shards(embed, tmp_path):
   out = tmp_path / "out"
   status, said, err = embed(out, "--processes", 2, "--process", 1)
   assert status == 0, err
-  assert "2 of 3 shards are for other processes" in said
+  assert "2 of 3 shards are left to other processes" in said
   assert "rows" not in json.loads((out / "about.json").read_text())
   status, said, err = embed(out, "--processes", 2, "--process", 0)
   assert status == 0 and "21 embeddings" in said, err
@@ -185,21 +185,24 @@ def test_mistakes_are_told_in_a_line(embed, folder, tmp_path, tiny):
   os.truncate(embed_folder.shards_of(tmp_path / "out", {"shards": 3})[1], 100)
   with pytest.raises(errors.UserError, match=r"000001-of-000003.* remove it"):
     _ = embeddings.Embeddings(tmp_path / "out").features
-  with pytest.raises(errors.UserError, match="holds no embeddings"):
+  with pytest.raises(errors.UserError, match="has no embeddings"):
     embeddings.Embeddings(tmp_path / "empty")
   only_bad = tmp_path / "bad"
   only_bad.mkdir()
   (only_bad / "a.jpg").write_bytes(b"")
-  assert "not one image" in complaint(tmp_path / "c", source=only_bad)
+  assert "no image could be embedded" in complaint(
+    tmp_path / "c", source=only_bad
+  )
 
 
 def test_a_full_disk_leaves_nothing_half_written(embed, tmp_path, monkeypatch):
   fsync = os.fsync
-  count = []
+  shards = []
 
   def full(number):
-    count.append(number)
-    if len(count) == 3:
+    if ".parquet" in os.readlink(f"/proc/self/fd/{number}"):
+      shards.append(number)
+    if len(shards) == 2:
       raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     fsync(number)
 

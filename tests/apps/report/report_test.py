@@ -134,7 +134,10 @@ def test_figures_of_eval_are_on_the_page(seer, tiny, tmp_path):
     (["nowhere"], "nowhere has no config.json"),
     (["{tiny}", "{tiny}"], "given twice"),
     (["{tiny}", "--images=-1"], "--images is -1"),
-    (["{tiny}", "--evals=nowhere"], "--evals is nowhere, which has no evals.jsonl"),
+    (
+      ["{tiny}", "--evals=nowhere"],
+      "--evals is nowhere, which has no evals.jsonl",
+    ),
   ],
 )
 def test_mistakes_are_told_in_a_line(seer, tiny, arguments, words):

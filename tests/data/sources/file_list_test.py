@@ -202,9 +202,9 @@ def test_what_a_url_needs_is_told():
   [
     ("list.txt", b"", "is empty"),
     ("list.txt", b"\n\n", "is empty"),
-    ("list.txt", b"PK\x03\x04\0\0", "is no text"),
+    ("list.txt", b"PK\x03\x04\0\0", "is not text"),
     ("list.npy", b"\x93NUMPY nonsense", "cannot be read as an array"),
-    ("list.parquet", b"nonsense", "is no Parquet file"),
+    ("list.parquet", b"nonsense", "is not a Parquet file"),
   ],
 )
 def test_lists_that_are_none(tmp_path, name, content, told):
@@ -224,7 +224,7 @@ def test_a_folder_is_no_list(tmp_path):
 
 
 @pytest.mark.parametrize(
-  "name", ["places.npy", "count.npy", "numbers", "names.json", "list.txt"]
+  "name", ["offsets.npy", "count.npy", "numbers", "names.json", "list.txt"]
 )
 def test_a_damaged_index_is_made_again(images, name, caplog):
   columns = {"path": ["1.jpg", "0.jpg"], "label": [1, 0]}
@@ -240,7 +240,7 @@ def test_a_damaged_index_is_made_again(images, name, caplog):
     caplog.clear()
     source = sources.Listing(str(images / "list.parquet"))
     assert everything(source) == once
-    assert "is damaged; it is made again" in caplog.text
+    assert "is damaged, and is made again" in caplog.text
 
 
 def test_pickled_objects_are_never_loaded(tmp_path):
@@ -256,7 +256,7 @@ def test_arrays_of_another_shape_or_length(tmp_path):
   np.save(tmp_path / "floats.npy", np.array([1.0, 2.0]))
   with pytest.raises(errors.UserError, match="has the shape"):
     sources.Listing(str(tmp_path / "two.npy"))
-  with pytest.raises(errors.UserError, match="3 labels for a list of 2"):
+  with pytest.raises(errors.UserError, match="3 labels, but the list has 2"):
     sources.Listing(str(tmp_path / "list.npy"), str(tmp_path / "labels.npy"))
   with pytest.raises(errors.UserError, match="labels are float64"):
     sources.Listing(str(tmp_path / "list.npy"), str(tmp_path / "floats.npy"))

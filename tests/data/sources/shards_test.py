@@ -51,7 +51,9 @@ def test_a_shard_cut_short_is_told_by_name(tmp_path, share):
   write_shard(path, [JPEG * 100] * 50)
   data = path.read_bytes()
   path.write_bytes(data[: int(len(data) * share)])
-  with pytest.raises(errors.UserError, match=r"x\.array_record is no whole"):
+  with pytest.raises(
+    errors.UserError, match=r"x\.array_record is not a complete"
+  ):
     sources.ArrayRecords(str(tmp_path))
 
 
@@ -90,7 +92,7 @@ def test_shards_must_be_those_that_were_packed(tmp_path):
       }
     )
   )
-  with pytest.raises(errors.UserError, match=r"tells of 4; copy"):
+  with pytest.raises(errors.UserError, match=r"records 4; copy"):
     sources.ArrayRecords(str(tmp_path))
 
 
@@ -256,7 +258,7 @@ def test_a_copy_into_a_preallocated_file_that_was_cut(tmp_path):
 @pytest.mark.parametrize("label", [b"3000000000", b"1" + b"0" * 25, b"2000000"])
 def test_labels_of_tars_are_numbers_of_classes(tmp_path, label):
   write_tar(tmp_path / "x.tar", [("a.jpg", b"0"), ("a.cls", label)])
-  with pytest.raises(errors.UserError, match="numbers of classes"):
+  with pytest.raises(errors.UserError, match="number the classes"):
     sources.Tars(str(tmp_path))
 
 
@@ -268,7 +270,7 @@ def test_other_members_of_one_size_have_another_fingerprint(tmp_path):
   assert len(found) == 2
 
 
-@pytest.mark.parametrize("name", ["places.npy", "paths", "about.json"])
+@pytest.mark.parametrize("name", ["entries.npy", "paths", "about.json"])
 def test_a_damaged_index_of_tars_is_made_again(tmp_path, name):
   write_tar(tmp_path / "x.tar", SAMPLES)
   once = ids(sources.Tars(str(tmp_path)))
@@ -314,13 +316,15 @@ def test_a_tar_cut_short_is_told_by_name(tmp_path, cut):
   write_tar(path, [(f"{i}.jpg", JPEG * 100) for i in range(20)])
   data = path.read_bytes().rstrip(b"\0")
   path.write_bytes(data[:cut])
-  with pytest.raises(errors.UserError, match=r"x\.tar is no whole tar file"):
+  with pytest.raises(
+    errors.UserError, match=r"x\.tar is not a complete tar file"
+  ):
     sources.Tars(str(tmp_path))
 
 
 def test_a_compressed_tar_is_told_what_to_do(tmp_path):
   write_tar(tmp_path / "x.tar.gz", SAMPLES, "w:gz")
-  with pytest.raises(errors.UserError, match="unpack it again"):
+  with pytest.raises(errors.UserError, match="decompress it"):
     sources.Tars(str(tmp_path / "x.tar.gz"))
 
 
@@ -384,7 +388,7 @@ def test_a_half_finished_pack_is_not_taken_for_a_whole(tmp_path):
   assert len(sources.ArrayRecords(str(tmp_path))) == 1
   (tmp_path / "parts").mkdir()
   (tmp_path / "parts" / "plan.json").write_text("{}")
-  with pytest.raises(errors.UserError, match="half packed"):
+  with pytest.raises(errors.UserError, match="not completely packed"):
     sources.ArrayRecords(str(tmp_path))
 
 

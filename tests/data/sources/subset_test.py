@@ -63,10 +63,10 @@ def test_balanced_parts_have_as_many_of_each_class(photos, take):
     (1, -2, "skip is -2"),
     (float("inf"), 0, "take is inf"),
     (float("nan"), 0, "take is nan"),
-    (1.5, 0, "take is 1.5; up to 1 it is a share"),
-    (5, 2.5, "skip is 2.5; up to 1 it is a share"),
-    (1, 1, "leaves out all"),
-    (0.001, 0, "nothing is left"),
+    (1.5, 0, "take is 1.5; above 1"),
+    (5, 2.5, "skip is 2.5; above 1"),
+    (1, 1, "none is left"),
+    (0.001, 0, "no image is left"),
   ],
 )
 def test_parts_that_are_none(photos, take, skip, told):
@@ -144,7 +144,9 @@ def test_a_choice_whose_file_is_damaged_is_made_again(photos, tmp_path):
 
 
 def test_more_than_there_are(photos):
-  with pytest.raises(errors.UserError, match="number 35 of 31"):
+  with pytest.raises(
+    errors.UserError, match="ask for 35 images, but there are 31"
+  ):
     opened(photos, take=15, skip=20)
 
 
@@ -214,5 +216,5 @@ def test_mixtures_of_nothing_or_of_mistakes(photos):
   ):
     with pytest.raises(errors.UserError, match=told):
       sources.open_source({"kind": "mix", "parts": parts})
-  with pytest.raises(errors.UserError, match="take is of single sources"):
+  with pytest.raises(errors.UserError, match="set it in its parts"):
     mixed(photos, take=0.5)

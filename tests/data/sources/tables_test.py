@@ -47,7 +47,7 @@ def test_a_csv_without_a_header(images):
 
 def test_a_csv_that_is_damaged_is_told(images):
   with pytest.raises(
-    errors.UserError, match="(damaged|no CSV file): .*columns"
+    errors.UserError, match="(damaged|not a CSV file): .*columns"
   ):
     sources.Listing(csv(images / "list.csv", "path,label", "1.jpg,1", "a,b,c"))
   with pytest.raises(errors.UserError, match="has no rows"):
@@ -72,7 +72,7 @@ def test_the_column_of_paths_may_be_named(images, kind):
 
 def test_only_tables_have_columns(images):
   path = write(images / "list.txt", "1.jpg\n")
-  with pytest.raises(errors.UserError, match="only Parquet and CSV have"):
+  with pytest.raises(errors.UserError, match="give a Parquet or CSV"):
     sources.open_source({"kind": "list", "path": path, "column": "a"})
   with pytest.raises(errors.UserError, match="only lists have columns"):
     sources.open_source({"path": str(images), "column": "a"})
