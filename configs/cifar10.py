@@ -1,8 +1,8 @@
 """SwAV on CIFAR-10's 50,000 training images, as a folder of JPEGs.
 
 Data: train/CLASS/*.jpg and test/CLASS/*.jpg. Ten epochs, an hour of one CPU
-core. Labels are read by the kNN check alone. Expected: kNN (k = 20) 0.63,
-linear 0.66 (docs/learning.md).
+core. Only the kNN check uses labels. Expected: kNN (k = 20) 0.63, linear 0.66
+(docs/learning.md).
 
     python -m seer_jax.main --config configs/cifar10.py \
       --config.data.train.path=~/cifar10 --config.data.test.path=~/cifar10 \
@@ -30,7 +30,7 @@ def get_config():
   config.augment.hue = 0.1
   config.augment.blur = 0.0
 
-  # Few channels at 16 px, where they are dear; many at 4 px.
+  # Few channels at 16 px, where they are expensive; many at 4 px.
   config.model.depths = (1, 1, 2)
   config.model.widths = (64, 160, 384)
   config.model.group_widths = (16, 16, 16)

@@ -1,10 +1,10 @@
 """Fine-tuning on CIFAR-10, and the same network from scratch.
 
-As many steps for few labels as for many, so that what differs is the labels.
+The number of steps does not depend on the number of labels.
 
     seer-jax labels runs/cifar10 --finetune configs/cifar10_finetune.py
 
-Expected: docs/results.md. Two CPU cores, 100 seconds a run.
+Expected: docs/results.md. Two CPU cores, 100 seconds per run.
 """
 
 from seer_jax import config as config_lib

@@ -1,10 +1,9 @@
 """SwAV on 1,797 handwritten digits: the whole of SEER in two minutes.
 
-Data: embedded in scikit-learn, no network. Two CPU cores.
+Data: part of scikit-learn, no download. Two CPU cores.
 Expected: kNN (k = 20) of trunk features from 0.85 untrained to 0.98 trained,
 above raw pixels; loss / ln K below 0.5. Batches are small and the rate is high
-because the run is short: what counts with LARC is the number of steps times the
-rate.
+because the run is short: LARC's progress is the number of steps times the rate.
 
     python -m seer_jax.main --config configs/digits.py --workdir runs/digits
 """
@@ -21,8 +20,9 @@ def get_config():
   config.steps = 1400
   config.batch_size = 64
 
-  # Two views; digits are 8 x 8, have no colour, and are not mirrored. Writers
-  # differ in how wide they write, and in the pen: hence the ratio and the blur.
+  # Two views; digits are 8 x 8, have no color, and must not be mirrored.
+  # Writers differ in the width of digits and in the pen: hence the ratio and
+  # the blur.
   config.crops.counts = (2,)
   config.crops.sizes = (12,)
   config.crops.scales = ((0.5, 1.0),)

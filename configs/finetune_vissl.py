@@ -4,22 +4,20 @@
       --finetune configs/finetune_vissl.py:seer --train ~/imagenet/train \
       --test ~/imagenet/val
 
-| recipe | of |
-| --- | --- |
-| seer | SEER's on ImageNet: 35 epochs, SwAV's augmentation (84.2 %) |
-| seer_384 | the released fine-tuned weights: 384 px, bicubic, flip alone |
-| seer_384_swav | the same with colour distortion and blur (tricks_384_swav) |
-| imagenet | VISSL's base: 105 epochs, a tenth at 30, 60, 90, 100 |
-| cosine | 100 epochs of a cosine, biases not decayed |
-| two_rates | trunk and head in groups of their own |
-| inaturalist18, places205, small | other data sets |
-| semisup | SEER's 1 % and 10 %: 70 epochs, first layer of the projection |
-| swav_1percent, swav_10percent | SwAV's own: 20 epochs, a rate for the head |
-| strong | mixup 0.8, CutMix 1, RandAugment, EMA, stochastic depth |
+| recipe | is | | --- | --- | | seer | SEER's on ImageNet: 35 epochs, SwAV's
+augmentation (84.2 %) | | seer_384 | that of the released fine-tuned weights:
+384 px, bicubic, only flips | | seer_384_swav | the same with color distortion
+and blur (tricks_384_swav) | | imagenet | VISSL's base: 105 epochs, a tenth at
+30, 60, 90, 100 | | cosine | 100 epochs of a cosine, without decay of biases | |
+two_rates | trunk and head with different rates | | inaturalist18, places205,
+small | other data sets | | semisup | SEER's 1 % and 10 %: 70 epochs, first
+layer of the projection | | swav_1percent, swav_10percent | SwAV's own: 20
+epochs, a rate for the head | | strong | mixup 0.8, CutMix 1, RandAugment, EMA,
+stochastic depth |
 
-1 % and 10 % of the labels: `--evals finetune@1%`, or the published lists as
-`--config.data.train.only=FILE`. Expected with RG-256: 84.2 (seer), 60.5 and
-77.9 (semisup with 1 % and 10 %). Not yet run here: it takes a cluster.
+For 1 % and 10 % of the labels use `--evals finetune@1%`, or the published lists
+with `--config.data.train.only=FILE`. Expected with RG-256: 84.2 (seer), 60.5
+and 77.9 (semisup with 1 % and 10 %). Not yet run: it needs a cluster.
 """
 
 from seer_jax import config as config_lib
@@ -44,7 +42,7 @@ def _stepped(config, epochs, rate, *milestones):
 
 
 def _of_swav(config):
-  """SwAV's colours and blur, on one crop."""
+  """SwAV's color jitter and blur, on one crop."""
   config.augment.jitter, config.augment.grey = 0.8, 0.2
   config.augment.blur = 0.5
 

@@ -1,9 +1,9 @@
 """SwAV on any folder of images, with settings chosen from the images.
 
-Batch, crops, trunk, prototypes, queue and length are picked from the number
-and size of the images and from the hardware; the log tells each choice with
-its reason, and any key can still be set. Sub-folders, where there are any,
-serve as labels for the kNN check and for nothing else.
+Batch, crops, trunk, prototypes, queue and length are chosen from the number and
+size of the images and from the hardware. The log has each choice with its
+reason, and any key can still be set. Sub-folders serve as labels, but only for
+the kNN check.
 
     python -m seer_jax.main --config configs/folder.py \
       --config.data.train.path=~/photos --workdir runs/photos

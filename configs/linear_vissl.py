@@ -12,8 +12,8 @@ Heads with BatchNorm on taps averaged to grids, SGD with Nesterov momentum at
     RG-10B  ("res4:2x1", "res4:1x2", "res5:2x1", "res5:1x2", "avgpool")
 
 Expected on ImageNet: 74.0 (RG-32, res5), 76.0 (RG-128, avgpool), 77.5 (RG-256,
-avgpool), 79.8 (RG-10B, res4). Of RG-32: about 28 epochs of a forward pass,
-1.2e18 multiplications; not yet run here.
+avgpool), 79.8 (RG-10B, res4). RG-32 needs about 28 epochs of a forward pass,
+1.2e18 multiplications; not yet run.
 """
 
 from seer_jax import config as config_lib
@@ -27,7 +27,7 @@ _STEPPED = {
   # Caltech101, CIFAR, DTD, EuroSAT, FGVC, Food101, Flowers, Pets and others.
   "small": (28, (8, 16, 24)),
 }
-# Epochs, rate, weight decay of those that follow a cosine to a hundredth.
+# Epochs, rate and weight decay of recipes with a cosine to a hundredth.
 _COSINE = {
   "clevr_count": (50, 0.01, 5e-4),
   "clevr_dist": (100, 0.01, 5e-4),
@@ -57,7 +57,7 @@ def get_config(dataset="imagenet"):
     config.optim.end = 0.01
   config.epochs = float(epochs)
   if dataset == "small":
-    # Small images are resized to 224 whole, and neither cropped nor flipped.
+    # Small images are resized to 224, and neither cropped nor flipped.
     config.crops.scales, config.crops.ratio = ((1.0, 1.0),), (1.0, 1.0)
     config.augment.flip = 0.0
     config.eval.resize = config.eval.size = 224

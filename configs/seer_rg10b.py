@@ -3,13 +3,13 @@
 Goyal et al. 2022, "Vision Models Are More Robust And Fair When Pretrained On
 Uncurated Images Without Supervision"; VISSL's regnet10B. 126,008 steps of 7,936
 images are a billion; the released weights are those of step 124,500. BatchNorm
-is synchronised over 8 GPUs. Kernels are split over the 8 GPUs of a host. Blocks
-are recomputed one by one; SEER's groups, ((2,), (7,), (9, 17), ()), hold the
-kernels of nine blocks at a time.
+is synchronized over 8 GPUs. Kernels are split over the 8 GPUs of a host. Blocks
+are rematerialized one by one; SEER's groups, ((2,), (7,), (9, 17), ()), keep
+the kernels of nine blocks at a time.
 
-Unlike VISSL, small crops are not padded to 160 px: each resolution passes the
-trunk by itself, which saves 43 % of the pixels and shows BatchNorm no padding.
-Run as `seer_rg256.py`.
+Unlike in VISSL, small crops are not padded to 160 px: each resolution passes
+the trunk by itself, which saves 43 % of the pixels and keeps padding out of
+BatchNorm. Run as `seer_rg256.py`.
 """
 
 from configs import hardware, seer_rg256

@@ -3,11 +3,11 @@
 Goyal et al. 2021, "Self-supervised Pretraining of Visual Features in the Wild";
 sizes from VISSL's regnet256Gf_1 and its head with 16,000 prototypes. Published:
 512 V100-32GB with 16 images each, 8 days; 84.2 % on ImageNet when fine-tuned.
-Epsilon, freeze and augmentation are SwAV's, where the paper does not say.
-BatchNorm is synchronised over 64 GPUs, an eighth of the batch.
+Epsilon, freeze and augmentation are SwAV's, as the paper does not give them.
+BatchNorm is synchronized over 64 GPUs, an eighth of the batch.
 
-Data: unlabelled, a billion or as many as you have (then also set steps). To be
-planned before it is rented (docs/scale.md):
+Data: unlabelled, a billion images or as many as you have (then also set steps).
+Plan before you rent (docs/scale.md):
 
     seer-jax plan --topology v100:64x8 \
       --config configs/seer_rg256.py:v100
@@ -44,7 +44,7 @@ def get_config(chip=""):
   config.optim.name = "larc"
   config.optim.lr = 0.3  # Of 256 images: a peak of 9.6.
   config.optim.warmup_fraction = 8_000 / 122_070
-  # VISSL starts at the rate of one node's images: of 8 GPUs with 16 each.
+  # VISSL starts at the rate of one node's images: 8 GPUs with 16 each.
   config.optim.warmup_start = 0.15 / 9.6
   config.optim.end = 0.001
   config.optim.weight_decay = 1e-5

@@ -1,9 +1,8 @@
 """SEER RG-32: RegNetY-32GF, 141 million parameters, 244,000 steps of 4,096.
 
-Goyal et al. 2021; the head has BatchNorm, as that of all SEER's trunks up to
-this size. Batch and length as the name of the released file has them; the
-warm-up is RG-256's. BatchNorm over 64 of (assumed) 128 GPUs. Run as
-`seer_rg256.py`.
+Goyal et al. 2021; the head has BatchNorm, like those of all SEER's trunks up to
+this size. Batch and length as in the name of the released file; the warm-up is
+RG-256's. BatchNorm over 64 of (assumed) 128 GPUs. Run as `seer_rg256.py`.
 """
 
 from configs import hardware, seer_rg256

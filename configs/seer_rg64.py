@@ -1,7 +1,7 @@
 """SEER RG-64: RegNetY-64GF, 276 million parameters in the trunk.
 
-Goyal et al. 2021; head and prototypes as VISSL's d4920 file has them. Batch and
-schedule were not published: RG-32's are taken. Run as `seer_rg256.py`.
+Goyal et al. 2021; head and prototypes as in VISSL's d4920 file. Batch and
+schedule were not published: they are RG-32's. Run as `seer_rg256.py`.
 """
 
 from configs import hardware, seer_rg32

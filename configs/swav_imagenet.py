@@ -1,16 +1,16 @@
-"""SwAV on ImageNet-1k: the baseline that SEER's recipes come from.
+"""SwAV on ImageNet-1k: the baseline of SEER's recipes.
 
 Caron et al. 2020; VISSL's swav_8node_resnet: 64 GPUs with 64 images each, 400
-epochs. The trunk is a RegNetY-4.0GF instead of a ResNet-50, of as many
+epochs. The trunk is a RegNetY-4.0GF instead of a ResNet-50, with as many
 multiply-adds. Published for the ResNet-50: 74.6 % by a linear probe.
-BatchNorm is synchronised over 8 GPUs.
+BatchNorm is synchronized over 8 GPUs.
 
 Data: TFDS's imagenet2012, prepared with --file_format=array_record.
 
     python -m seer_jax.main --config configs/swav_imagenet.py:a100 \
       --workdir runs/swav
 
-It is looked for in ~/tensorflow_datasets; elsewhere, name the folder for both:
+The default folder is ~/tensorflow_datasets; for another one, give
 --config.data.train.path=DIR --config.data.test.path=DIR.
 """
 

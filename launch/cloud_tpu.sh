@@ -59,6 +59,6 @@ while true; do
   case $status in
     0) echo "done; the slice is still there: delete $NAME" && exit 0 ;;
     2) echo "a mistake in the command, see above" >&2 && exit 2 ;;
-    *) sleep 30 ;; # Preempted, stopped by a notice, or lost: go on.
+    *) sleep 30 ;; # Preempted, stopped by a signal, or failed: resume.
   esac
 done

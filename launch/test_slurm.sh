@@ -114,7 +114,7 @@ scontrol requeue "$job"
 wait_for_end "$job"
 tail -n 3 "$base/requeued.log"
 
-echo "told by USR1, as before the time limit"
+echo "USR1, as before the time limit"
 job=$(submit noticed)
 wait_for_step noticed $((STEPS / 4 / 2 * 2)) "$job"
 scancel --signal=USR1 "$job"

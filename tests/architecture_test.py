@@ -1,5 +1,6 @@
 """docs/architecture.md against the code: its names, its rooms, their size."""
 
+import ast
 import importlib
 import pathlib
 import re
@@ -88,3 +89,13 @@ def test_only_the_factory_names_swav():
     if "swav.SwAV" in path.read_text()
   ]
   assert users == ["tasks/__init__.py"]
+
+
+def test_files_classes_and_functions_fit_in_one_sitting():
+  limits = {ast.ClassDef: 200, ast.FunctionDef: 60}
+  for path in sorted(PACKAGE.glob("**/*.py")):
+    text = path.read_text()
+    assert text.count("\n") <= 400, path
+    for node in ast.walk(ast.parse(text)):
+      lines = getattr(node, "end_lineno", 0) - getattr(node, "lineno", 0) + 1
+      assert lines <= limits.get(type(node), 400), f"{path}: {node.name}"

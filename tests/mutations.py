@@ -31,16 +31,17 @@ MUTATIONS = (
   Mutation(
     "queue not saved",
     "weights/checkpoint.py",
-    '{"state": now})\n    except',
-    '{"state": now.replace(extra=jax.tree.map(jnp.zeros_like, now.extra))})\n'
-    "    except",
+    '{"state": state})\n    except',
+    '{"state": state.replace(extra=jax.tree.map(jnp.zeros_like, state.extra))}'
+    ")\n    except",
     "main_test.py::test_killed_in_the_middle_it_goes_on_bit_for_bit[12-10]",
   ),
   Mutation(
     "sample position not restored",
-    "training/loop.py",
-    "self._now, self._place = found\n",
-    'self._now, self._place = found[0], found[1] | {"samples": 0}\n',
+    "training/saving.py",
+    "state, progress = found[0], Progress.of_checkpoint(found[1])\n",
+    "state, progress = found[0], Progress.of_checkpoint(found[1])\n"
+    "    progress = progress.replace(samples=0)\n",
     "main_test.py::test_killed_in_the_middle_it_goes_on_bit_for_bit[12-10]",
   ),
   Mutation(
@@ -52,18 +53,18 @@ MUTATIONS = (
   ),
   Mutation(
     "loss scale not restored",
-    "training/loop.py",
-    "self._now, self._place = found\n",
-    "self._now, self._place = found\n"
-    "      fresh = self._programs.init().loss_scale\n"
-    "      self._now = self._now.replace(loss_scale=fresh)\n",
+    "training/saving.py",
+    "state, progress = found[0], Progress.of_checkpoint(found[1])\n",
+    "state, progress = found[0], Progress.of_checkpoint(found[1])\n"
+    "    fresh = self._programs.init().loss_scale\n"
+    "    state = state.replace(loss_scale=fresh)\n",
     "faults/divergence_test.py::test_a_resumed_run_goes_on_with_its_loss_scale",
   ),
   Mutation(
     "clock restarted",
-    "training/loop.py",
-    'run_log.Clock(config.batch_size, self._place["seconds"])',
-    "run_log.Clock(config.batch_size)",
+    "training/run_log.py",
+    "Clock(config.batch_size, seconds)",
+    "Clock(config.batch_size)",
     "faults/divergence_test.py::test_the_clock_of_a_resumed_run_goes_on",
   ),
   Mutation(
@@ -100,8 +101,8 @@ MUTATIONS = (
   Mutation(
     "codes per part",
     "training/step.py",
-    "slope(now.params, images, targets_of_part)",
-    "slope(now.params, images, None)",
+    "slope(state.params, images, targets_of_part)",
+    "slope(state.params, images, None)",
     "training/scale_test.py::test_four_parts_of_a_batch_equal_the_whole[two-heads-1]",
   ),
   Mutation(

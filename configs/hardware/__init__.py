@@ -1,7 +1,7 @@
-"""What recipes change for the hardware they run on, a small file each.
+"""Changes of recipes for hardware, a small file each.
 
-Named behind the recipe: `--config=configs/seer_rg256.py:v5p`. Without a name a
-recipe is as published. None of it changes what is computed, but for rounding.
+The name follows the recipe's: `--config=configs/seer_rg256.py:v5p`. Without a
+name a recipe is as published. The changes affect results only by rounding.
 """
 
 import importlib

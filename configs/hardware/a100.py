@@ -1,4 +1,4 @@
-"""NVIDIA A100, 40 GB: as SEER's 10B was trained on, but in bf16."""
+"""NVIDIA A100, 40 GB: SEER's for its 10B, but in bf16."""
 
 MEMORY_GIB = 40
 

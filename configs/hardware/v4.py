@@ -1,4 +1,4 @@
-"""TPU v4, 32 GiB a chip."""
+"""TPU v4, 32 GiB per chip."""
 
 from configs.hardware._tpu import adapt  # noqa: F401
 

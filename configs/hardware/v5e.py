@@ -1,4 +1,4 @@
-"""TPU v5e, 16 GiB a chip."""
+"""TPU v5e, 16 GiB per chip."""
 
 from configs.hardware._tpu import adapt  # noqa: F401
 

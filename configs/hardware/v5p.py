@@ -1,4 +1,4 @@
-"""TPU v5p, 95 GiB a chip."""
+"""TPU v5p, 95 GiB per chip."""
 
 from configs.hardware._tpu import adapt  # noqa: F401
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 @flax.struct.dataclass
 class State:
-  """What a checkpoint holds of the network and its optimisation."""
+  """What a checkpoint holds of the network and its optimization."""
 
   step: jax.Array  # Batches seen so far.
   params: Any  # Of trunk, head and prototypes.

@@ -40,7 +40,7 @@ class RunLog:
   def open(
     self, step: int, evaluated: int, lines: int, seconds: float
   ) -> "RunLog":
-    """Goes on where a run is.
+    """Resumes the log of a run.
 
     Args:
       step: number of updates done, 0 at the start.

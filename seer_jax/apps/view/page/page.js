@@ -102,8 +102,8 @@ async function select(items, words) {
   showSelection(words);
   if (!unknown.length) return;
   await attempt(async () => {
-    const told = await (await ask(`rows?r=${unknown.join(",")}`)).json();
-    const byRow = new Map(told.map((row) => [row.row, row]));
+    const facts = await (await ask(`rows?r=${unknown.join(",")}`)).json();
+    const byRow = new Map(facts.map((row) => [row.row, row]));
     for (const item of few) Object.assign(item, byRow.get(item.row));
     if (selection === items) showSelection(words);
   });
@@ -132,12 +132,12 @@ function showSelection(words) {
 
 function pictureOf(item) {
   const { row } = item, given = about.given[row];
-  const told = given || item.guess && `${item.guess}?` ||
+  const text = given || item.guess && `${item.guess}?` ||
     (item.cosine !== undefined ? item.cosine.toFixed(3) : item.label || "");
   const button = element("button", { title: item.id || "" },
     element("img", {
       src: `thumbnail/${row}`, alt: item.id || `image ${row}`, loading: "lazy",
-    }), element("span", {}, told));
+    }), element("span", {}, text));
   button.dataset.row = row;
   button.setAttribute("aria-pressed", String(!dropped.has(row)));
   button.onclick = () => {
