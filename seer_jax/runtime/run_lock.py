@@ -97,7 +97,7 @@ class Lock:
     if _alive(owner):
       self._refuse(owner)
     _log.warning(
-      "took over %s from %s, which is dead", self._path.parent, _named(owner)
+      "took over %s from %s, which has ended", self._path.parent, _named(owner)
     )
     # If several runs do this at once, one renames it.
     aside = self._path.with_name(f"{self._path.name}.{uuid.uuid4().hex}")

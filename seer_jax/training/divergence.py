@@ -133,7 +133,9 @@ def replay(
   kept = checkpoint.Checkpoints(workdir / "divergence")
   found = kept.restore(programs.abstract, programs.unpadded)
   if found is None:
-    raise errors.UserError(f"there is no step to replay in {workdir}")
+    raise errors.UserError(
+      f"there is no step to replay in {workdir}: it did not diverge"
+    )
   state, progress = found
   step = int(state.step)
   bad_images = pipeline.BadImages(source, workdir, 1.0, config.data.max_pixels)

@@ -67,7 +67,7 @@ class Writer:
     except OSError as error:
       raise errors.of_disk(
         error,
-        f"cannot read and write {self._path}: {error.strerror}; correct that,"
+        f"cannot read and write {self._path}: {error.strerror}; fix that,"
         " then run the same command",
       ) from error
     self.count = len(kept)

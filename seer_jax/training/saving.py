@@ -144,7 +144,7 @@ class Saver:
     if failure:
       _log.warning(
         "could not save: %s; %d steps are at risk, the checkpoint of step %d is"
-        " whole. Training continues",
+        " complete. Training continues",
         failure,
         risk,
         newest,
@@ -261,7 +261,7 @@ def save_or_fail(
     if distributed.any_of(tired):
       raise errors.Lost(
         f"step {step} could not be saved: {failure or 'in another process'};"
-        f" the checkpoint of step {checkpoints.newest} is whole. Repair"
+        f" the checkpoint of step {checkpoints.newest} is complete. Repair"
         " the disk, then run the same command"
       )
     _log.warning(

@@ -207,7 +207,9 @@ class Checkpoints:
     step = max(self.folder.steps(), default=None) if step is None else step
     folder = self.folder.of(step)
     if step is None or not folder.exists():
-      raise errors.UserError(f"no checkpoint in {self.folder.path}")
+      raise errors.UserError(
+        f"there is no checkpoint in {self.folder.path}; train first"
+      )
     saved = ocp.checkpointables_metadata(folder).metadata["state"]
     shapes = _shapes(saved) | _padded_shapes(self.folder.progress(step))
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])

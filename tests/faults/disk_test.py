@@ -71,7 +71,7 @@ def test_a_full_disk_costs_nothing_once_there_is_room_again(
   said = log.read_text()
   assert "could not save: No space left on device" in said
   assert "Traceback" not in said
-  saved = re.search(r"at risk, the checkpoint of step (\d+) is whole", said)
+  saved = re.search(r"at risk, the checkpoint of step (\d+) is complete", said)
   assert int(saved[1]) in there
   runs.assert_same_run(tiny, workdir)
 

@@ -52,7 +52,7 @@ def test_an_owner_that_was_killed_here_is_followed_at_once(tmp_path, caplog):
   began = time.monotonic()
   with run_lock.Lock(tmp_path):
     assert time.monotonic() - began < run_lock.TIMEOUT / 2
-  assert "which is dead" in caplog.text
+  assert "which has ended" in caplog.text
 
 
 def test_a_process_number_that_is_used_again_is_no_owner(tmp_path):

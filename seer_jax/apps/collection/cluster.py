@@ -52,7 +52,7 @@ def cluster(
     )
   if not levels or sorted(set(levels), reverse=True) != levels:
     raise errors.UserError(
-      f"clusters of levels {levels}: they must fall, as in 1000,50"
+      f"k is {levels}; the levels must fall, as in 1000,50"
     )
   found = [
     kmeans.spherical_kmeans(

@@ -118,7 +118,7 @@ def shares_of(text: str, examples: Examples) -> np.ndarray:
     name, _, share = each.rpartition("=")
     if name not in examples.names:
       raise errors.UserError(
-        f"--shares {each}: categories are {', '.join(examples.names)}"
+        f"--shares {each}: no such category; use {', '.join(examples.names)}"
       )
     try:
       shares_L[examples.names.index(name)] = float(share)

@@ -70,7 +70,7 @@ def spherical_kmeans(
   count = len(features_NxD)
   if not 1 <= k <= count:
     raise errors.UserError(
-      f"{k} clusters of {count} images; ask for 1 to {count}"
+      f"k is {k}, but there are {count} images; give 1 to {count}"
     )
   mesh = mesh or mesh_lib.make(1)
   rng = np.random.default_rng(seed)

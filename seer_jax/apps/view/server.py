@@ -134,12 +134,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return _json(view.near(self._rows(query), _number(query, "k")))
       case ["ask"]:
         return _json(view.ask(_number(query, "n")))
-    raise _Refused(404, "there is nothing here")
+    raise _Refused(404, "there is no such page")
 
   def _post(self, path, query):
     del query
     if path not in ("label", "rename"):
-      raise _Refused(404, "there is nothing here")
+      raise _Refused(404, "there is no such page")
     size = self.headers.get("Content-Length", "")
     if not size.isdigit() or int(size) > _LARGEST:
       # The unread body would be parsed as the next request.
@@ -153,7 +153,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
       else:
         self.server.view.rename(int(asked["cluster"]), str(asked["name"]))
     except (ValueError, KeyError, TypeError) as error:
-      raise _Refused(400, "the request is not understood") from error
+      raise _Refused(400, "the request is not valid") from error
     return _json({"done": True})
 
   def _row(self, text):

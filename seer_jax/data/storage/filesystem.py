@@ -115,7 +115,7 @@ def raise_if_away(path: str) -> None:
   except OSError as error:
     if error.errno in _OUT_OF_FILES:
       raise errors.Lost(
-        f"cannot read {path}: {error.strerror}; raise it with ulimit -n 4096"
+        f"cannot read {path}: {error.strerror}; run: ulimit -n 4096"
       ) from None
     raise
 
@@ -182,7 +182,7 @@ def _expanded(path: str) -> list[str]:
     left += [f"{before}{middle}{after}" for middle in middles]
     if len(left) + len(done) > _MOST_SHARDS:
       raise errors.UserError(
-        f"{path} means more than {_MOST_SHARDS:,} files; give a folder instead"
+        f"{path} matches more than {_MOST_SHARDS:,} files; give a folder"
       )
   return done
 

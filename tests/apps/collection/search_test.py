@@ -215,7 +215,7 @@ def test_a_hierarchy_nests():
     assert len(set(coarse.cluster_N[fine.cluster_N == number])) == 1
   with pytest.raises(errors.UserError, match="must fall"):
     seer_jax.cluster(x, (4, 20))
-  with pytest.raises(errors.UserError, match="700 clusters of 600"):
+  with pytest.raises(errors.UserError, match="k is 700, but there are 600"):
     seer_jax.cluster(x, 700)
 
 
