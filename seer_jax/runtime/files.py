@@ -6,6 +6,7 @@ hashes a description does it here.
 
 import contextlib
 import functools
+import glob
 import hashlib
 import logging
 import os
@@ -91,9 +92,10 @@ def whole(path: pathlib.Path, advice: str = "") -> Iterator[pathlib.Path]:
     _remove(part)
 
 
-def remove_parts(folder: pathlib.Path, name: str = "*") -> None:
+def remove_parts(folder: pathlib.Path, name: str = "") -> None:
   """Removes what killed writers left in a folder; none may be running."""
-  for part in folder.glob(f".{name}.*{PART}"):
+  own = f".{glob.escape(name)}" if name else ""
+  for part in folder.glob(f"{own}.*{PART}"):
     _remove(part)
 
 

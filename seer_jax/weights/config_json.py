@@ -42,10 +42,10 @@ def read(path: pathlib.Path) -> Any:
 
   Raises UserError if it is damaged, or cannot be read.
   """
-  if not path.exists():
-    return None
   try:
     with errors.reading(path):
+      if not path.exists():
+        return None
       return json.loads(path.read_text(encoding="utf-8"))
   except (ValueError, RecursionError) as error:
     raise errors.UserError(

