@@ -191,7 +191,7 @@ def test_nan_in_gradients_ends_the_run_at_the_second_time(
 ):
   with pytest.raises(errors.UserError, match="diverged at step 7"):
     run.run(settings(photos), tmp_path / "run")
-  assert caplog.text.count("Back to step 6") == 1
+  assert caplog.text.count("Going back to step 6") == 1
   found = list(run.replay(settings(photos), tmp_path / "run"))
   assert any("the same, not finite" in line for line in found)
   assert any("features are not finite: 0 of 8" in line for line in found)
