@@ -79,20 +79,6 @@ def random_box(
   return (height - h) // 2, (width - w) // 2, h, w
 
 
-def random_resized_crop(
-  image_HxWx3: np.ndarray,
-  rng: np.random.Generator,
-  size: int,
-  scale: tuple[float, float],
-  ratio: tuple[float, float],
-) -> np.ndarray:
-  """Cuts a `random_box` and resizes it to `crop_SxSx3`, S = size."""
-  box = random_box(rng, *image_HxWx3.shape[:2], scale, ratio)
-  crop_SxSx3 = np.empty((size, size, 3), np.uint8)
-  resize_lib.shrink(image_HxWx3, box, crop_SxSx3)
-  return crop_SxSx3
-
-
 @dataclasses.dataclass(frozen=True)
 class CropGroup:
   """`count` crops of side `size`, each covering a `scale` share of the area."""

@@ -68,52 +68,34 @@ def _v100(memory, name):
   )
 
 
+def _with_tf32(memory, bandwidth, rate, link, network, gpu):
+  # The rate is of 16 bits; that of TF32 is half of it.
+  peak = {"fp32": rate / 2, "bf16": rate, "fp16": rate}
+  return Chip(memory, bandwidth, peak, "bf16", link, network, 8, gpu)
+
+
 def _a100(memory, bandwidth, name):
   # NVIDIA A100 data sheet (SXM4): TF32 156, bf16 and fp16 312 TFLOP/s, NVLink
   # 600 GB/s both ways. Network: a DGX A100's eight 200 Gb/s ports for 8 GPUs,
   # which is an assumption; many clouds give half, or less.
-  return Chip(
-    memory=memory,
-    bandwidth=bandwidth,
-    peak={"fp32": 156e12, "bf16": 312e12, "fp16": 312e12},
-    precision="bf16",
-    link=300e9,
-    network=25e9,
-    per_host=8,
-    gpu=Nvidia(name, (8, 0), 108, 1.41, 64, 167936, 166912, 40 << 20),
-  )
+  gpu = Nvidia(name, (8, 0), 108, 1.41, 64, 167936, 166912, 40 << 20)
+  return _with_tf32(memory, bandwidth, 312e12, 300e9, 25e9, gpu)
 
 
 def _hopper(memory, bandwidth, name):
   # NVIDIA H100 and H200 data sheets (SXM5), halved where they count sparsity:
   # TF32 494.7, bf16 and fp16 989.4 TFLOP/s; NVLink 900 GB/s both ways. Network:
   # a DGX H100's eight 400 Gb/s ports for 8 GPUs, which is an assumption.
-  return Chip(
-    memory=memory,
-    bandwidth=bandwidth,
-    peak={"fp32": 494.7e12, "bf16": 989.4e12, "fp16": 989.4e12},
-    precision="bf16",
-    link=450e9,
-    network=50e9,
-    per_host=8,
-    gpu=Nvidia(name, (9, 0), 132, 1.98, 128, 233472, 232448, 50 << 20),
-  )
+  gpu = Nvidia(name, (9, 0), 132, 1.98, 128, 233472, 232448, 50 << 20)
+  return _with_tf32(memory, bandwidth, 989.4e12, 450e9, 50e9, gpu)
 
 
 def _blackwell(memory, bandwidth, name):
   # An eighth of NVIDIA's DGX B200 data sheet, halved where it counts sparsity:
   # bf16 and fp16 2.25, TF32 1.125 PFLOP/s; NVLink 1800 GB/s both ways. Network:
   # its eight 400 Gb/s ports for 8 GPUs, which is an assumption.
-  return Chip(
-    memory=memory,
-    bandwidth=bandwidth,
-    peak={"fp32": 1125e12, "bf16": 2250e12, "fp16": 2250e12},
-    precision="bf16",
-    link=900e9,
-    network=50e9,
-    per_host=8,
-    gpu=Nvidia(name, (10, 0), 148, 1.965, 128, 233472, 232448, 132644864),
-  )
+  gpu = Nvidia(name, (10, 0), 148, 1.965, 128, 233472, 232448, 132644864)
+  return _with_tf32(memory, bandwidth, 2250e12, 900e9, 50e9, gpu)
 
 
 def _tpu(gib, bandwidth, rate, link, network, most):

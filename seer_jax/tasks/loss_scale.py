@@ -46,7 +46,7 @@ def adjust(
     return None
   run = jnp.where(good, loss_scale.good + 1, 0)
   grown = jnp.where(run >= growth_steps, 2.0, 1.0)
-  # float32 holds scales far beyond any use; stay finite all the same.
+  # float32 holds scales far beyond any use; stay finite anyway.
   scale = jnp.minimum(
     loss_scale.scale * jnp.where(good, grown, 0.5), jnp.float32(2.0**60)
   )

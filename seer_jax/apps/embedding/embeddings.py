@@ -72,8 +72,8 @@ class Embeddings:
   def features(self) -> np.ndarray:
     """embedding_NxD; large ones are a memory map.
 
-    Parquet cannot be mapped, so it is of a copy in the user's cache. Raises
-    UserError if a shard is damaged and Lost if the disk is full.
+    Parquet cannot be mapped, so a copy in the user's cache is. Raises UserError
+    if a shard is damaged and Lost if the disk is full.
     """
     dtype = np.dtype(self.about["dtype"])
     width = self.width

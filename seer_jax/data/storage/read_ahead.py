@@ -94,7 +94,7 @@ class BatchReader:
         ]
 
   def close(self) -> None:
-    """Ends the threads, and whoever waits for them, without waiting."""
+    """Ends the threads and wakes all waiters, without waiting."""
     self._closed = True
     for threads in (self._threads, self._readers):
       if threads is not None:

@@ -32,7 +32,7 @@ _OTHERS = 3
 
 
 class Readable(Protocol):
-  """A source, as far as it is read from."""
+  """The part of a source that is needed to read it."""
 
   def __len__(self) -> int: ...
 
