@@ -17,7 +17,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from seer_jax.apps import results
+from seer_jax.apps import frozen, results
 from seer_jax.apps import subjects as subjects_lib
 from seer_jax.config import keys, validate
 from seer_jax.evals import feature_store, features, low_shot, suite
@@ -104,6 +104,14 @@ class Evaluation:
     with errors.writing(out):
       out.mkdir(parents=True, exist_ok=True)
     self._results = results.ResultFile(out / "evals.jsonl")
+    self._frozen = frozen.Frozen(
+      config,
+      self._source,
+      self._mesh,
+      self._store,
+      self._results,
+      self._precision(),
+    )
 
   def run(
     self, subject: subjects_lib.Subject, evaluations: Sequence[Wanted]
@@ -114,51 +122,16 @@ class Evaluation:
     finite.
     """
     for each in evaluations:
-      if each.name in TRAINED and subject.name == subjects_lib.PIXELS:
-        continue  # Pixels have no trunk to train.
-      if each.name == "accuracy" and not subjects_lib.is_classifier(subject):
+      if each.name in TRAINED and subject.name in subjects_lib.WITHOUT_TRUNK:
+        continue
+      if each.name in suite.OF_CLASSIFIERS and not subjects_lib.is_classifier(
+        subject
+      ):
         continue
       if each.name in TRAINED:
         yield from self._trained(subject, each)
       else:
-        yield from self._frozen(subject, each.name)
-
-  def _frozen(self, subject, name):
-    """Runs an evaluator of `evals/`."""
-    config = copy.deepcopy(self._config)
-    config.eval.evals = (name,)
-    images = suite.sets(config, self._source, labelled=name != "stats")
-    if name == "accuracy":
-      names = images.query.source.label_names
-      subjects_lib.check_classes(subject, names)
-    fewest = len(images.bank.indices)
-    if name == "knn" and max(config.eval.knn_k) > fewest:
-      raise errors.UserError(
-        f"config.eval.knn_k asks for {max(config.eval.knn_k)} neighbours, but"
-        f" there are only {fewest} images; give at most {fewest}"
-      )
-    precision = self._precision()
-    about = subject.fingerprint, repr(subject.encoder), _facts(images)
-    key = files.key(
-      *about,
-      [each for each in keys.flatten(config) if each[0].startswith("eval.")],
-      precision,
-    )
-
-    def compute():
-      _log.info("%s: %s", subject.name, name)
-      with jax.set_mesh(self._mesh):
-        return suite.Evaluation(
-          config,
-          images,
-          subject.encoder,
-          mesh_lib.DTYPES[precision],
-          self._mesh,
-          store=self._store,
-          strict=True,
-        ).run(subject.variables)
-
-    yield from self._results.once(subject.name, name, key, compute)
+        yield from self._frozen.run(subject, each.name)
 
   def _trained(self, subject, each):
     """Mean and deviation over runs of the loop, one per seed."""
@@ -207,7 +180,11 @@ class Evaluation:
     labels = low_shot.percent(share)
     seed = seed if share < 1 else 0  # All are drawn in one way only.
     key = files.key(
-      subject.fingerprint, repr(subject.encoder), _facts(images), labels, seed
+      subject.fingerprint,
+      repr(subject.encoder),
+      frozen.facts(images),
+      labels,
+      seed,
     )
 
     def compute():
@@ -254,6 +231,8 @@ class Evaluation:
     config.task, config.seed = TRAINED[each.name], seed
     config.data = copy.deepcopy(self._config.data)
     config.mesh = copy.deepcopy(self._config.mesh)
+    for key in ("by", "attributes", "unit", "smallest_group", "resamples"):
+      config.eval[key] = self._config.eval[key]
     config.weights = subject.shape_of
     if each.name == "scratch" or not subject.weights:
       warm_start.decide(config)  # The same network, untrained.
@@ -261,6 +240,17 @@ class Evaluation:
     if each.share < 1:
       _take_share(config, each, seed)
     return config
+
+
+def without_bank(
+  config: ml_collections.ConfigDict, evaluations: Sequence[Wanted]
+) -> ml_collections.ConfigDict:
+  """The config, with the test images in place of a bank that is not needed."""
+  names = {each.name for each in evaluations}
+  if config.data.test.kind and names <= suite.WITHOUT_BANK:
+    config = copy.deepcopy(config)
+    config.data.train = copy.deepcopy(config.data.test)
+  return config
 
 
 def _take_share(config, each, seed):
@@ -324,11 +314,3 @@ def _best_of_taps(found, name, config):
       chosen = max(heads, key=heads.get)
       best[f"{name}/{tap}"] = found[f"{name}/{chosen}"]
   return best
-
-
-def _facts(images):
-  """What identifies the images of an evaluation."""
-  return [
-    (each.source.fingerprint, tuple(each.indices))
-    for each in (images.bank, images.query)
-  ]

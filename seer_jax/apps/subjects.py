@@ -1,4 +1,4 @@
-"""What is evaluated: runs, checkpoints, weights, and two baselines."""
+"""What is evaluated: runs, checkpoints, weights, and three baselines."""
 
 import dataclasses
 import logging
@@ -7,18 +7,25 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
+import numpy as np
 
+from seer_jax.apps.embedding import perceptual_hash
+from seer_jax.config import resolved
+from seer_jax.data import sources
 from seer_jax.data.preprocessing import Preprocessing
-from seer_jax.evals import feature_store
+from seer_jax.data.published import imagenet
+from seer_jax.evals import classes, feature_store
 from seer_jax.models import encoder as encoder_lib
-from seer_jax.runtime import errors
+from seer_jax.runtime import errors, files
 from seer_jax.tasks.state import key_of
 from seer_jax.weights import load
 
 _log = logging.getLogger(__name__)
 
-# The baselines: raw pixels, and the network before training.
-PIXELS, UNTRAINED = "pixels", "untrained"
+# The baselines: raw pixels, a perceptual hash, and the network before training.
+PIXELS, HASH, UNTRAINED = "pixels", "phash", "untrained"
+WITHOUT_TRUNK = (PIXELS, HASH)
 # Pictures are shrunk to this side before their pixels are features.
 _PIXEL_SIDE = 32
 
@@ -40,11 +47,41 @@ class _Pixels:
   """Normalized pixels of small pictures as features."""
 
   preprocessing: Preprocessing
+  whole_views = True  # Retrieval gives it its own view.
 
   def apply(self, variables: Any, x_NxHxWx3: jax.Array) -> dict[str, jax.Array]:
     """`avgpool`: all pixels of an image, as one vector."""
     del variables
     return {"avgpool": x_NxHxWx3.reshape(len(x_NxHxWx3), -1)}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Bits:
+  """A view of 8 x 8 pixels, black or white: the bits of a perceptual hash."""
+
+  size: int = 8
+
+  def view(self, image_HxWx3: np.ndarray) -> np.ndarray:
+    number = perceptual_hash.perceptual_hash(image_HxWx3)
+    bits = np.frombuffer(number.to_bytes(8, "big"), np.uint8)
+    bits_8x8 = np.unpackbits(bits).reshape(self.size, self.size)
+    return np.repeat(255 * bits_8x8[..., None], 3, 2)
+
+  def normalize(self, x: Any) -> Any:
+    return x / np.float32(127.5) - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class _Hash:
+  """Bits of a perceptual hash as features: their cosines rank by distance."""
+
+  preprocessing: _Bits = _Bits()
+  whole_views = True
+
+  def apply(self, variables: Any, x_NxHxWx3: jax.Array) -> dict[str, jax.Array]:
+    """`avgpool`: 64 numbers, 1 or -1."""
+    del variables
+    return {"avgpool": x_NxHxWx3[..., 0].reshape(len(x_NxHxWx3), -1)}
 
 
 def opened(names: Sequence[str], seed: int) -> list[Subject]:
@@ -54,14 +91,16 @@ def opened(names: Sequence[str], seed: int) -> list[Subject]:
   given alone.
 
   Args:
-    names: of workdirs, checkpoints or weights; "pixels"; or "untrained", which
-      is the network of the first of the others, initialized with `seed`.
+    names: of workdirs, checkpoints or weights; "pixels", "phash"; or
+      "untrained", the network of the first of the others, initialized with
+      `seed`.
     seed: of that network.
   """
   twice = [name for at, name in enumerate(names) if name in names[:at]]
   if twice:
     raise errors.UserError(f"{twice[0]} is given twice; remove one")
-  networks = [name for name in names if name not in (PIXELS, UNTRAINED)]
+  baselines = (*WITHOUT_TRUNK, UNTRAINED)
+  networks = [name for name in names if name not in baselines]
   if UNTRAINED in names and not networks:
     raise errors.UserError(
       "untrained is the network of other weights before training; give those"
@@ -79,6 +118,8 @@ def _subject(name, loaded, reference, first, seed):
   if name == PIXELS:
     network, variables = _Pixels(_small(reference)), {}
     shape_of = ""
+  elif name == HASH:
+    network, variables, shape_of = _Hash(), {}, ""
   elif name == UNTRAINED:
     network = _bare(reference)
     x = jnp.zeros((1, 64, 64, 3))
@@ -86,7 +127,7 @@ def _subject(name, loaded, reference, first, seed):
     variables = dict(jax.jit(network.init)(key, x))
   else:
     (network, variables), shape_of = loaded[name], name
-  is_baseline = name in (PIXELS, UNTRAINED)
+  is_baseline = name in (*WITHOUT_TRUNK, UNTRAINED)
   return Subject(
     name=name,
     weights="" if is_baseline else name,
@@ -116,6 +157,47 @@ def _small(reference):
 def is_classifier(subject: Subject) -> bool:
   """Whether its network has logits."""
   return bool(getattr(subject.encoder, "classes", 0))
+
+
+def class_names(
+  config: ml_collections.ConfigDict, subject: Subject, labels: Sequence[str]
+) -> Sequence[str]:
+  """Names of a classifier's classes; () if their numbers are the labels'.
+
+  They are those of `config.eval.class_names`; of the images that a run trained
+  on; or, of 1,000 classes, ImageNet's. Labels with none of these names are
+  numbers, if there are as many. Raises UserError if the file has another number
+  of names.
+  """
+  count, path = subject.encoder.classes, config.eval.class_names
+  if path:
+    names = classes.read_names(path)
+    if len(names) != count:
+      raise errors.UserError(
+        f"{path} has {len(names)} names, but {subject.name} has {count} classes"
+      )
+    return names
+  names = _trained_on(subject)
+  if len(names) != count and count == len(imagenet.classes()):
+    names = imagenet.classes()
+  if len(names) != count:
+    return ()
+  parts = {part for label in labels for part in label.split("|")}
+  return names if parts & set(names) or len(labels) != count else ()
+
+
+def _trained_on(subject):
+  """Labels of the images that a run was trained on; () if unknown."""
+  workdir = files.user_path(subject.weights or ".")
+  workdir = workdir.parent.parent if workdir.name.isdigit() else workdir
+  if not (workdir / "config.json").is_file():
+    return ()
+  try:
+    config = resolved.of_run(workdir)
+    return sources.open_source(config.data.train).label_names
+  except errors.UserError as error:
+    _log.info("the classes of %s have no names: %s", subject.name, error)
+    return ()
 
 
 def check_classes(subject: Subject, labels: Sequence[str]) -> None:

@@ -18,25 +18,54 @@ def collect(results: Iterable[tuple[str, str, float]]) -> dict:
 def cells(figures: Figures, columns: Sequence[str]) -> list[list[str]]:
   """A header and a row per figure; with several seeds "0.951 ± 0.004".
 
-  Of a probe's heads only the chosen ones are shown; the file has all of them.
+  A figure with an interval is "0.951 (0.940 to 0.961)", and its row has the
+  number of images, or of households or people. Groups that are too small have
+  only the number. Of a probe's heads only the chosen ones are shown; the file
+  has all of them.
   """
   rows = [["", *columns]]
   for name, values in figures.items():
     above, _, last = name.rpartition("/")
-    of_head = above and "@" in last
-    if of_head or "/choice/" in name or (last == "std" and above in figures):
+    of_head = above and "@" in last and "precision@" not in last
+    if of_head or "/choice/" in name:
       continue
-    spread = figures.get(f"{name}/std", {})
-    rows.append(
-      [name, *(_cell(values.get(one), spread.get(one)) for one in columns)]
-    )
+    if last == "n" and above not in figures:
+      number = _number(values)
+      rows.append([f"{above} (n = {number}: too few)", *("-" for _ in columns)])
+    elif last not in _BESIDE or above not in figures:
+      rows.append([name + _count(name, figures), *_row(name, figures, columns)])
   return rows
 
 
-def _cell(value, spread):
+# Figures that are shown in the cell of another.
+_BESIDE = ("std", "low", "high", "n")
+
+
+def _row(name, figures, columns):
+  beside = [figures.get(f"{name}/{last}", {}) for last in _BESIDE[:3]]
+  return [
+    _cell(figures[name].get(one), *(each.get(one) for each in beside))
+    for one in columns
+  ]
+
+
+def _count(name, figures):
+  found = figures.get(f"{name}/n")
+  return f" (n = {_number(found)})" if found else ""
+
+
+def _number(values):
+  numbers = sorted({int(each) for each in values.values()})
+  return " to ".join(f"{each:,}" for each in {*numbers[:1], *numbers[-1:]})
+
+
+def _cell(value, spread, low, high):
   if value is None:
     return "-"
-  text = f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+  digits = 3 if abs(value) < 10 else 1
+  text = f"{value:.{digits}f}"
+  if low is not None and high is not None:
+    return f"{text} ({low:.{digits}f} to {high:.{digits}f})"
   return text if spread is None else f"{text} ± {spread:.3f}"
 
 

@@ -1,4 +1,4 @@
-"""`pack` and `inspect`: images into shards, and what is in them."""
+"""`pack`, `inspect`, `prepare`: shards, what is in images, tables of them."""
 
 import argparse
 import functools
@@ -120,6 +120,56 @@ def _inspect(options: argparse.Namespace) -> None:
       print(line)
 
 
+def _add_prepare(parser):
+  parser.add_argument(
+    "dataset",
+    metavar="NAME",
+    help="casual_conversations, miap, utkface, dollar_street, imagenet_a,"
+    " imagenet_r, imagenet_sketch, imagenet_v2, objectnet, copydays,"
+    " roxford5k, rparis6k, geolocation",
+  )
+  parser.add_argument("folder", metavar="FOLDER", help="of its images")
+  parser.add_argument(
+    "target",
+    metavar="DST",
+    help="CSV to write; of copydays, roxford5k and rparis6k a folder of them",
+  )
+  add = functools.partial(option, parser)
+  add("--metadata", "FILE", "published JSON; gnd_*.pkl; CSV of coordinates")
+  add("--concepts", "FILE", "JSON of Dollar Street: concept -> class names")
+  add("--distractors", "DIR", "images that match nothing, for copydays")
+  add("--cells", "FILE", "CSV of cells, for geolocation")
+
+
+def _prepare(options: argparse.Namespace) -> None:
+  from seer_jax.commands import logs
+  from seer_jax.data.published import prepare
+
+  logs.show()
+  paths = {
+    name: files.user_path(value) if value else None
+    for name in ("metadata", "concepts", "distractors", "cells")
+    for value in [getattr(options, name)]
+  }
+  written = prepare.prepare(
+    options.dataset,
+    files.user_path(options.folder),
+    files.user_path(options.target),
+    paths,
+  )
+  for path in written:
+    print(path)
+
+
+PREPARE = Command(
+  "Makes tables of published test sets: images, labels, attributes.",
+  (
+    "seer-jax prepare utkface ~/UTKFace utk.csv",
+    "seer-jax prepare roxford5k ~/oxford oxford --metadata gnd_roxford5k.pkl",
+  ),
+  _add_prepare,
+  _prepare,
+)
 PACK = Command(
   "Packs images into ArrayRecord shards, without EXIF or GPS; resumes.",
   (

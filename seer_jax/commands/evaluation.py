@@ -23,16 +23,26 @@ def _add_eval(parser):
     "what",
     metavar="WHAT",
     nargs="+",
-    help="workdir, checkpoint, weights by path or name, pixels, untrained",
+    help="workdir, checkpoint, weights by path or name, or a baseline: pixels,"
+    " phash, untrained",
   )
   add = functools.partial(option, parser)
   add(
     "--evals",
     "LIST",
     "of stats, knn, logistic, svm, accuracy, linear, finetune, scratch;"
-    " finetune@1%% takes a share of the labels",
+    " finetune@1%% takes a share of the labels; fairness: associations, same;"
+    " robustness: shifts, corruptions; retrieval; geolocation",
     "knn,logistic",
   )
+  add("--by", "LIST", "columns to split figures by; a*b crosses two", "")
+  add(
+    "--attributes",
+    "FILE",
+    "CSV or Parquet with these columns (the --test list, if it is one)",
+    "",
+  )
+  add("--shifts", "LIST", "shifted test sets, imagenet_a=FOLDER,...", "")
   add("--seeds", "N", "of evaluations that train", 1)
   add("--linear", "FILE", "config of the linear probe's training")
   parser.add_argument(
@@ -52,8 +62,12 @@ def _eval(options: argparse.Namespace) -> None:
   if options.seeds < 1:
     raise errors.UserError(f"--seeds is {options.seeds}; it must be positive")
   asked = evaluate.wanted("stats" if options.without_labels else options.evals)
+  for key, value in (("by", options.by), ("shifts", options.shifts)):
+    if value:
+      config.eval[key] = tuple(each.strip() for each in value.split(","))
+  config.eval.attributes = options.attributes or config.eval.attributes
   evaluation = evaluate.Evaluation(
-    config,
+    evaluate.without_bank(config, asked),
     recipes,
     out,
     options.seeds,
@@ -65,9 +79,9 @@ def _eval(options: argparse.Namespace) -> None:
   )
   if not figures:
     raise errors.UserError(
-      f"--evals {options.evals} measures nothing: accuracy needs weights"
-      " with a classifier, which linear and finetune train, and pixels have no"
-      " trunk to train"
+      f"--evals {options.evals} measures nothing: accuracy, associations,"
+      " shifts and geolocation need weights with a classifier, which linear and"
+      " finetune train, and pixels and phash have no trunk to train"
     )
   columns = [subject.name for subject in opened]
   if options.without_labels:
@@ -149,7 +163,7 @@ def _begin(options, names, **recipes):
   for which in ("train", "test"):
     if getattr(options, which):
       _point(config.data[which], getattr(options, which))
-  _take_data(config, names)
+  _take_data(config, names, bool(options.test))
   of_recipes = {
     name: from_flags.read(
       path or f"{defaults.__file__}:labelled", options.overrides
@@ -166,8 +180,8 @@ def _point(source, path):
   source.kind = pack.kind_of(str(files.user_path(path)))
 
 
-def _take_data(config, names):
-  """Uses the data of the first run, if none are given."""
+def _take_data(config, names, has_test):
+  """Uses the data of the first run, if no images are given."""
   from seer_jax.config import resolved
 
   train = config.data.train
@@ -178,7 +192,9 @@ def _take_data(config, names):
     workdir = workdir.parent.parent if workdir.name.isdigit() else workdir
     if (workdir / "config.json").exists():
       data = resolved.of_run(workdir).data
-      config.data.train, config.data.test = data.train, data.test
+      config.data.train = data.train
+      if not has_test:
+        config.data.test = data.test
       return
 
 

@@ -83,6 +83,7 @@ BELOW_1 = Check(lambda v: 0 <= v < 1, "be 0 or more, and below 1")
 WITHIN_1 = Check(lambda v: 0 < v < 1, "be between 0 and 1")
 UP_TO_1 = Check(lambda v: 0 < v <= 1, "be above 0, and 1 at most")
 COUNTS = tuple_of(_is_count, "counts")
+SEVERITIES = tuple_of(lambda v: v in (1, 2, 3, 4, 5), "strengths, 1 to 5")
 POSITIVES = tuple_of(lambda v: v > 0, "positive numbers")
 TAPS = tuple_of(heads.tap, "taps (heads.tap)")
 PAIR = Check(

@@ -8,34 +8,18 @@ from the data when the run starts (`auto.py`), and the log says why.
 
 import difflib
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import ml_collections
 from ml_collections import config_dict
 
 from seer_jax.config import checks
+from seer_jax.config.eval_keys import EVAL
+from seer_jax.config.key import Key, Open
 from seer_jax.data import sources
 from seer_jax.data.storage import read_ahead
 
 ConfigDict = ml_collections.ConfigDict
-
-
-class Key(NamedTuple):
-  """The default of a key, and what each value must be.
-
-  A free key may change between two starts of a run: it affects no result. An
-  open one has the type of its values (`kind`) instead of a default.
-  """
-
-  default: Any
-  check: checks.Check
-  free: bool = False
-  kind: type | None = None
-
-
-def Open(kind: type, check: checks.Check, free: bool = False) -> Key:  # noqa: N802
-  """A key that is chosen from the data when the run starts."""
-  return Key(None, check, free, kind)
 
 
 def _source(prefix: str, **changes: Any) -> dict[str, Key]:
@@ -222,35 +206,7 @@ KEYS: Mapping[str, Key] = {
   "optim.decay_norms": Key(True, checks.FLAG),
   "optim.decay_biases": Key(True, checks.FLAG),
   "optim.trust": Key(0.001, checks.POSITIVE),  # Of LARC and LARS.
-  # Steps between evaluations; 0 evaluates only before the first and after the
-  # last step.
-  "eval.every": Key(0, checks.AT_LEAST_0),
-  # What is measured: names of `suite.EVALUATORS`.
-  "eval.evals": Key(("stats", "knn"), checks.or_empty(checks.NAMES)),
-  # Most images that an evaluation reads, of the bank and of the queries alike.
-  "eval.max_images": Key(50_000, checks.POSITIVE),
-  "eval.batch_size": Key(256, checks.POSITIVE),
-  # Clean views: the shorter side is resized, then the center cropped; chosen
-  # from the crops if None.
-  "eval.resize": Open(int, checks.POSITIVE),
-  "eval.size": Open(int, checks.POSITIVE),
-  # "bilinear" and "bicubic" equal PIL's, bit for bit; "area" averages.
-  "eval.interpolation": Key(
-    "bilinear", checks.one_of("bilinear", "bicubic", "area")
-  ),
-  # Outputs of the network that classifiers of frozen features are fitted to.
-  "eval.taps": Key(("avgpool",), checks.TAPS),
-  # A grid: kNN for each number of neighbours, temperature and metric.
-  "eval.knn_k": Key((20, 200), checks.COUNTS),
-  "eval.knn_temperature": Key((0.1,), checks.POSITIVES),
-  "eval.knn_metric": Key(("cosine",), checks.METRICS),
-  # Labels that logistic regression and SVMs are fitted to: shares of all, and
-  # numbers per class, each drawn with several seeds.
-  "eval.shares": Key((1.0,), checks.SHARES),
-  "eval.shots": Key((), checks.or_empty(checks.COUNTS)),
-  "eval.seeds": Key(3, checks.POSITIVE),
-  # Share of the training images held out as queries if there is no test set.
-  "eval.held_out": Key(0.2, checks.WITHIN_1),
+  **EVAL,
   "log.every": Key(
     20, checks.POSITIVE
   ),  # Steps between lines of metrics.jsonl.

@@ -171,6 +171,27 @@ def center_crop(
   return square[margin : margin + size, margin : margin + size]
 
 
+def resize(
+  image_HxWx3: np.ndarray, height: int, width: int, interpolation: str
+) -> np.ndarray:
+  """The whole image at another size, uint8.
+
+  "bilinear" and "bicubic" are PIL's; "area" averages.
+  """
+  if interpolation in resize_lib.FILTERS:
+    return resize_lib.whole(image_HxWx3, height, width, interpolation)
+  how = cv2.INTER_AREA
+  return cv2.resize(image_HxWx3, (width, height), interpolation=how)
+
+
+def upright_size(data: bytes) -> tuple[int, int] | None:
+  """(height, width) of an image as it decodes, by its header; None if unknown.
+
+  Of EXIF orientations, those of JPEGs are applied.
+  """
+  return image_header.upright_jpeg_size(data) or image_header.image_size(data)
+
+
 def _decode_bgr(data: bytes, max_pixels: int, reduction: int = 1) -> np.ndarray:
   # OpenCV's decoders give RGB as well, but JPEGs a third slower than BGR with
   # the channels swapped afterwards.

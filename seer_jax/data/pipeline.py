@@ -23,7 +23,7 @@ import numpy as np
 from absl import flags
 
 from seer_jax.data import crops, shuffle, sources, workers
-from seer_jax.data.preprocessing import Preprocessing
+from seer_jax.data.preprocessing import View
 from seer_jax.data.storage import read_ahead, retry
 from seer_jax.runtime import errors
 from seer_jax.runtime import mesh as mesh_lib
@@ -290,10 +290,10 @@ def abstract_batch(
 
 @dataclasses.dataclass(frozen=True)
 class _CleanView:
-  """Index of an image, or -1 for padding -> its clean view. Runs in workers."""
+  """Index of an image, or -1 for padding -> its view. Runs in threads."""
 
   source: sources.Source
-  preprocessing: Preprocessing
+  view: View
   max_pixels: int
 
   def read(self, index: int) -> sources.Example:
@@ -304,9 +304,8 @@ class _CleanView:
   def __call__(
     self, index: int, read: Callable[[], sources.Example]
   ) -> dict[str, Any]:
-    side = self.preprocessing.size
     nothing = {
-      "image": np.zeros((side, side, 3), np.uint8),
+      "image": np.zeros((*self.view.shape, 3), np.uint8),
       "index": index,
       "label": -1,
       "mask": False,
@@ -318,7 +317,7 @@ class _CleanView:
     except (OSError, errors.BadImage):
       return nothing
     return {
-      "image": self.preprocessing.view(image),
+      "image": self.view(image, index),
       "index": index,
       "label": self.source.label_of(index),
       "mask": True,
@@ -328,27 +327,27 @@ class _CleanView:
 def clean_batches(
   source: sources.Source,
   indices: Sequence[int],
-  preprocessing: Preprocessing,
+  view: View,
   mesh: jax.sharding.Mesh,
   batch_size: int,
   max_pixels: int,
   reads: int = read_ahead.READS,
 ) -> Iterator[dict[str, jax.Array]]:
-  """Batches of clean views: {"image": uint8 BxSxSx3, "index", "label", "mask"}.
+  """Batches of views: {"image": uint8 BxHxWx3, "index", "label", "mask"}.
 
-  Every chosen image once, in order. The mask is False for unusable images and
-  for the rows that fill up the last batch, whose index is -1. `preprocessing`
-  makes the view, of side S; pixels are not normalized. `batch_size`, of all
-  devices together, is raised to a multiple of their number.
+  Every chosen image once, in order, H x W as `view.shape` says. The mask is
+  False for unusable images and for the rows that fill up the last batch, whose
+  index is -1. Pixels are not normalized. `batch_size`, of all devices together,
+  is raised to a multiple of their number.
   """
   batch = -(-batch_size // mesh.size) * mesh.size
   padded = np.full(-(-len(indices) // batch) * batch, -1, np.int64)
   padded[: len(indices)] = indices
-  view = _CleanView(source, preprocessing, max_pixels)
+  seen = _CleanView(source, view, max_pixels)
   rows = mesh_lib.local_rows(mesh, batch)
   indices_SxB = padded.reshape(-1, batch)[:, rows]
   batches = read_ahead.BatchReader(
-    view,
+    seen,
     lambda step: indices_SxB[step].tolist(),
     len(indices_SxB),
     reads=reads,

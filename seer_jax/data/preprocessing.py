@@ -7,7 +7,7 @@ answers, only worse, so the preprocessing belongs to them.
 import dataclasses
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -51,6 +51,38 @@ class Preprocessing:
   def normalize(self, x: Any) -> Any:
     """Pixels from 0 to 255 to normalized floats; NumPy or JAX."""
     return normalize(x / np.float32(255), self.mean, self.std)
+
+
+class View(Protocol):
+  """How an evaluation sees the images of a set.
+
+  A frozen dataclass: its `repr` tells it from other views, in the cache of
+  features too.
+  """
+
+  @property
+  def shape(self) -> tuple[int, int]:
+    """Height and width of every result."""
+    ...
+
+  def __call__(self, image_HxWx3: np.ndarray, index: int) -> np.ndarray:
+    """The network's input, uint8, of a decoded image and its index."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True)
+class CleanView:
+  """The view that belongs to weights: `Preprocessing.view`."""
+
+  preprocessing: Preprocessing
+
+  @property
+  def shape(self) -> tuple[int, int]:
+    return self.preprocessing.size, self.preprocessing.size
+
+  def __call__(self, image_HxWx3: np.ndarray, index: int) -> np.ndarray:
+    del index
+    return self.preprocessing.view(image_HxWx3)
 
 
 def normalize(x: Any, mean: Sequence[float], std: Sequence[float]) -> Any:

@@ -138,16 +138,16 @@ def center_crop(
   out_h, out_w = (resize, out_long) if height < width else (out_long, resize)
   top, left = round((out_h - size) / 2), round((out_w - size) / 2)
   if long <= _LONG * short:
-    image_HxWx3 = _resize(image_HxWx3, out_h, out_w, interpolation)
+    image_HxWx3 = whole(image_HxWx3, out_h, out_w, interpolation)
   elif height < width:
     columns = _weights(width, out_w, left, size, interpolation)
     image_HxWx3 = _weigh(image_HxWx3.swapaxes(0, 1), *columns).swapaxes(0, 1)
-    image_HxWx3 = _resize(image_HxWx3, out_h, size, interpolation)
+    image_HxWx3 = whole(image_HxWx3, out_h, size, interpolation)
     left = 0
   else:
     rows_SxK, weights_SxK = _weights(height, out_h, top, size, interpolation)
     first, last = rows_SxK.min(), rows_SxK.max() + 1
-    image_HxWx3 = _resize(
+    image_HxWx3 = whole(
       image_HxWx3[first:last], last - first, out_w, interpolation
     )
     image_HxWx3 = _weigh(image_HxWx3, rows_SxK - first, weights_SxK)
@@ -155,7 +155,13 @@ def center_crop(
   return image_HxWx3[top : top + size, left : left + size]
 
 
-def _resize(image_HxWx3, height, width, interpolation):
+def whole(
+  image_HxWx3: np.ndarray, height: int, width: int, interpolation: str
+) -> np.ndarray:
+  """PIL's resize of the whole image, rows first; `interpolation` in `FILTERS`.
+
+  Proportions may change.
+  """
   image = Image.fromarray(np.ascontiguousarray(image_HxWx3))
   how = getattr(Image.Resampling, interpolation.upper())
   # One axis per call; Pillow does nothing if the size is the same.

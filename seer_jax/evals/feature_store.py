@@ -1,9 +1,9 @@
 """Features on disk: computed once for weights, data and preprocessing.
 
-A set is a folder: a file of float32 rows per tap, the labels, and a note of how
-many images they cover. It grows batch by batch, and a pass that was killed
-resumes after the last row that the note covers. Rows are returned as memory
-maps, so a set may be larger than memory.
+A set is a folder: a file of float32 rows per tap, the labels, the indices of
+the images, and a note of how many images they cover. It grows batch by batch,
+and a pass that was killed resumes after the last row that the note covers. Rows
+are returned as memory maps, so a set may be larger than memory.
 """
 
 import fcntl
@@ -22,6 +22,9 @@ from seer_jax.runtime import errors, files
 from seer_jax.runtime import mesh as mesh_lib
 
 _NOTE, _LABELS, _LOCK = "done.json", "labels.i64", "lock"
+_INDICES = "indices.i64"
+# Changes with the files of a set.
+_VERSION = 2
 
 
 class FeatureStore:
@@ -53,7 +56,9 @@ class FeatureStore:
       self._fingerprint(variables),
       images.source.fingerprint,
       files.fingerprint(indices.tobytes()),
+      images.view,
       about,
+      _VERSION,
     )
     try:
       folder.mkdir(parents=True, exist_ok=True)
@@ -92,6 +97,7 @@ class FeatureStore:
       widths = {tap: x.shape[1] for tap, x in part.taps.items()}
       arrays = {_file_of(tap): x for tap, x in part.taps.items()}
       arrays[_LABELS] = part.labels_B.astype(np.int64)
+      arrays[_INDICES] = part.index_B.astype(np.int64)
       for name, x in arrays.items():
         width = x.shape[1] if x.ndim == 2 else 1
         with open(folder / name, "ab") as file:
@@ -125,8 +131,10 @@ def _file_of(tap):
 
 def _mapped(folder, note, tap, width):
   count = note["rows"]
-  labels_N = np.fromfile(folder / _LABELS, np.int64, count)
+  labels_N, index_N = (
+    np.fromfile(folder / name, np.int64, count) for name in (_LABELS, _INDICES)
+  )
   features_NxD = np.memmap(
     folder / _file_of(tap), np.float32, "r", shape=(count, width)
   )
-  return features.finite(features_NxD, labels_N)
+  return features.finite(features_NxD, labels_N, index_N)

@@ -26,6 +26,7 @@ class Features:
   features_NxD: np.ndarray  # Float32.
   labels_N: np.ndarray  # -1 for none.
   nonfinite: float = 0.0  # Share of the images left out.
+  index_N: np.ndarray | None = None  # Of the images in their source, if known.
 
   def labelled(self) -> "Features":
     """Those with a label."""
@@ -34,7 +35,10 @@ class Features:
 
   def only(self, rows: np.ndarray) -> "Features":
     """Some of them, by index or by a mask."""
-    return Features(self.features_NxD[rows], self.labels_N[rows])
+    index_N = None if self.index_N is None else self.index_N[rows]
+    return Features(
+      self.features_NxD[rows], self.labels_N[rows], index_N=index_N
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +47,12 @@ class ImageSet:
 
   source: sources.Source
   indices: Sequence[int]
+  # How they are seen; None as the encoder's weights expect.
+  view: preprocessing.View | None = None
+
+  def view_for(self, encoder: "Encoder") -> preprocessing.View:
+    """The view of these images that an encoder gets."""
+    return self.view or preprocessing.CleanView(encoder.preprocessing)
 
 
 class Rows(NamedTuple):
@@ -50,6 +60,7 @@ class Rows(NamedTuple):
 
   taps: dict[str, np.ndarray]  # BxD, by name.
   labels_B: np.ndarray  # -1 for none.
+  index_B: np.ndarray  # In the source.
   done: int  # Images of the set processed so far.
 
 
@@ -116,7 +127,7 @@ class Extractor:
       store: keeps features between processes; see `feature_store.py`.
       strict: refuses features that are not finite instead of leaving them out.
     """
-    self._preprocessing, self.mesh = encoder.preprocessing, mesh
+    self._encoder, self.mesh = encoder, mesh
     self._batch_size, self._max_pixels = batch_size, max_pixels
     self._reads = reads
     self.between, self._store, self._strict = between, store, strict
@@ -126,6 +137,9 @@ class Extractor:
       max_pixels,
       np.dtype(dtype).name,
       self.taps,
+      # What else an encoder does, apart from its variables.
+      repr(getattr(encoder, "pooling", None)),
+      getattr(encoder, "regional", False),
     )
     self._kept: dict[int, dict[str, Features]] = {}
     self._warned: set[tuple[int, int]] = set()
@@ -170,13 +184,11 @@ class Extractor:
       rows = functools.partial(self.rows, variables, images)
       return self._store.get(variables, images, self._about, rows)
     parts = list(self.rows(variables, images))
-    return {
-      tap: finite(
-        np.concatenate([part.taps[tap] for part in parts]),
-        np.concatenate([part.labels_B for part in parts]),
-      )
-      for tap in self.taps
-    }
+    return {tap: _joined(parts, tap) for tap in self.taps}
+
+  def of_rows(self, variables: Any, images: ImageSet) -> Features:
+    """Features of the first tap, kept nowhere."""
+    return _joined(list(self.rows(variables, images)), self.taps[0])
 
   def rows(
     self, variables: Any, images: ImageSet, first: int = 0
@@ -189,7 +201,7 @@ class Extractor:
     batches = pipeline.clean_batches(
       images.source,
       images.indices[first:],
-      self._preprocessing,
+      images.view_for(self._encoder),
       self.mesh,
       self._batch_size,
       self._max_pixels,
@@ -206,7 +218,7 @@ class Extractor:
       seen += len(label_B)
       taps = {tap: np.asarray(x)[mask_B] for tap, x in found.items()}
       first = min(first + len(mask_B), len(images.indices))
-      yield Rows(taps, label_B, first)
+      yield Rows(taps, label_B, index_B[mask_B], first)
     if not seen:
       raise errors.UserError(
         f"none of the {len(images.indices)} images to evaluate is usable; see"
@@ -219,6 +231,14 @@ class Extractor:
         self._warned.add((id(source), index))
         name, reason = pipeline.describe(source, index, self._max_pixels)
         _log.warning("left out of the evaluation: %r: %s", name, reason)
+
+
+def _joined(parts, tap):
+  return finite(
+    np.concatenate([part.taps[tap] for part in parts]),
+    np.concatenate([part.labels_B for part in parts]),
+    np.concatenate([part.index_B for part in parts]),
+  )
 
 
 def compiled(
@@ -247,7 +267,9 @@ def stored(variables: Any, mesh: jax.sharding.Mesh) -> dict[str, Any]:
   }
 
 
-def finite(features_NxD: np.ndarray, labels_N: np.ndarray) -> Features:
+def finite(
+  features_NxD: np.ndarray, labels_N: np.ndarray, index_N: np.ndarray
+) -> Features:
   """Leaves out rows that are not finite, since one would spoil every sum."""
   # In parts: a memory map may be larger than memory.
   finite_N = np.concatenate(
@@ -257,7 +279,7 @@ def finite(features_NxD: np.ndarray, labels_N: np.ndarray) -> Features:
     ]
   )
   if finite_N.all():
-    return Features(features_NxD, labels_N)
+    return Features(features_NxD, labels_N, index_N=index_N)
   share = 1 - float(finite_N.mean())
   _log.warning(
     "the features of %d of %d images are not finite, and left out of the"
@@ -265,4 +287,6 @@ def finite(features_NxD: np.ndarray, labels_N: np.ndarray) -> Features:
     (~finite_N).sum(),
     len(finite_N),
   )
-  return Features(features_NxD[finite_N], labels_N[finite_N], share)
+  return Features(
+    features_NxD[finite_N], labels_N[finite_N], share, index_N[finite_N]
+  )

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seer_jax.evals import features
+from seer_jax.evals.groups import rates
 from seer_jax.runtime import errors
 from seer_jax.runtime import mesh as mesh_lib
 
@@ -46,10 +47,11 @@ class Knn:
     bank: features.ImageSet,
     query: features.ImageSet,
     grid: Grid,
+    split: rates.Split = rates.no_split,
   ):
     """Takes a grid whose taps `extract` has."""
     self._extract, self._bank, self._query = extract, bank, query
-    self._grid = grid
+    self._grid, self._split = grid, split
 
   def run(self, variables: Any) -> Iterator[tuple[str, float]]:
     """Yields (`knn/k=20`, share of queries classified correctly), ...
@@ -63,7 +65,7 @@ class Knn:
         self._extract(variables, images, tap)
         for images in (self._bank, self._query)
       )
-      found = accuracies(
+      found = hits(
         bank,
         query,
         grid.ks,
@@ -72,14 +74,16 @@ class Knn:
         self._extract.mesh,
         self._extract.between,
       )
-      for (k, temperature), (top1, top5) in found.items():
+      index_Q = query.labelled().index_N
+      for (k, temperature), (top1_Q, top5_Q) in found.items():
         name = f"knn/k={k}"
         name += f",T={temperature:g}" * (len(grid.temperatures) > 1)
         name += f",{metric}" * (len(grid.metrics) > 1)
         name += f",{tap}" * (len(grid.taps) > 1)
-        yield name, top1
-        if top5 is not None:
-          yield f"{name}/top5", top5
+        yield name, _mean(top1_Q)
+        yield from self._split(name, index_Q, top1_Q)
+        if top5_Q is not None:
+          yield f"{name}/top5", _mean(top5_Q)
 
 
 def accuracies(
@@ -89,18 +93,42 @@ def accuracies(
   temperatures: Sequence[float],
   metric: str = "cosine",
   mesh: jax.sharding.Mesh | None = None,
-  between: Callable[[], None] = lambda: None,
 ) -> dict[tuple[int, float], tuple[float, float | None]]:
-  """{(k, T): (top-1, top-5) accuracy}; top-5 is None for up to five labels.
+  """{(k, T): (top-1, top-5) accuracy}, the means of `hits`.
 
-  A k larger than the bank means the whole bank. Images without a label (-1) are
-  left out of both sets; if one set is then empty, the accuracy is 0. `between`
-  is called before each chunk of queries.
+  If one of the sets has no labels, the accuracy is 0.
+  """
+  found = hits(bank, query, ks, temperatures, metric, mesh)
+  return {
+    setting: (_mean(top1_Q), None if top5_Q is None else _mean(top5_Q))
+    for setting, (top1_Q, top5_Q) in found.items()
+  }
+
+
+def _mean(right_Q):
+  return float(np.mean(right_Q)) if len(right_Q) else 0.0
+
+
+def hits(
+  bank: features.Features,
+  query: features.Features,
+  ks: Sequence[int],
+  temperatures: Sequence[float],
+  metric: str = "cosine",
+  mesh: jax.sharding.Mesh | None = None,
+  between: Callable[[], None] = lambda: None,
+) -> dict[tuple[int, float], tuple[np.ndarray, np.ndarray | None]]:
+  """{(k, T): (whether each query is right, is among the first five)}.
+
+  The latter is None for up to five labels. A k larger than the bank means the
+  whole bank. Images without a label (-1) are left out of both sets; if one set
+  is then empty, there are no queries. `between` is called before each chunk of
+  queries.
   """
   bank, query = bank.labelled(), query.labelled()
   grid = list(itertools.product(ks, temperatures))
   if not (len(bank.labels_N) and len(query.labels_N)):
-    return dict.fromkeys(grid, (0.0, None))
+    return dict.fromkeys(grid, (np.zeros(0, bool), None))
   classes = 1 + int(max(bank.labels_N.max(), query.labels_N.max()))
   similarity_QxK, index_QxK = nearest(
     bank.features_NxD, query.features_NxD, max(ks), metric, mesh, between
@@ -119,8 +147,8 @@ def accuracies(
 
 
 def _right(similarity_QxK, votes_for_QxK, labels_Q, temperature, classes):
-  """(top-1, top-5) of one setting. A tie goes to the smaller label."""
-  top1 = top5 = 0
+  """Top-1 and top-5 of each query. A tie goes to the smaller label."""
+  top1, top5 = [], []
   for start in range(0, len(labels_Q), _QUERIES):
     part = slice(start, start + _QUERIES)
     similarity, wanted = similarity_QxK[part].astype(float), labels_Q[part]
@@ -132,10 +160,9 @@ def _right(similarity_QxK, votes_for_QxK, labels_Q, temperature, classes):
       cells, weight.ravel(), minlength=len(wanted) * classes
     ).reshape(-1, classes)
     order_QxL = np.argsort(-votes_QxL, axis=1, kind="stable")
-    top1 += np.sum(order_QxL[:, 0] == wanted)
-    top5 += np.sum(order_QxL[:, :5] == wanted[:, None])
-  count = len(labels_Q)
-  return float(top1 / count), float(top5 / count) if classes > 5 else None
+    top1.append(order_QxL[:, 0] == wanted)
+    top5.append((order_QxL[:, :5] == wanted[:, None]).any(1))
+  return np.concatenate(top1), np.concatenate(top5) if classes > 5 else None
 
 
 def nearest(

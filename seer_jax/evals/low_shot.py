@@ -21,6 +21,7 @@ from sklearn import (
 from sklearn import svm as sklearn_svm
 
 from seer_jax.evals import features
+from seer_jax.evals.groups import rates
 from seer_jax.runtime import errors
 
 # Of logistic regression. VISSL's are larger by the number of images, which
@@ -67,8 +68,10 @@ class LowShot:
     wanted: Sequence[Labels],
     seeds: int,
     tap: str | None = None,
+    split: rates.Split = rates.no_split,
   ):
     """Takes labels from `bank`, and tests on all of `query`."""
+    self._split = split
     self._extract, self._bank, self._query = extract, bank, query
     self._name, self._fit, self._tap = name, fit, tap
     self._wanted, self._seeds = wanted, seeds
@@ -88,11 +91,13 @@ class LowShot:
       found = []
       for seed in range(seeds):
         self._extract.between()
-        found.append(accuracy(bank, query, self._fit, labels, seed))
+        found.append(hits(bank, query, self._fit, labels, seed))
       name = f"{self._name}/{labels.name}"
-      yield name, float(np.mean(found))
+      means = [float(np.mean(hits_Q)) for hits_Q in found]
+      yield name, float(np.mean(means))
       if seeds > 1:
-        yield f"{name}/std", float(np.std(found, ddof=1))
+        yield f"{name}/std", float(np.std(means, ddof=1))
+      yield from self._split(name, query.index_N, np.mean(found, 0))
 
 
 def accuracy(
@@ -102,7 +107,18 @@ def accuracy(
   labels: Labels,
   seed: int,
 ) -> float:
-  """Top-1 of a classifier fitted to some labels of the bank, on all queries.
+  """Top-1 accuracy, the mean of `hits`."""
+  return float(np.mean(hits(bank, query, fit, labels, seed)))
+
+
+def hits(
+  bank: features.Features,
+  query: features.Features,
+  fit: Fit,
+  labels: Labels,
+  seed: int,
+) -> np.ndarray:
+  """Whether a classifier fitted to some labels of the bank is right, by query.
 
   Raises UserError if there are too few images, or fewer than two classes.
   """
@@ -111,9 +127,7 @@ def accuracy(
   some = bank.only(rows)
   _check_classes(some.labels_N, f"{labels.name} of the labels")
   classifier = fit(some.features_NxD, some.labels_N)
-  return float(
-    np.mean(classifier.predict(query.features_NxD) == query.labels_N)
-  )
+  return classifier.predict(query.features_NxD) == query.labels_N
 
 
 def draw(labels_N: np.ndarray, labels: Labels, seed: int) -> np.ndarray:

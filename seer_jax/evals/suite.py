@@ -1,26 +1,31 @@
 """Which images a run is evaluated on while it trains, and how."""
 
 import logging
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
 import jax
 import ml_collections
 import numpy as np
 
 from seer_jax.data import shuffle, sources
-from seer_jax.evals import accuracy, feature_stats, features, knn
+from seer_jax.evals import (
+  accuracy,
+  boxes,
+  classes,
+  feature_stats,
+  features,
+  geolocation,
+  knn,
+)
+from seer_jax.evals.context import Context, Sets
+from seer_jax.evals.fairness import associations, same_attribute
+from seer_jax.evals.groups import rates
+from seer_jax.evals.retrieval import retrieval
+from seer_jax.evals.robustness import corruption_error, shifts
 from seer_jax.runtime import errors
 
 _log = logging.getLogger(__name__)
-
-
-class Sets(NamedTuple):
-  """Image sets of an evaluation."""
-
-  bank: features.ImageSet  # Training images, whose labels may be learned from.
-  query: features.ImageSet  # Images to test on.
-  choice: features.ImageSet | None = None  # Held out, to choose a head by.
 
 
 def open_source(
@@ -107,7 +112,8 @@ def sets(
     test = open_source(config, "test")
     if labelled:
       need_labels(test, "config.data.test")
-    _check_labels(source, test)
+    if not set(config.eval.evals) <= _BY_NAME:
+      _check_labels(source, test)
     held_out, query = 0, _some(config, test, 0, len(test))
   else:
     held_out = max(1, int(len(source) * config.eval.held_out))
@@ -140,20 +146,22 @@ class Evaluation:
     between: Callable[[], None] = lambda: None,
     store: features.Store | None = None,
     strict: bool = False,
+    class_names: Sequence[str] = (),
   ):
     """Prepares the evaluators.
 
-    Raises UserError if one does not exist.
+    Raises UserError if one does not exist, or lacks what it needs.
 
     Args:
       between: called before each batch; an exception ends the evaluation.
       store: keeps features between processes.
       strict: whether features that are not finite are an error; otherwise they
         are left out, and counted.
+      class_names: of the encoder's classes; () if their numbers are those of
+        the images' labels.
     """
-    self._config, self._images = config, images
-    self._encoder, self._mesh = encoder, mesh
-    self._options = {
+    query = boxes.of_config(config, images.query, encoder)
+    options = {
       "batch_size": config.eval.batch_size,
       "max_pixels": config.data.max_pixels,
       "reads": config.data.reads,
@@ -166,12 +174,24 @@ class Evaluation:
       taps=config.eval.taps,
       store=store,
       strict=strict,
-      **self._options,
+      **options,
+    )
+    self._context = Context(
+      config=config,
+      images=images._replace(query=query),
+      encoder=encoder,
+      mesh=mesh,
+      extract=self._extract,
+      options=options,
+      store=store,
+      strict=strict,
+      split=rates.of_config(config, query),
+      class_names=class_names,
     )
     self._evaluators = [
       evaluator
       for name in config.eval.evals
-      for evaluator in self._create(name)
+      for evaluator in _created(name, self._context)
     ]
 
   def run(self, variables: Any) -> dict[str, float]:
@@ -185,52 +205,107 @@ class Evaluation:
     finally:
       self._extract.forget()
 
-  def _create(self, name) -> Iterator[Evaluator]:
-    options = self._config.eval
-    bank, query, choice = self._images
-    data = self._extract, bank, query
-    match name:
-      case "stats":
-        yield feature_stats.Spread(self._extract, bank)
-      case "accuracy":
-        yield accuracy.Accuracy(
-          self._encoder, self._mesh, query, choice, **self._options
-        )
-      case "knn":
-        reason = _why_no_knn(bank, query)
-        if reason:
-          _log.info("kNN is skipped: %s", reason)
-          return
-        yield knn.Knn(
-          *data,
-          knn.Grid(
-            options.knn_k,
-            options.knn_temperature,
-            options.knn_metric,
-            options.taps,
-          ),
-        )
-      case "logistic" | "svm":
-        # scikit-learn, which most runs never use, takes a second to import.
-        from seer_jax.evals import low_shot
 
-        fit = low_shot.logistic if name == "logistic" else low_shot.svm
-        wanted = [
-          *map(low_shot.percent, options.shares),
-          *map(low_shot.shots, options.shots),
-        ]
-        for tap in options.taps:
-          label = name if len(options.taps) == 1 else f"{name},{tap}"
-          yield low_shot.LowShot(*data, label, fit, wanted, options.seeds, tap)
-      case _:
-        raise errors.UserError(
-          f"config.eval.evals has {name!r}, which does not exist; use"
-          f" {', '.join(EVALUATORS)}"
-        )
+def _created(name: str, ctx: Context) -> Iterator[Evaluator]:
+  """The evaluators of a name in `EVALUATORS`."""
+  match name:
+    case "stats":
+      yield feature_stats.Spread(ctx.extract, ctx.images.bank)
+    case "accuracy":
+      yield accuracy.Accuracy(
+        ctx.encoder,
+        ctx.mesh,
+        ctx.images.query,
+        ctx.images.choice,
+        truth=_truth(ctx),
+        split=ctx.split,
+        **ctx.options,
+      )
+    case "knn":
+      yield from _knn(ctx)
+    case "logistic" | "svm":
+      yield from _low_shot(name, ctx)
+    case "associations":
+      yield associations.Associations(ctx)
+    case "same":
+      yield same_attribute.SameAttribute(ctx)
+    case "shifts":
+      yield shifts.Shifts(ctx)
+    case "corruptions":
+      yield corruption_error.CorruptionError(ctx, _truth(ctx))
+    case "retrieval":
+      yield retrieval.Retrieval(ctx)
+    case "geolocation":
+      yield geolocation.Geolocation(ctx)
+    case _:
+      raise errors.UserError(
+        f"config.eval.evals has {name!r}, which does not exist; use"
+        f" {', '.join(EVALUATORS)}"
+      )
 
 
 # The names for `config.eval.evals`.
-EVALUATORS = ("stats", "knn", "accuracy", "logistic", "svm")
+EVALUATORS = (
+  *("stats", "knn", "accuracy", "logistic", "svm"),
+  *("associations", "same", "shifts", "corruptions", "retrieval"),
+  "geolocation",
+)
+# Those that need a classifier; and those that look at no bank.
+OF_CLASSIFIERS = frozenset(
+  {"accuracy", "associations", "shifts", "geolocation"}
+)
+WITHOUT_BANK = OF_CLASSIFIERS
+# Those that need a label of every image set.
+LABELLED = frozenset(
+  {"knn", "accuracy", "logistic", "svm", "same", "shifts", "corruptions"}
+)
+# Those that compare labels by name, if at all.
+_BY_NAME = WITHOUT_BANK | {"same", "retrieval", "stats"}
+
+
+def _truth(ctx):
+  """Which classes are right; None if labels are the numbers of classes."""
+  labels, options = ctx.images.query.source.label_names, ctx.config.eval
+  if not ctx.class_names:
+    return None
+  return classes.of_labels(labels, ctx.class_names, options.mask_classes)
+
+
+def _knn(ctx):
+  options, (bank, query, _) = ctx.config.eval, ctx.images
+  reason = _why_no_knn(bank, query)
+  if reason:
+    _log.info("kNN is skipped: %s", reason)
+    return
+  grid = knn.Grid(
+    options.knn_k, options.knn_temperature, options.knn_metric, options.taps
+  )
+  yield knn.Knn(ctx.extract, bank, query, grid, ctx.split)
+
+
+def _low_shot(name, ctx):
+  # scikit-learn, which most runs never use, takes a second to import.
+  from seer_jax.evals import low_shot
+
+  options, (bank, query, _) = ctx.config.eval, ctx.images
+  fit = low_shot.logistic if name == "logistic" else low_shot.svm
+  wanted = [
+    *map(low_shot.percent, options.shares),
+    *map(low_shot.shots, options.shots),
+  ]
+  for tap in options.taps:
+    label = name if len(options.taps) == 1 else f"{name},{tap}"
+    yield low_shot.LowShot(
+      ctx.extract,
+      bank,
+      query,
+      label,
+      fit,
+      wanted,
+      options.seeds,
+      tap,
+      ctx.split,
+    )
 
 
 def _why_no_knn(bank, query):

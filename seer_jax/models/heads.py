@@ -17,7 +17,8 @@ from seer_jax.models import batch_norm, regnet
 from seer_jax.runtime import errors
 
 # The maps of `regnet.RegNet`, then the vectors.
-TAPS = ("conv1", "res2", "res3", "res4", "res5", "avgpool", "projection")
+_VECTORS = ("avgpool", "projection", "logits")
+TAPS = ("conv1", "res2", "res3", "res4", "res5", *_VECTORS)
 
 
 class Tap(NamedTuple):
@@ -40,7 +41,7 @@ def tap(text: str) -> Tap:
       f"there is no tap {text!r}; use {', '.join(TAPS)}; append :2x1 to a map"
       " for a grid of means, or :all for the whole map"
     )
-  if grid and name in ("avgpool", "projection"):
+  if grid and name in _VECTORS:
     raise errors.UserError(f"{text!r}: {name} is a vector; remove :{grid}")
   if grid == "all":
     return Tap(name, 0, 0)

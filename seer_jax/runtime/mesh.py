@@ -34,6 +34,7 @@ _RULES = (
   (r"/kernel$", True),
   (r"/(scale|shift|bias|mean|var)$", False),
   (r"(^|/)count$", False),
+  (r"^whitening/", False),
   (r"^(step|window|extra|loss_scale|nonfinite_steps)\b", False),
 )
 

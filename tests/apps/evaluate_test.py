@@ -282,7 +282,8 @@ def test_a_killed_pass_goes_on_behind_what_is_on_the_disk(tmp_path):
     for at in range(first, stop, 2):
       x = np.arange(at, at + 2, dtype=np.float32)[:, None] * [1, 10]
       labels = np.arange(at, at + 2)
-      yield features.Rows({"avgpool": x.astype(np.float32)}, labels, at + 2)
+      x = x.astype(np.float32)
+      yield features.Rows({"avgpool": x}, labels, 2 * labels, at + 2)
 
   def killed(first):
     yield from rows(first, stop=6)
@@ -299,6 +300,7 @@ def test_a_killed_pass_goes_on_behind_what_is_on_the_disk(tmp_path):
   wanted = np.arange(10)[:, None] * [1, 10]
   np.testing.assert_array_equal(found["avgpool"].features_NxD, wanted)
   np.testing.assert_array_equal(found["avgpool"].labels_N, np.arange(10))
+  np.testing.assert_array_equal(found["avgpool"].index_N, 2 * np.arange(10))
   # Other variables, images or preprocessing are other features.
   store.get({"params": np.ones(1)}, images, "about", rows)
   store.get({}, features.ImageSet(source, list(range(9))), "about", rows)

@@ -143,7 +143,12 @@ def test_clean_batches_hold_every_image_once_and_padding_is_masked():
   seen = []
   prepared = preprocessing.Preprocessing(resize=8, size=8)
   batches = pipeline.clean_batches(
-    source, chosen, prepared, mesh.make(8), batch_size=8, max_pixels=2**20
+    source,
+    chosen,
+    preprocessing.CleanView(prepared),
+    mesh.make(8),
+    batch_size=8,
+    max_pixels=2**20,
   )
   for batch in batches:
     assert batch["image"].shape == (8, 8, 8, 3)

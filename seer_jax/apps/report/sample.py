@@ -122,7 +122,7 @@ def _look(network, variables, images, mesh, config):
   batches = pipeline.clean_batches(
     images.source,
     images.indices,
-    network.preprocessing,
+    images.view_for(network),
     mesh,
     min(config.eval.batch_size, _BATCH),
     config.data.max_pixels,

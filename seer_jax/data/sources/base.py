@@ -18,9 +18,10 @@ class Source(Protocol):
 
   A source may have more methods: `other_names_of(i)`, names beside the id by
   which an owner may know an image; `path_of(i)`, the file of an image that is a
-  file of its own; `digest(i)`, the SHA-256 of the file that an image was packed
-  from, or None. `names_are_known`, if set, says that `id_of` gives the ids of
-  the examples without reading them.
+  file of its own; `row_of(i, table)`, the row of a list that it is, None if the
+  images are not from that list; `digest(i)`, the SHA-256 of the file that an
+  image was packed from, or None. `names_are_known`, if set, says that `id_of`
+  gives the ids of the examples without reading them.
   """
 
   label_names: tuple[str, ...]
@@ -45,6 +46,12 @@ def path_of(source: Source, i: int) -> str:
   """The file of an image, or its id if it is not a file of its own."""
   found = getattr(source, "path_of", None)
   return found(i) if found else source.id_of(i)
+
+
+def row_of(source: Source, i: int, table: str) -> int | None:
+  """The row of a table that an image is; None if the source is another."""
+  found = getattr(source, "row_of", None)
+  return found(i, table) if found else None
 
 
 def digest_of(source: Source, i: int) -> bytes | None:

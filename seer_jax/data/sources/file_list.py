@@ -57,7 +57,7 @@ class Listing:
       raise errors.UserError("no list given: path is ''; set it to a file")
     self._name = filesystem.absolute(path)
     self.root = os.path.dirname(self._name)
-    local = _local(self._name)
+    local = local_copy(self._name)
     self.fingerprint = filesystem.fingerprint(local)
     is_table = local.endswith((".parquet", ".csv"))
     if column and not is_table:
@@ -76,7 +76,7 @@ class Listing:
       )
       _tell(text)
     if label_file:
-      path = _local(filesystem.absolute(label_file))
+      path = local_copy(filesystem.absolute(label_file))
       array = _memory_mapped(path)
       if len(array) != len(self):
         raise errors.UserError(
@@ -108,6 +108,10 @@ class Listing:
   def path_of(self, i: int) -> str:
     name = self.id_of(i)
     return name if filesystem.is_url(name) else os.path.join(self.root, name)
+
+  def row_of(self, i: int, table: str) -> int | None:
+    check_index(i, len(self))
+    return i if filesystem.absolute(table) == self._name else None
 
   def __repr__(self) -> str:
     return f"Listing({self._name!r}, {len(self)} images)"
@@ -183,8 +187,11 @@ def _memory_mapped(path) -> np.ndarray[Any, Any]:
   return array
 
 
-def _local(path: str) -> str:
-  """The local path of a list; for a URL, a copy in the user's cache."""
+def local_copy(path: str) -> str:
+  """The local path of a list; for a URL, a copy in the user's cache.
+
+  Raises UserError if it cannot be read.
+  """
   with errors.reading(f"the list {path}"):
     if not filesystem.is_url(path):
       if os.path.isdir(path):

@@ -15,6 +15,7 @@ from seer_jax.data.sources.base import (
   digest_of,
   other_names_of,
   path_of,
+  row_of,
 )
 from seer_jax.data.storage import filesystem
 from seer_jax.data.storage.example import Example
@@ -135,6 +136,9 @@ class Excluding:
 
   def path_of(self, i: int) -> str:
     return path_of(self._source, i)
+
+  def row_of(self, i: int, table: str) -> int | None:
+    return row_of(self._source, i, table)
 
   def other_names_of(self, i: int) -> tuple[str, ...]:
     return other_names_of(self._source, i)

@@ -16,6 +16,7 @@ from seer_jax.data.sources.base import (
   digest_of,
   other_names_of,
   path_of,
+  row_of,
 )
 from seer_jax.data.storage import index_cache
 from seer_jax.data.storage.example import Example, check_index
@@ -59,6 +60,9 @@ class Subset:
 
   def path_of(self, i: int) -> str:
     return path_of(self._source, self._at(i))
+
+  def row_of(self, i: int, table: str) -> int | None:
+    return row_of(self._source, self._at(i), table)
 
   def _at(self, i):
     check_index(i, len(self))

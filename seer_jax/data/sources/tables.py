@@ -35,7 +35,8 @@ class Table:
     if self._table.is_empty:
       raise errors.UserError(f"{path} has no rows; give one per image")
     texts = [each.name for each in schema if _is_text(each.type)]
-    self._paths = _chosen(path, schema, texts, column)
+    self.names = tuple(schema.names)
+    self.path_column = _chosen(path, schema, texts, column)
     named = [name for name in schema.names if name.lower() in _LABELS]
     if not named and not self._table.has_header:
       named = schema.names[1:2]
@@ -45,9 +46,15 @@ class Table:
   def write_paths(self, out: pathlib.Path) -> None:
     """Writes them as lines, for fast access to rows."""
     with out.open("wb") as file:
-      for column in self._table.columns(self._paths):
+      for column in self._table.columns(self.path_column):
         for value in column:
           file.write(array_record.escaped(value or "") + b"\n")
+
+  def texts(self, name: str) -> list[str]:
+    """A column as text; "" where it is empty. For tables that fit in memory."""
+    return [
+      _text(value) for column in self._table.columns(name) for value in column
+    ]
 
   def labels(self) -> Iterator[label_index.Part]:
     """Whole numbers or names; floats that are whole count as numbers.
@@ -69,6 +76,14 @@ class Table:
     raise errors.UserError(
       f"{self._path} has the label {value!r}; use whole numbers or strings"
     )
+
+
+def _text(value):
+  if value is None or value != value:  # pandas writes NaN for nothing.
+    return ""
+  if isinstance(value, float) and value.is_integer():
+    return str(int(value))
+  return str(value)
 
 
 class _Parquet:

@@ -1,0 +1,1 @@
+"""Published test sets, in the layouts that their authors gave them."""

@@ -1,0 +1,1 @@
+"""SEER's fairness indicators (Goyal et al. 2022)."""

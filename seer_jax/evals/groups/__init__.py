@@ -1,0 +1,1 @@
+"""Figures split by groups of images."""

@@ -1,0 +1,1 @@
+"""Finding the same object, or copies of an image."""

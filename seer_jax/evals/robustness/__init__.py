@@ -1,0 +1,1 @@
+"""Accuracy on shifted and corrupted images."""
