@@ -66,11 +66,13 @@ def test_published_buckets_are_shipped_and_a_file_replaces_them(tmp_path):
 
 def test_labels_are_found_in_any_case_and_among_synonyms(caplog):
   names = ["hog, pig, swine", "Prison", "face"]
-  assert associations._classes_of("b", ["swine", "prison"], names) == [0, 1]
-  assert associations._classes_of("b", ["swine", "slug"], names) == [0]
-  assert "has no class slug" in caplog.text
-  with pytest.raises(errors.UserError, match=r"none of its labels \(slug"):
-    associations._classes_of("b", ["slug"], names)
+  buckets = {"a": ["swine", "prison"], "b": ["swine", "slug"], "c": ["beard"]}
+  found = associations.classes_of(buckets, names)
+  assert found == {"a": [0, 1], "b": [0]}
+  assert "bucket b: the classifier has no class slug" in caplog.text
+  assert "bucket c is left out" in caplog.text
+  with pytest.raises(errors.UserError, match="no label of the buckets is one"):
+    associations.classes_of({"c": ["beard"]}, names)
 
 
 def test_precision_at_k_equals_an_example_on_paper():

@@ -74,7 +74,7 @@ class Associations:
   """Rates of the buckets, of single labels, and both by group."""
 
   def __init__(self, ctx: context.Context):
-    """Raises UserError if no label of a bucket is one of the classes."""
+    """Raises UserError if no label of any bucket is one of the classes."""
     if not ctx.class_names:
       raise errors.UserError(
         "associations need the names of the classifier's classes; set"
@@ -83,13 +83,9 @@ class Associations:
     self._wanted = read_buckets(ctx.config.eval.buckets)
     self._extract, self._query = ctx.extractor(("logits",)), ctx.images.query
     self._split = ctx.split
-    self._classes = {
-      name: _classes_of(name, labels, ctx.class_names)
-      for name, labels in self._wanted.buckets.items()
-    }
+    self._classes = classes_of(self._wanted.buckets, ctx.class_names)
     self._single = {
-      name: _classes_of(name, [name], ctx.class_names, needed=False)
-      for name in self._wanted.labels
+      name: _numbers([name], ctx.class_names) for name in self._wanted.labels
     }
 
   def run(self, variables: Any) -> Iterator[tuple[str, float]]:
@@ -157,28 +153,39 @@ def excess(
         yield f"{name}/excess", value - float(np.mean(others))
 
 
-def _classes_of(bucket, labels, names, needed=True):
-  """Numbers of the classes that labels name, in any case.
+def classes_of(
+  buckets: Mapping[str, Sequence[str]], names: Sequence[str]
+) -> dict[str, list[int]]:
+  """The classes of each bucket; labels match names of classes in any case.
 
-  A class such as "hog, pig" has several names.
+  A class such as "hog, pig" has several names. Buckets without a class are left
+  out, with a warning. Raises UserError if all are.
   """
-  numbers: dict[str, list[int]] = {}
-  for at, name in enumerate(names):
-    for each in {name, *name.split(",")}:
-      numbers.setdefault(each.strip().lower(), []).append(at)
-  unknown = [each for each in labels if each.strip().lower() not in numbers]
-  if unknown and needed:
-    if len(unknown) == len(labels):
-      raise errors.UserError(
-        f"bucket {bucket}: none of its labels ({', '.join(labels[:4])}, ...) is"
-        f" one of the classifier's {len(names)} classes; give a file that fits"
-        " as config.eval.buckets"
+  found = {}
+  for bucket, labels in buckets.items():
+    unknown = [each for each in labels if not _numbers([each], names)]
+    if len(unknown) < len(labels):
+      found[bucket] = _numbers(labels, names)
+    if unknown:
+      _log.warning(
+        "bucket %s%s: the classifier has no class %s",
+        bucket,
+        "" if bucket in found else " is left out",
+        ", ".join(unknown[:8]) + ", ..." * (len(unknown) > 8),
       )
-    _log.warning(
-      "bucket %s: the classifier has no class %s",
-      bucket,
-      ", ".join(unknown[:8]) + ", ..." * (len(unknown) > 8),
+  if not found:
+    some = ", ".join(errors.shown(name) for name in names[:3])
+    raise errors.UserError(
+      f"no label of the buckets is one of the {len(names)} classes ({some},"
+      " ...); give a file with labels that are as config.eval.buckets"
     )
-  return sorted(
-    {at for each in labels for at in numbers.get(each.strip().lower(), [])}
-  )
+  return found
+
+
+def _numbers(labels, names):
+  wanted = {label.strip().lower() for label in labels}
+  return [
+    at
+    for at, name in enumerate(names)
+    if wanted & {each.strip().lower() for each in (name, *name.split(","))}
+  ]
