@@ -53,11 +53,13 @@ class Frozen:
         if result.name not in found:
           yield result
         found[result.name] = result.value
-    means = corruption_error.summary(
-      found, getattr(subject.encoder, "classes", 0) == 1000
+    is_imagenet = getattr(subject.encoder, "classes", 0) == 1000
+    yield from self._results.once(
+      subject.name,
+      "corruptions, means",
+      files.key(sorted(found.items()), is_imagenet),
+      lambda: corruption_error.summary(found, is_imagenet),
     )
-    for key, value in means.items():
-      yield results.Result(subject.name, key, value)
 
   def _one(self, subject, name, config):
     config = copy.deepcopy(config)
@@ -98,7 +100,18 @@ class Frozen:
           class_names=class_names,
         ).run(subject.variables)
 
-    yield from self._results.once(subject.name, name, key, compute)
+    yield from self._results.once(
+      subject.name, name, key, compute, described(images, name)
+    )
+
+
+def described(images: suite.Sets, name: str) -> str:
+  """The images of an evaluation, in words."""
+  query, bank = (
+    f"{len(each.indices):,} images of {each.source!r}"
+    for each in (images.query, images.bank)
+  )
+  return query if name in suite.WITHOUT_BANK else f"{query}, against {bank}"
 
 
 def facts(images: suite.Sets) -> list[object]:

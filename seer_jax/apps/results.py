@@ -37,12 +37,14 @@ class ResultFile:
     evaluation: str,
     key: str,
     compute: Callable[[], dict[str, float]],
+    on: str = "",
   ) -> Iterator[Result]:
     """Results under a key, from the file, or computed and appended to it.
 
     Args:
       key: a fingerprint of everything that the figures depend on.
       compute: returns figures by name.
+      on: the images, in words.
     """
     if key not in self._known:
       self._known[key] = compute()
@@ -50,6 +52,7 @@ class ResultFile:
         "what": what,
         "eval": evaluation,
         "key": key,
+        "on": on,
         "figures": self._known[key],
       }
       try:

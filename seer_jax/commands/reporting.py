@@ -1,4 +1,4 @@
-"""`report`: one page that says whether a run worked."""
+"""`report`: a page that says whether a run worked; a model card."""
 
 import argparse
 import functools
@@ -35,8 +35,17 @@ def _add_arguments(parser):
     "what seer-jax eval wrote, for its figures (WORKDIR/evals)",
   )
 
+  parser.add_argument(
+    "--card",
+    action="store_true",
+    help="write a model card instead (WORKDIR/card.html and card.md)",
+  )
+
 
 def _report(options: argparse.Namespace) -> None:
+  if options.card:
+    _card(options)
+    return
   from seer_jax.apps.report import report
 
   if options.images is not None and options.images < 0:
@@ -56,6 +65,21 @@ def _report(options: argparse.Namespace) -> None:
   for workdir, verdict in zip(options.workdirs, found, strict=True):
     print(f"{workdir}: {verdict.title}. {verdict.sentence}")
   print(out)
+
+
+def _card(options):
+  from seer_jax.apps.card import card
+
+  if len(options.workdirs) > 1:
+    raise errors.UserError(
+      f"--card is of one run, but {len(options.workdirs)} are given; give one"
+    )
+  logs.show()
+  workdir = files.user_path(options.workdirs[0])
+  out = files.user_path(options.out) if options.out else workdir / card.NAME
+  evals = files.user_path(options.evals) if options.evals else None
+  for path in card.write(workdir, out, evals):
+    print(path)
 
 
 REPORT = Command(

@@ -93,7 +93,7 @@ class Groups:
     units = self._table.of(self._unit, index_N) if self._unit else None
     yield from self._whole(name, value_N, units)
     for column in self._by:
-      groups = self._table.of(column, index_N)
+      groups = _fit_for_names(self._table.of(column, index_N))
       found = rates(
         value_N, groups, units, self._smallest, self._resamples, name + column
       )
@@ -149,6 +149,11 @@ class Groups:
         ", ".join(small[:5]) + ", ..." * (len(small) > 5),
         self._smallest,
       )
+
+
+def _fit_for_names(groups):
+  """Groups without the `/` that divides names of figures."""
+  return [group.replace("/", "|") for group in groups]
 
 
 def of_config(

@@ -47,7 +47,9 @@ class Retrieval:
     self._truth = _read_truth(options.ground_truth, ctx.images)
     if not options.ground_truth:
       _need_labels(ctx.images)
-    self._white = _whitening_set(ctx, options.whiten)
+    # Pixels and hashes are compared as they are.
+    is_whole = getattr(ctx.encoder, "whole_views", False)
+    self._white = None if is_whole else _whitening_set(ctx, options.whiten)
 
   def run(self, variables: Any) -> Iterator[tuple[str, float]]:
     """Yields (`retrieval/mAP`, mean over queries), `retrieval/mP@10`, ...

@@ -1,0 +1,1 @@
+"""A model card: what a run is, what was measured, and what was not."""

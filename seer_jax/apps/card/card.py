@@ -1,0 +1,64 @@
+"""Writes the card of a run, as a page and as Markdown."""
+
+import datetime
+import pathlib
+from importlib import resources
+
+import jinja2
+
+import seer_jax
+from seer_jax.apps import tables
+from seer_jax.apps.card import measured, sections
+from seer_jax.apps.report import history
+from seer_jax.runtime import files
+
+NAME = "card.html"
+
+
+def write(
+  workdir: pathlib.Path,
+  out: pathlib.Path,
+  evals: pathlib.Path | None = None,
+) -> list[pathlib.Path]:
+  """Writes the card of a run to `out`, and beside it with the ending `.md`.
+
+  Raises UserError if the workdir has no run, or a file cannot be written, and
+  Lost if the disk is full.
+
+  Args:
+    evals: the folder that `seer-jax eval` wrote to, beside WORKDIR/evals.
+
+  Returns:
+    The paths of the page and of the Markdown.
+  """
+  (run,) = history.read([workdir], evals)
+  found = measured.read(workdir, evals, run.name)
+  content = {
+    "name": run.name,
+    "summary": sections.summary(run, found),
+    "learned": sections.learned(run),
+    "sections": sections.sections(run, found),
+    "version": seer_jax.__version__,
+    "made": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
+  }
+  written = [out, out.with_suffix(".md")]
+  for path, template in zip(written, ("card.html", "card.md"), strict=True):
+    text = _environment().get_template(template).render(content)
+    files.write_text(path, text)
+  return written
+
+
+def _environment():
+  environment = jinja2.Environment(
+    loader=jinja2.PackageLoader("seer_jax.apps.card", "page"),
+    autoescape=jinja2.select_autoescape(("html",)),
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
+  )
+  style = resources.files("seer_jax.apps.report") / "page" / "report.css"
+  environment.globals |= {
+    "style": style.read_text(),
+    "markdown": lambda it: tables.markdown([it.head, *it.rows]),
+  }
+  return environment
