@@ -4,16 +4,19 @@
       --finetune configs/finetune_vissl.py:seer --train ~/imagenet/train \
       --test ~/imagenet/val
 
-| recipe | is | | --- | --- | | seer | SEER's on ImageNet: 35 epochs, SwAV's
-augmentation (84.2 %) | | seer_384 | that of the released fine-tuned weights:
-384 px, bicubic, only flips | | seer_384_swav | the same with color distortion
-and blur (tricks_384_swav) | | imagenet | VISSL's base: 105 epochs, a tenth at
-30, 60, 90, 100 | | cosine | 100 epochs of a cosine, without decay of biases | |
-two_rates | trunk and head with different rates | | inaturalist18, places205,
-small | other data sets | | semisup | SEER's 1 % and 10 %: 70 epochs, first
-layer of the projection | | swav_1percent, swav_10percent | SwAV's own: 20
-epochs, a rate for the head | | strong | mixup 0.8, CutMix 1, RandAugment, EMA,
-stochastic depth |
+| recipe | is |
+| --- | --- |
+| seer | SEER's on ImageNet: 35 epochs, SwAV's augmentation (84.2 %) |
+| seer_384 | that of the released weights: 384 px, bicubic, only flips |
+| seer_384_swav | with color distortion and blur too (tricks_384_swav) |
+| imagenet | VISSL's base: 105 epochs, a tenth at 30, 60, 90, 100 |
+| cosine | 100 epochs of a cosine, without decay of biases |
+| two_rates | trunk and head with different rates |
+| inaturalist18, places205, small | other data sets |
+| geolocation | cells of the Earth (MP-16): 15 epochs |
+| semisup | SEER's 1 % and 10 %: 70 epochs, the projection's first layer |
+| swav_1percent, swav_10percent | SwAV's own: 20 epochs, a rate for the head |
+| strong | mixup 0.8, CutMix 1, RandAugment, EMA, stochastic depth |
 
 For 1 % and 10 % of the labels use `--evals finetune@1%`, or the published lists
 with `--config.data.train.only=FILE`. Expected with RG-256: 84.2 (seer), 60.5
@@ -90,6 +93,11 @@ def _inaturalist18(config):
   _stepped(config, 24, 0.1, 7, 14, 21)
 
 
+def _geolocation(config):
+  _stepped(config, 15, 0.1, 4, 8, 12, 13, 14)
+  config.optim.weight_decay = 1e-4
+
+
 def _semisup(config):
   _stepped(config, 70, 0.05, 30)
   config.finetune.head = "swav"
@@ -133,6 +141,7 @@ _RECIPES = {
   "inaturalist18": _inaturalist18,
   "places205": _imagenet,
   "small": _imagenet,
+  "geolocation": _geolocation,
   "semisup": _semisup,
   "swav_1percent": _swav_1percent,
   "swav_10percent": _swav_10percent,

@@ -137,6 +137,57 @@ def test_copies_are_found_by_a_hash_too(seer, tmp_path):
   assert out.splitlines()[1].split() == ["retrieval/mAP", "1.000", "1.000"]
 
 
+@pytest.mark.slow
+def test_places_are_learned_by_the_common_loop(seer, tmp_path):
+  """Red photographs are in Paris, blue ones in Sydney."""
+  folder = tmp_path / "photos"
+  folder.mkdir()
+  rng, lines = np.random.default_rng(0), []
+  for at in range(64):
+    image = rng.integers(0, 60, (24, 24, 3), dtype=np.uint8)
+    image[..., 2 * (at % 2)] += 150
+    cv2.imwrite(str(folder / f"{at}.png"), image)
+    lines.append(f"{at}.png," + ("48.9,2.4" if at % 2 else "-33.9,151.2"))
+  places, cells = tmp_path / "places.csv", tmp_path / "cells.csv"
+  places.write_text("path,latitude,longitude\n" + "\n".join(lines) + "\n")
+  cells.write_text(
+    "class_label,latitude_mean,longitude_mean\n0,48.8,2.3\n1,-33.8,151.1\n"
+  )
+  table = tmp_path / "train.csv"
+  status, _, err = seer(
+    *("prepare", "geolocation", folder, table, "--metadata", places),
+    *("--cells", cells),
+  )
+  assert status == 0, err
+  config = tmp_path / "finetune.py"
+  config.write_text(
+    "from seer_jax import config as config_lib\n\n\n"
+    "def get_config():\n"
+    "  config = config_lib.labelled()\n"
+    '  config.task = "finetune"\n'
+    "  config.steps, config.batch_size, config.optim.lr = 30, 16, 0.5\n"
+    "  config.crops.sizes = (16,)\n"
+    "  config.model.regnet = (1, 16, 16.0, 2.0, 8)\n"
+    "  config.model.strides = (2,)\n"
+    "  config.report.images = 0\n"
+    "  return config\n"
+  )
+  status, _, err = seer(
+    *("train", "--config", config, "--workdir", tmp_path / "run"),
+    *("--config.data.train.kind=list", f"--config.data.train.path={table}"),
+  )
+  assert status == 0, err
+  status, _, err = seer(
+    *("eval", tmp_path / "run", "--evals", "geolocation", "--test", table),
+    f"--config.eval.cells={cells}",
+  )
+  assert status == 0, err
+  (found,) = figures(tmp_path / "evals", "geolocation")
+  # The cells' means are 12 and 14 km from the photographs.
+  assert found["geolocation/1km"] == 0 and found["geolocation/25km"] == 1
+  assert 12 < found["geolocation/median_km"] < 15
+
+
 @pytest.mark.parametrize(
   ("more", "words"),
   [

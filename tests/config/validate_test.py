@@ -234,6 +234,10 @@ EPOCHS = {
   ),
   "finetune_vissl:cosine": (100, {0: 0.25, 50: 0.125, 99.999: 2.5e-7}),
   "finetune_vissl:inaturalist18": (24, {0: 0.1, 7: 1e-2, 14: 1e-3, 21: 1e-4}),
+  "finetune_vissl:geolocation": (
+    15,
+    {0: 0.1, 4: 1e-2, 8: 1e-3, 12: 1e-4, 13: 1e-5, 14: 1e-6},
+  ),
   "finetune_vissl:semisup": (70, {0: 0.05, 30: 0.005}),
   "finetune_vissl:swav_1percent": (20, {0: 0.02, 12: 0.004, 16: 0.0008}),
   "finetune_vissl:swav_10percent": (20, {0: 0.01, 12: 0.002, 16: 0.0004}),
