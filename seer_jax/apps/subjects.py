@@ -183,7 +183,8 @@ def class_names(
   if len(names) != count:
     return ()
   parts = {part for label in labels for part in label.split("|")}
-  return names if parts & set(names) or len(labels) != count else ()
+  are_known = parts & set(names) or all(part.isdigit() for part in parts)
+  return names if are_known or len(labels) != count else ()
 
 
 def _trained_on(subject):

@@ -29,7 +29,8 @@ def of_labels(
   """The truth of images with labels, for a classifier with named classes.
 
   Args:
-    labels: names of the images' labels.
+    labels: names of the images' labels; numbers that are no names are those of
+      classes, as the folders of ImageNet-V2 (sorted as text, 10 precedes 2).
     classes: names of the classifier's classes, in order.
     masked: whether only classes that some label names may be predicted, as
       published for ImageNet-A, ImageNet-R and ObjectNet.
@@ -41,6 +42,9 @@ def of_labels(
   right_LxC = np.zeros((len(labels), len(classes)), bool)
   for at, label in enumerate(labels):
     for name in label.split(SEPARATOR):
+      if name not in number_of and name.isdigit() and int(name) < len(classes):
+        right_LxC[at, int(name)] = True
+        continue
       if name not in number_of:
         some = ", ".join(errors.shown(each) for each in classes[:3])
         raise errors.UserError(

@@ -12,6 +12,7 @@ from typing import Any, TextIO
 import ml_collections
 import tqdm
 
+from seer_jax.evals.groups import rates
 from seer_jax.runtime import distributed, host
 from seer_jax.tasks import base
 from seer_jax.training import metrics, monitors
@@ -105,7 +106,8 @@ class RunLog:
     """Logs an evaluation that took so long."""
     self.writer.write(step, dict(found) | {"eval_seconds": seconds})
     # Of a probe's many heads the chosen one is enough; the rest is in the file.
-    shown = [f"{k} {v:.3f}" for k, v in found.items() if "@" not in k]
+    # The same for groups of images.
+    shown = [f"{k} {found[k]:.3f}" for k in rates.whole(found) if "@" not in k]
     self._bar.say(
       f"step {step}: {', '.join(shown)}, eval_seconds {seconds:.3f}"
     )

@@ -125,16 +125,23 @@ def test_corruptions_are_kept_kind_by_kind(seer, tmp_path, monkeypatch):
 
 
 def test_copies_are_found_by_a_hash_too(seer, tmp_path):
-  originals = planted(tmp_path / "o", *(f"{i}.png" for i in range(6)))
-  lines = [f"{originals / f'{i}.png'},{i}" for i in range(6)]
-  table = tmp_path / "table.csv"
-  table.write_text("path,label\n" + "\n".join(lines) + "\n")
-  status, out, err = seer(
-    *("eval", "phash", "pixels", "--evals", "retrieval"),
-    *("--train", table, "--test", table, "--config.eval.retrieval.whiten="),
-  )
+  tables = {}
+  for which in ("originals", "copies"):
+    # Of equal names and equal pixels.
+    folder = planted(tmp_path / which, *(f"{i}.png" for i in range(6)))
+    lines = [f"{folder / f'{i}.png'},{i}" for i in range(6)]
+    tables[which] = tmp_path / f"{which}.csv"
+    tables[which].write_text("path,label\n" + "\n".join(lines) + "\n")
+  command = "eval", "phash", "pixels", "--evals", "retrieval", "--train"
+  both = tables["originals"], "--test", tables["copies"]
+  # A limit of the images must not cut the database.
+  status, out, err = seer(*command, *both, "--config.eval.max_images=3")
   assert status == 0, err
   assert out.splitlines()[1].split() == ["retrieval/mAP", "1.000", "1.000"]
+  # Without another image of its label no query has a right answer.
+  itself = tables["originals"], "--test", tables["originals"]
+  status, _, err = seer(*command, *itself)
+  assert status == 2 and "no query has a right answer" in err
 
 
 @pytest.mark.slow

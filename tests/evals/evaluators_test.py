@@ -161,10 +161,9 @@ def test_an_interrupted_extraction_resumes_to_the_same_figures(
   assert_same(found, {k: v for k, v in once.items() if k in found})
 
 
-def test_a_copy_is_found_and_the_query_list_may_be_split(table, once):
-  """The database is the queries: each finds itself first."""
-  assert once["retrieval/mP@1"] == 1
-  assert once["retrieval/mAP"] > 0.3
+def test_a_copy_is_found_and_no_query_finds_itself(table, once):
+  """The database is the queries, of which two or more are nearly the same."""
+  assert 0.3 < once["retrieval/mAP"] < 1
   assert {"retrieval/mAP/sex=f", "retrieval/mAP/sex/gap"} <= set(once)
 
 

@@ -100,6 +100,13 @@ def test_masks_and_several_right_classes_equal_an_example_on_paper():
     classes.of_labels(("horse",), names)
 
 
+def test_folders_named_by_numbers_are_classes_by_number():
+  """Sorted as text they are 0, 1, 10, 2."""
+  names = tuple(f"n{i:08d}" for i in range(12))
+  truth = classes.of_labels(("0", "1", "10", "2"), names)
+  assert [row.argmax() for row in truth.right_LxC] == [0, 1, 10, 2]
+
+
 def test_effective_robustness_equals_an_example_on_paper():
   """With a slope of 1 and an intercept of 0, 0.7 is expected of 0.7."""
   assert shifts.effective(0.7, 0.75, (1.0, 0.0)) == pytest.approx(0.05)

@@ -11,6 +11,7 @@ from seer_jax.apps.report.checks import GOOD
 from seer_jax.apps.report.history import History
 from seer_jax.data import sources
 from seer_jax.data.sources import opt_out
+from seer_jax.evals.groups import rates
 from seer_jax.evals.robustness import corruptions
 from seer_jax.runtime import errors
 
@@ -195,10 +196,9 @@ def _quality(found):
 
 def _is_plain(name, found):
   """Whether a figure is not a detail of another."""
-  above, _, last = name.rpartition("/")
-  beside = ("low", "high", "n", "std", "nll", "worst", "gap", "excess")
-  of_group = "=" in last and f"{above}/n" in found.run
-  return last not in beside and not of_group and "@" not in last
+  last = name.rpartition("/")[2]
+  is_whole = name in rates.whole(found.run)
+  return is_whole and last not in ("std", "nll") and "@" not in last
 
 
 def _on(found, kinds):
@@ -322,8 +322,7 @@ def _other(found):
   names = [
     name
     for name in found.run
-    if name.partition("/")[0] in kinds
-    and _is_plain(name.replace("@", " "), found)
+    if name.partition("/")[0] in kinds and name in rates.whole(found.run)
   ]
   if not names:
     return None

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from seer_jax.apps.report.checks import named
 from seer_jax.apps.report.history import Curve, History
+from seer_jax.evals.groups import rates
 
 # Points of a line that the page draws, and rows of its table of numbers.
 _POINTS, _ROWS = 400, 12
@@ -135,7 +136,7 @@ def _accuracy(histories):
     names = {
       name
       for line in history.lines
-      for name in line
+      for name in rates.whole(line)
       if name.split("/")[0] == kind and not name.endswith(("/top5", "/std"))
     }
     lines = [

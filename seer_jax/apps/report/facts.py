@@ -9,6 +9,7 @@ from seer_jax.apps.report import cost
 from seer_jax.apps.report.checks import named, percent
 from seer_jax.apps.report.history import History
 from seer_jax.config import keys
+from seer_jax.evals.groups import rates
 
 
 def scores(each: History) -> list[list[str]]:
@@ -18,7 +19,7 @@ def scores(each: History) -> list[list[str]]:
     name
     for line in each.lines
     if "eval_seconds" in line
-    for name in line
+    for name in rates.whole(line)
     if name == "accuracy" or name.startswith(("knn/", "logistic", "svm"))
   )
   for name in names:

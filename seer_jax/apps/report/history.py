@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import ml_collections
 
 from seer_jax.config import resolved
+from seer_jax.evals.groups import rates
 from seer_jax.runtime import errors, files
 from seer_jax.training import metrics, record
 
@@ -79,7 +80,7 @@ class History:
       name
       for line in self.lines
       if "eval_seconds" in line
-      for name in line
+      for name in rates.whole(line)
       if name == "accuracy" or name.startswith(("knn/", "logistic/", "svm/"))
     ]
     names = [name for name in names if not name.endswith(("/top5", "/std"))]
@@ -158,7 +159,7 @@ def _bad_images(workdir):
 
 
 def _results(workdir, evals):
-  """What `seer-jax eval` measured of this workdir."""
+  """What `seer-jax eval` measured of this workdir; groups are the card's."""
   found = {}
   for folder in filter(None, (workdir / "evals", evals)):
     path = folder / "evals.jsonl"
@@ -169,4 +170,4 @@ def _results(workdir, evals):
         each = json.loads(line)
         if files.user_path(each["what"]).resolve() == workdir.resolve():
           found |= each["figures"]
-  return found
+  return {name: found[name] for name in rates.whole(found)}

@@ -8,7 +8,7 @@ resampled by itself.
 
 import logging
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import ml_collections
@@ -154,6 +154,22 @@ class Groups:
 def _fit_for_names(groups):
   """Groups without the `/` that divides names of figures."""
   return [group.replace("/", "|") for group in groups]
+
+
+# Ends of names that belong to a split or an interval.
+_DETAILS = frozenset({"low", "high", "n", "worst", "gap", "excess"})
+
+
+def whole(names: Iterable[str]) -> list[str]:
+  """The figures that are of all images: not of a group, gap or interval."""
+  every = dict.fromkeys(names)
+  found = []
+  for name in every:
+    above, _, last = name.rpartition("/")
+    of_group = "=" in last and f"{above}/n" in every
+    if not of_group and last not in _DETAILS:
+      found.append(name)
+  return found
 
 
 def of_config(

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seer_jax.data import sources
+from seer_jax.data.sources import base
 from seer_jax.evals import context, features
 from seer_jax.evals.retrieval import average_precision, pooling, views
 from seer_jax.evals.retrieval import whitening as whitening_lib
@@ -139,16 +140,16 @@ class Retrieval:
     for row in usable.tolist():
       rows_of.setdefault(_label(database.source, row), []).append(row)
     rows_of.pop("", None)
-    none = np.empty(0, int)
-    yield (
-      "",
-      [
-        average_precision.Answers(
-          np.array(rows_of.get(_label(queries.source, q), none), int), none
-        )
-        for q in index_Q.tolist()
-      ],
-    )
+    row_at = {base.path_of(database.source, r): r for r in usable.tolist()}
+    answers = []
+    for q in index_Q.tolist():
+      # A query that is in the database must not find itself.
+      own = row_at.get(base.path_of(queries.source, q), -1)
+      right = set(rows_of.get(_label(queries.source, q), ())) - {own}
+      answers.append(
+        average_precision.Answers(np.array(sorted(right), int), np.array([own]))
+      )
+    yield "", answers
 
 
 def _rows(truth, kinds):

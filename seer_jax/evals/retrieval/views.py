@@ -1,5 +1,6 @@
 """Whole images in their own proportions, in sets of one shape each."""
 
+import concurrent.futures
 import dataclasses
 
 import numpy as np
@@ -8,6 +9,9 @@ from seer_jax.data import crops
 from seer_jax.data.storage import retry
 from seer_jax.evals import features
 from seer_jax.runtime import errors
+
+# Headers read at once.
+_READS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +45,11 @@ def by_shape(
   if getattr(encoder, "whole_views", False):
     return [images]
   by: dict[tuple[int, int], list[int]] = {}
-  for index in images.indices:
-    size = _size(images.source, index)
+  with concurrent.futures.ThreadPoolExecutor(_READS) as pool:
+    sizes = list(
+      pool.map(lambda index: _size(images.source, index), images.indices)
+    )
+  for index, size in zip(images.indices, sizes, strict=True):
     if size:
       by.setdefault(fitted(*size, longest, round_to), []).append(index)
   if not by:
