@@ -154,6 +154,8 @@ def judged(
   ahead = logits_HxBxC > own_HxBx1
   # Of equal logits the first is the prediction, as in argmax.
   ahead |= (logits_HxBxC == own_HxBx1) & (jnp.arange(count) < first_HxBx1)
-  rank_HxB = jnp.sum(ahead, -1)
+  # NaN is above nothing and below nothing: it must not count as first.
+  is_number_HxB = ~jnp.isnan(own_HxBx1[..., 0])
+  rank_HxB = jnp.where(is_number_HxB, jnp.sum(ahead, -1), count)
   nll_HxB = jax.nn.logsumexp(logits_HxBxC, -1) - jax.nn.logsumexp(of_right, -1)
-  return rank_HxB < 1, rank_HxB < 5, nll_HxB
+  return rank_HxB < 1, (rank_HxB < 5) & is_number_HxB, nll_HxB

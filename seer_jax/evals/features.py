@@ -156,15 +156,7 @@ class Extractor:
   ) -> Features:
     """Finite features of the usable images of the set, in order."""
     if id(images) not in self._kept:
-      found = self.taps_of(variables, images)
-      if self._strict and any(each.nonfinite for each in found.values()):
-        share = max(each.nonfinite for each in found.values())
-        raise errors.UserError(
-          f"features of {share:.1%} of the images are not finite: the run"
-          " diverged, or its numbers are too large for 16 bits; try"
-          " --config.precision=fp32"
-        )
-      self._kept[id(images)] = found
+      self._kept[id(images)] = self.taps_of(variables, images)
     return self._kept[id(images)][tap or self.taps[0]]
 
   def forget(self) -> None:
@@ -178,13 +170,23 @@ class Extractor:
   def taps_of(self, variables: Any, images: ImageSet) -> dict[str, Features]:
     """Features of all taps, not kept here, but in the store if there is one.
 
-    Raises UserError if no image is usable.
+    Raises UserError if no image is usable, or features are not finite and the
+    extractor is strict.
     """
     if self._store:
       rows = functools.partial(self.rows, variables, images)
-      return self._store.get(variables, images, self._about, rows)
-    parts = list(self.rows(variables, images))
-    return {tap: _joined(parts, tap) for tap in self.taps}
+      found = self._store.get(variables, images, self._about, rows)
+    else:
+      parts = list(self.rows(variables, images))
+      found = {tap: _joined(parts, tap) for tap in self.taps}
+    share = max(each.nonfinite for each in found.values())
+    if self._strict and share:
+      raise errors.UserError(
+        f"features of {share:.1%} of the images are not finite: the run"
+        " diverged, or its numbers are too large for 16 bits; try"
+        " --config.precision=fp32"
+      )
+    return found
 
   def of_rows(self, variables: Any, images: ImageSet) -> Features:
     """Features of the first tap, kept nowhere."""

@@ -39,7 +39,7 @@ class Geolocation:
 
   def run(self, variables: Any) -> Iterator[tuple[str, float]]:
     """Yields (`geolocation/25km`, share), ... and the median, in km."""
-    found = self._extract(variables, self._query)
+    found = self._extract.of(variables, self._query)
     classes = found.features_NxD.shape[1]
     if classes != len(self._cells_Cx2):
       raise errors.UserError(

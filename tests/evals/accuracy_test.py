@@ -99,6 +99,15 @@ def test_images_without_labels_count_nothing(monkeypatch):
     measured(encoder, query)
 
 
+def test_logits_that_are_no_numbers_are_wrong():
+  class Diverged(Fixed):
+    def apply(self, variables, x):
+      return {"logits": jnp.full((len(x), 10), jnp.nan)}
+
+  found = measured(Diverged(), images(20))
+  assert found["accuracy"] == found["accuracy/top5"] == 0
+
+
 def test_equal_logits_are_the_first_label():
   class Equal(Fixed):
     def apply(self, variables, x):

@@ -167,6 +167,34 @@ def test_a_copy_is_found_and_no_query_finds_itself(table, once):
   assert {"retrieval/mAP/sex=f", "retrieval/mAP/sex/gap"} <= set(once)
 
 
+def test_other_variables_are_measured_anew(table):
+  """As at the evaluations of a run in training."""
+
+  class Scaled(Classifier):
+    def apply(self, variables, x_NxHxWx3):
+      scale = variables["params"]["scale"]
+      return super().apply({}, x_NxHxWx3 * scale)
+
+  config = config_of(
+    table, "associations", "geolocation", "retrieval", "same", "corruptions"
+  )
+  images = suite.sets(config, suite.open_source(config, "train"))
+  evaluation = suite.Evaluation(
+    config, images, Scaled(), "float32", mesh_lib.make(1), class_names=NAMES
+  )
+  first, other, again = (
+    evaluation.run({"params": {"scale": jnp.float32(scale)}})
+    for scale in (1, -1, 1)
+  )
+  assert first == again
+  for kind in ("associations", "geolocation", "retrieval", "corruptions"):
+    assert any(
+      value != other[name]
+      for name, value in first.items()
+      if name.startswith(kind) and value == value
+    ), kind
+
+
 def test_views_are_not_random(table):
   """VISSL's fairness transforms crop at random, so figures vary."""
   config = config_of(table, "same", "associations")

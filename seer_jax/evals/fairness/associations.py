@@ -94,7 +94,7 @@ class Associations:
     Single labels are `associations/label LABEL/t=0.2`; of each group, `excess`
     is its rate less the mean rate of the other groups.
     """
-    found = self._extract(variables, self._query)
+    found = self._extract.of(variables, self._query)
     top_NxK, p_NxK = top(found.features_NxD, self._wanted.top)
     for threshold in self._wanted.thresholds:
       for name, classes in self._classes.items():

@@ -9,6 +9,8 @@ import difflib
 import os
 from collections.abc import Sequence
 
+import numpy as np
+
 from seer_jax.data import sources
 from seer_jax.data.sources import base, file_list, tables
 from seer_jax.runtime import errors
@@ -35,6 +37,7 @@ class Attributes:
     self._table = tables.Table(file_list.local_copy(path))
     self._columns: dict[str, list[str]] = {}
     self._rows_by_name: dict[str, int] | None = None
+    self._last: tuple[bytes | None, list[int]] = (None, [])
 
   @property
   def names(self) -> tuple[str, ...]:
@@ -48,7 +51,7 @@ class Attributes:
     image has no row or several.
     """
     parts = [self._texts(name.strip()) for name in column.split(CROSS)]
-    rows = [self._row(int(index)) for index in indices]
+    rows = self._rows(np.asarray(indices, np.int64))
     return [
       ", ".join(texts) if all(texts) else ""
       for texts in ([part[row] for part in parts] for row in rows)
@@ -77,6 +80,13 @@ class Attributes:
     if name not in self._columns:
       self._columns[name] = self._table.texts(name)
     return self._columns[name]
+
+  def _rows(self, index_N):
+    """Rows of images; the last are kept, since several figures share them."""
+    key = index_N.tobytes()
+    if self._last[0] != key:
+      self._last = key, [self._row(index) for index in index_N.tolist()]
+    return self._last[1]
 
   def _row(self, index):
     row = base.row_of(self._source, index, self._path)
