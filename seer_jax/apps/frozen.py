@@ -101,17 +101,31 @@ class Frozen:
         ).run(subject.variables)
 
     yield from self._results.once(
-      subject.name, name, key, compute, described(images, name)
+      subject.name, name, key, compute, described(config, images, name)
     )
 
 
-def described(images: suite.Sets, name: str) -> str:
+def described(
+  config: ml_collections.ConfigDict, images: suite.Sets, name: str
+) -> str:
   """The images of an evaluation, in words."""
+  train, test = config.data.train, config.data.test
   query, bank = (
-    f"{len(each.indices):,} images of {each.source!r}"
-    for each in (images.query, images.bank)
+    f"{len(each.indices):,} images of {source_in_words(part)}"
+    for each, part in (
+      (images.query, test if test.kind else train),
+      (images.bank, train),
+    )
   )
   return query if name in suite.WITHOUT_BANK else f"{query}, against {bank}"
+
+
+def source_in_words(part: ml_collections.ConfigDict) -> str:
+  """Where the images of `config.data.train` or `.test` come from."""
+  if part.kind == "mix":
+    return f"a mixture of {len(part.parts)} sources"
+  where = part.name or part.path or part.kind
+  return f"{where} ({part.split})" if part.split else where
 
 
 def facts(images: suite.Sets) -> list[object]:

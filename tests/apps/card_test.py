@@ -59,13 +59,14 @@ def test_figures_by_group_are_in_words_with_their_numbers(
   words = (tmp_path / "c.md").read_text()
   assert re.search(r"\| Group \(number\) \| photos \| pixels \|", words)
   assert re.search(r"\| even \(\d+\) \| \d+\.\d % \(\d", words)
-  assert "Measured on 200 images of Digits" in words
+  assert "Measured on 200 images of digits (test), against 200" in words
+  assert "kNN accuracy (k = 20): the share of test images" in words
   assert re.search(
     r"\| kNN accuracy \(k = 5\), by parity \| (even|odd): ", words
   )
   assert "No group of people was measured" in words
   assert "| fog | " in words and "## Robustness" in words
-  assert "noise, blur, weather" not in words  # It was measured.
+  assert "how it copes with noise" not in words  # It was measured.
 
 
 def test_excluded_images_are_counted(workdir, seer, tmp_path):

@@ -8,7 +8,7 @@ import jinja2
 
 import seer_jax
 from seer_jax.apps import tables
-from seer_jax.apps.card import measured, sections
+from seer_jax.apps.card import about, figures, measured
 from seer_jax.apps.report import history
 from seer_jax.runtime import files
 
@@ -35,9 +35,9 @@ def write(
   found = measured.read(workdir, evals, run.name)
   content = {
     "name": run.name,
-    "summary": sections.summary(run, found),
-    "learned": sections.learned(run),
-    "sections": sections.sections(run, found),
+    "summary": about.summary(run, found),
+    "learned": about.learned(run),
+    "sections": _sections(run, found),
     "version": seer_jax.__version__,
     "made": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
   }
@@ -46,6 +46,22 @@ def write(
     text = _environment().get_template(template).render(content)
     files.write_text(path, text)
   return written
+
+
+def _sections(run, found):
+  """All parts, in order; those without content are left out."""
+  parts = [
+    about.use(run),
+    about.data(run),
+    about.training(run),
+    figures.quality(found),
+    figures.groups(found),
+    figures.robustness(found),
+    figures.others(found),
+    figures.missing(found),
+    figures.glossary(found),
+  ]
+  return [part for part in parts if part]
 
 
 def _environment():

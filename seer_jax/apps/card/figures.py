@@ -1,19 +1,12 @@
-"""The parts of a card, each from what is on disk."""
+"""The parts of a card about what was measured, and what was not."""
 
-import dataclasses
-import datetime
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from seer_jax.apps.card import words
+from seer_jax.apps.card.layout import Section, Table
 from seer_jax.apps.card.measured import Measured, Split, splits
-from seer_jax.apps.report import cost, facts, verdict
-from seer_jax.apps.report.checks import GOOD
-from seer_jax.apps.report.history import History
-from seer_jax.data import sources
-from seer_jax.data.sources import opt_out
 from seer_jax.evals.groups import rates
 from seer_jax.evals.robustness import corruptions
-from seer_jax.runtime import errors
 
 # Groups of people or regions; tables by other columns say nothing of fairness
 # between people.
@@ -23,61 +16,7 @@ _ABOUT_PEOPLE = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Table:
-  """A table; the first cell of a row names it."""
-
-  caption: str
-  head: Sequence[str]
-  rows: Sequence[Sequence[str]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Section:
-  """A part of the card."""
-
-  title: str
-  texts: Sequence[str] = ()
-  points: Sequence[str] = ()
-  tables: Sequence[Table] = ()
-  details: Sequence[Table] = ()  # Folded on the page.
-
-
-def sections(history: History, found: Measured) -> list[Section]:
-  """All parts, in order; those without content are left out."""
-  parts = [
-    _use(history),
-    _data(history),
-    _training(history),
-    _quality(found),
-    _groups(found),
-    _robustness(found),
-    _other(found),
-    _missing(found),
-  ]
-  return [part for part in parts if part]
-
-
-def summary(history: History, found: Measured) -> str:
-  """What the model is, and whether it learned."""
-  record = history.record
-  how = (
-    "trained without labels (SwAV)"
-    if history.is_pretraining
-    else f"trained with labels ({history.config.task})"
-  )
-  images = f"{record.images:,} images" if record.images else "images"
-  judged = verdict.judge(history)
-  words = (judged.state == GOOD and _best(found)) or judged.sentence
-  return f"A RegNet, {how} on {images}. {judged.title}. {words}"
-
-
-def learned(history: History) -> bool:
-  """Whether the verdict on the run is good."""
-  return verdict.judge(history).state == GOOD
-
-
-def _best(found):
+def best(found: Measured) -> str:
   """A sentence about the first accuracy that was measured."""
   for name in found.run:
     kind, _, rest = name.partition("/")
@@ -92,92 +31,8 @@ def _best(found):
   return ""
 
 
-def _use(history):
-  size = history.config.eval.size
-  return Section(
-    "Intended use",
-    (
-      "Features of images: to search and cluster a collection, to find"
-      " near-copies, and to train classifiers from few labels, on images like"
-      f" those it was trained on. It expects {size} x {size} pixels."
-      if history.is_pretraining
-      else "To classify images like those it was trained on.",
-      "It is not meant for:",
-    ),
-    (
-      "decisions about people, such as hiring, credit, policing or medicine;",
-      "recognizing individual people;",
-      "inferring gender, age, origin, health or beliefs from a picture.",
-    ),
-  )
-
-
-def _data(history):
-  record, train = history.record, history.config.data.train
-  rows = [
-    ("Training images", f"{record.images:,}" if record.images else "unknown"),
-    ("Source", record.source or f"{train.kind} {train.path or train.name}"),
-    (
-      "Labels in training",
-      "not used" if history.is_pretraining else f"{len(record.labels)} classes",
-    ),
-    *_exclusions(train, history.config.data.test),
-    (
-      "Unusable files",
-      f"{len(history.bad_images):,}; other images were drawn instead"
-      if history.bad_images
-      else "none met",
-    ),
-  ]
-  return Section(
-    "Training data",
-    (
-      "The card knows the images by their source only. Who took them, who is in"
-      " them, and whether these people agreed is not recorded; whoever"
-      " publishes the model must say so.",
-    ),
-    tables=[Table("", ("", ""), rows)],
-  )
-
-
-def _exclusions(*parts):
-  """What was opted out, by list."""
-  lists = sorted(set().union(*map(sources.exclude_lists, parts)))
-  if not lists:
-    yield "Excluded images", "no list was given"
-  for path in lists:
-    try:
-      count = f"{len(opt_out.read_lines(path)):,} entries"
-    except errors.UserError:
-      count = "a list that is not there any more"
-    yield (
-      "Excluded images",
-      f"{count} of {path}; these images are never used, neither in training nor"
-      " in evaluations",
-    )
-
-
-def _training(history):
-  energy = cost.energy(history)
-  wanted = ("Images seen", "Steps", "Batch", "Time", "Devices", "Versions")
-  known = dict(facts.facts(history))
-  rows = [(name, known[name]) for name in wanted if name in known]
-  starts = history.record.starts
-  if starts:
-    begun = datetime.datetime.fromtimestamp(starts[0].time, datetime.UTC)
-    rows.append(("Begun", f"{begun:%Y-%m-%d}"))
-  seconds = history.last("seconds")
-  if seconds and starts:
-    hours = starts[-1].devices * seconds / 3600
-    rows.append(("Device hours", f"{hours:,.2f}"))
-  amount = energy.amount and f"{energy.amount}. "
-  rows.append(("Energy, estimated", f"{amount}{energy.words}"))
-  return Section(
-    "Training, and what it took", tables=[Table("", ("", ""), rows)]
-  )
-
-
-def _quality(found):
+def quality(found: Measured) -> Section | None:
+  """Accuracies of classifiers and of features."""
   kinds = ("knn", "logistic", "svm", "accuracy", "linear", "finetune")
   names = [
     name
@@ -224,7 +79,8 @@ def _table(caption, what, names, found, label=words.named):
   return Table(caption, (what, *columns), rows)
 
 
-def _groups(found: Measured) -> Section | None:
+def groups(found: Measured) -> Section | None:
+  """Gaps, and a table for each figure that is split."""
   every = list(splits(found.run))
   if not every:
     return None
@@ -284,7 +140,8 @@ def _of_split(split: Split, found: Measured) -> Table:
   return _table(caption, "Group (number)", names, found, label)
 
 
-def _robustness(found):
+def robustness(found: Measured) -> Section | None:
+  """Corruptions and shifted sets."""
   tables = []
   kinds = ["clean", *corruptions.KINDS, "mean", "kept", "mce"]
   names = [
@@ -317,7 +174,8 @@ def _robustness(found):
   )
 
 
-def _other(found):
+def others(found: Measured) -> Section | None:
+  """Retrieval and geolocation."""
   kinds = ("retrieval", "geolocation")
   names = [
     name
@@ -343,7 +201,8 @@ _UNKNOWN = {
 }
 
 
-def _missing(found: Measured) -> Section | None:
+def missing(found: Measured) -> Section | None:
+  """What no figure says."""
   kinds = {
     name.partition("/")[0].replace("shift", "shifts") for name in found.run
   }
@@ -363,3 +222,33 @@ def _unmeasured(kinds) -> Iterator[str]:
       yield f"{what} (--evals {kind})"
   if not kinds & {"knn", "logistic", "svm", "accuracy", "linear", "finetune"}:
     yield "how well its features tell images apart (--evals knn,logistic)"
+
+
+# How to read figures, by what the card has: an evaluation or a subject.
+_GLOSSARY = {
+  "knn": "kNN accuracy (k = 20): the share of test images whose 20 most similar"
+  " training images vote for the right label.",
+  "logistic": "Logistic regression: a linear classifier of the features.",
+  "linear": "Linear probe: a linear classifier trained on the frozen network.",
+  "untrained": "untrained: the same network before training, the least that"
+  " training must beat.",
+  "pixels": "pixels: the pixels of the shrunken image instead of features.",
+  "phash": "phash: a perceptual hash, 64 bits made for finding copies.",
+  "corruptions": "Corruptions: test images with noise, blur, weather or"
+  " compression added; kept is the accuracy as a share of the clean one.",
+  "retrieval": "Mean average precision: 100 % if all right images are ranked"
+  " before all wrong ones.",
+}
+
+
+def glossary(found: Measured) -> Section | None:
+  """How to read the figures that the card has."""
+  kinds = {name.partition("/")[0] for name in found.run} | set(found.subjects)
+  points = [text for key, text in _GLOSSARY.items() if key in kinds]
+  if not points:
+    return None
+  points.append(
+    "(a to b): with other images of the same kind, the figure would be in about"
+    " this range 95 times of 100."
+  )
+  return Section("How to read the figures", points=points)
