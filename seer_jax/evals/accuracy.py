@@ -60,6 +60,8 @@ class Accuracy:
     self._batch_size, self._max_pixels = batch_size, max_pixels
     self._reads = reads
     self._between, self._split, self._name = between, split, name
+    labels = len(query.source.label_names)
+    self._classes = truth.right_LxC.shape[1] if truth else labels
     self._names: Sequence[str] = getattr(encoder, "names", ("",))
 
     def judge(variables, batch):
@@ -88,7 +90,7 @@ class Accuracy:
       top1_N, top5_N = found.top1_HxN[chosen], found.top5_HxN[chosen]
       yield name, float(top1_N.mean())
       yield from self._split(name, found.index_N, top1_N)
-      if len(self._query.source.label_names) > 5:
+      if self._classes > 5:
         yield f"{name}/top5", float(top5_N.mean())
         yield from self._split(f"{name}/top5", found.index_N, top5_N)
       yield f"{name}/nll", float(found.nll_HxN[chosen].mean(dtype=np.float64))

@@ -138,6 +138,12 @@ def test_copies_are_found_by_a_hash_too(seer, tmp_path):
   status, out, err = seer(*command, *both, "--config.eval.max_images=3")
   assert status == 0, err
   assert out.splitlines()[1].split() == ["retrieval/mAP", "1.000", "1.000"]
+  table = tmp_path / "wrong.csv"
+  table.write_text(tables["copies"].read_text() + "gone.png,7\n")
+  status, _, err = seer(*command, tables["originals"], "--test", table)
+  assert (
+    status == 2 and "1 of 7 query images cannot be used, the first gone" in err
+  )
   # Without another image of its label no query has a right answer.
   itself = tables["originals"], "--test", tables["originals"]
   status, _, err = seer(*command, *itself)

@@ -1,9 +1,8 @@
 """Cells of the Earth, and distances on it."""
 
-import csv
-
 import numpy as np
 
+from seer_jax.data.published import rows as rows_lib
 from seer_jax.runtime import errors, files
 
 _EARTH = 6371.0  # Kilometers.
@@ -18,8 +17,7 @@ def read_cells(path: str) -> np.ndarray:
   class; otherwise classes are in the order of the rows. Raises UserError if it
   is malformed, or classes are missing or twice.
   """
-  with errors.reading(path), files.user_path(path).open(newline="") as file:
-    rows = list(csv.DictReader(file))
+  rows = rows_lib.read_csv(files.user_path(path))
   latitude, longitude = columns(tuple(rows[0]) if rows else (), path)
   try:
     cells_Cx2 = np.array(

@@ -9,6 +9,7 @@ import math
 import pathlib
 from collections.abc import Sequence
 
+from seer_jax.data import crops
 from seer_jax.data.published import rows
 from seer_jax.runtime import errors
 
@@ -59,13 +60,17 @@ def casual_conversations(
 def miap(metadata: pathlib.Path, folder: pathlib.Path) -> rows.Rows:
   """Rows of path, gender, age and box, one per person.
 
-  Boxes of which one side is 1.2 times the other or longer are extended to
-  squares; what is outside the image is not used. Raises UserError for a person
-  without a box, or a missing image.
+  From VISSL's JSON, or from the CSV of Schumann et al. 2021 (`.csv`), whose
+  boxes are shares of the image and whose images are `ImageID.jpg`. Boxes of
+  which one side is 1.2 times the other or longer are extended to squares; what
+  is outside the image is not used. Raises UserError for a person without a box,
+  or a missing image.
   """
   found = []
   names = ["path", "bbox", "GenderPresentation", "AgePresentation"]
-  for at, item in enumerate(rows.read_json(metadata)):
+  is_csv = metadata.suffix == ".csv"
+  items = _miap_csv(metadata, folder) if is_csv else rows.read_json(metadata)
+  for at, item in enumerate(items):
     where = f"{metadata}, item {at},"
     path, box, gender, age = rows.fields(item, names, where)
     gender = {"feminine": "female", "masculine": "male"}.get(
@@ -79,6 +84,29 @@ def miap(metadata: pathlib.Path, folder: pathlib.Path) -> rows.Rows:
     )
   rows.check_files([row["path"] for row in found], metadata)
   return found
+
+
+def _miap_csv(metadata, folder):
+  """Items as in VISSL's JSON; sizes are read from the images' headers."""
+  names = ["ImageID", "XMin", "YMin", "XMax", "YMax"]
+  names += ["GenderPresentation", "AgePresentation"]
+  sizes: dict[str, tuple[int, int]] = {}
+  for at, item in enumerate(rows.read_csv(metadata)):
+    image, *shares, gender, age = rows.fields(
+      item, names, f"{metadata}, row {at},"
+    )
+    path = folder / f"{image}.jpg"
+    if image not in sizes:
+      rows.check_files([path], metadata)
+      sizes[image] = crops.upright_size(path.read_bytes()) or (0, 0)
+    height, width = sizes[image]
+    sides = width, height, width, height
+    yield {
+      "path": path.name,
+      "bbox": [float(x) * side for x, side in zip(shares, sides, strict=True)],
+      "GenderPresentation": gender,
+      "AgePresentation": age,
+    }
 
 
 def utkface(metadata: pathlib.Path | None, folder: pathlib.Path) -> rows.Rows:

@@ -1,6 +1,5 @@
 """Tables of published data sets, for `seer-jax prepare`."""
 
-import csv
 import json
 import pathlib
 from collections.abc import Mapping
@@ -96,8 +95,7 @@ def _geolocation(
   cells, so an image near a border may get its neighbour.
   """
   centers = cells.read_cells(str(cells_path))
-  with errors.reading(metadata), metadata.open(newline="") as file:
-    found = list(csv.DictReader(file))
+  found = rows.read_csv(metadata)
   names = tuple(found[0]) if found else ()
   latitude, longitude = cells.columns(names, str(metadata))
   if "path" not in names:

@@ -40,6 +40,12 @@ def read_json(path: pathlib.Path) -> Any:
     raise errors.UserError(f"{path} is not JSON: {error}") from None
 
 
+def read_csv(path: pathlib.Path) -> list[dict[str, str]]:
+  """The rows of a CSV with a header. Raises UserError if it cannot be read."""
+  with errors.reading(path), path.open(newline="", errors="replace") as file:
+    return list(csv.DictReader(file))
+
+
 def fields(item: object, names: Sequence[str], where: object) -> list[Any]:
   """Values of an item of metadata. Raises UserError if one is missing."""
   if not isinstance(item, dict):

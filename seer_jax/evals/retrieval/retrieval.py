@@ -63,9 +63,10 @@ class Retrieval:
       pooling.PooledEncoder(self._ctx.encoder, self._pooling),
       _BATCH,
     )
-    bank = self._features(extract, variables, self._ctx.images.bank)
     query = self._features(extract, variables, self._ctx.images.query)
     query_QxD, index_Q = _in_order(query)
+    _check_queries(self._ctx.images.query, index_Q)
+    bank = self._features(extract, variables, self._ctx.images.bank)
     for protocol, answers in self._answers(bank, index_Q):
       kept = [q for q, each in enumerate(answers) if len(each.right)]
       if not kept:
@@ -192,6 +193,17 @@ def _width(ctx, variables, pool):
   x = jax.ShapeDtypeStruct((1, side, side, 3), np.float32)
   found = jax.eval_shape(ctx.encoder.apply, variables, x)
   return found[pool.tap if pool.tap in found else "avgpool"].shape[-1]
+
+
+def _check_queries(images, index_Q):
+  """Refuses queries that cannot be read; of the database some may be."""
+  missing = sorted({*images.indices} - {*index_Q.tolist()})
+  if missing:
+    name = images.source.id_of(missing[0])
+    raise errors.UserError(
+      f"{len(missing)} of {len(images.indices)} query images cannot be used,"
+      f" the first {errors.shown(name)}; correct the list of queries"
+    )
 
 
 def _need_labels(images):

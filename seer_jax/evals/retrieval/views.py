@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import logging
 
 import numpy as np
 
@@ -9,6 +10,8 @@ from seer_jax.data import crops
 from seer_jax.data.storage import retry
 from seer_jax.evals import features
 from seer_jax.runtime import errors
+
+_log = logging.getLogger(__name__)
 
 # Headers read at once.
 _READS = 16
@@ -52,6 +55,9 @@ def by_shape(
   for index, size in zip(images.indices, sizes, strict=True):
     if size:
       by.setdefault(fitted(*size, longest, round_to), []).append(index)
+  lost = sizes.count(None)
+  if lost and by:
+    _log.warning("%d of %d images cannot be read", lost, len(sizes))
   if not by:
     raise errors.UserError(
       f"none of the {len(images.indices)} images is usable; check the paths of"

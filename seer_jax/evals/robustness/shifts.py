@@ -6,7 +6,6 @@ image (VISSL, `robustness_out_of_distribution`). Images are seen as the weights
 expect, as in timm's tables, or with VISSL's views (`eval.published_views`).
 """
 
-import csv
 import dataclasses
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from seer_jax.data import preprocessing
+from seer_jax.data.published import rows as published
 from seer_jax.data.published import shifted
 from seer_jax.evals import accuracy, classes, context, features
 from seer_jax.runtime import errors, files
@@ -190,8 +190,7 @@ def read_baseline(path: str) -> dict[str, tuple[float, float]]:
   """
   if not path:
     return {}
-  with errors.reading(path), files.user_path(path).open(newline="") as file:
-    rows = list(csv.DictReader(file))
+  rows = published.read_csv(files.user_path(path))
   points: dict[str, list[tuple[float, float]]] = {}
   try:
     for row in rows:

@@ -96,6 +96,23 @@ def test_miap_has_a_row_for_each_person(tmp_path):
       people.miap(metadata(tmp_path, [item | changes]), images)
 
 
+def test_miap_is_read_from_its_csv_too(tmp_path):
+  """A quarter of 40 pixels is 10, a half 20."""
+  images = planted(tmp_path / "oi", "00af.jpg")
+  path = tmp_path / "boxes.csv"
+  path.write_text(
+    "ImageID,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,"
+    "GenderPresentation,AgePresentation\n"
+    "00af,/m/01g317,1,0.25,0.5,0,0.25,0,Predominantly Masculine,Older\n"
+  )
+  (row,) = people.miap(path, images)
+  assert [row[key] for key in ("x0", "y0", "x1", "y1")] == [10, 0, 20, 10]
+  assert (row["gender"], row["age"]) == ("male", "older")
+  path.write_text(path.read_text().replace("00af", "00b0"))
+  with pytest.raises(errors.UserError, match="1 are missing"):
+    people.miap(path, images)
+
+
 def test_utkface_names_have_the_attributes(tmp_path, caplog):
   images = planted(
     tmp_path / "utk", "25_1_2_x.jpg", "12_0_0_y.jpg", "61_1_z.jpg"
