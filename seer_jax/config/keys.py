@@ -1,9 +1,10 @@
 """Every key a config may hold, once: its default, its check and the reason.
 
-No other file of the package has defaults. A config file under `configs/`
-takes `base()`, changes what its experiment needs and returns it; the command
-line overrides single keys (`--config.batch_size=128`). An `Open` key is chosen
-from the data when the run starts (`auto.py`), and the log says why.
+`eval_keys.py` has those of `eval`; no other file has defaults. A config file
+under `configs/` takes `base()`, changes what its experiment needs and returns
+it; the command line overrides single keys (`--config.batch_size=128`). An
+`Open` key is chosen from the data when the run starts (`auto.py`), and the log
+says why.
 """
 
 import difflib
