@@ -32,7 +32,7 @@ def copies(image):
   yield "jpeg 10", image, 10
   yield "crop 80 %", inner(image, 0.8), 95
   yield "crop 50 %", inner(image, 0.5), 95
-  yield "resize 1/4", quarter, 95
+  yield "resized to 1 in 4", quarter, 95
   yield "blur 2", cv2.GaussianBlur(image, (0, 0), 2), 95
   yield "blur 5", cv2.GaussianBlur(image, (0, 0), 5), 95
   yield "strong", cv2.GaussianBlur(third, (0, 0), 1), 20
@@ -69,7 +69,7 @@ def plant(path, folder):
       continue
     image = cv2.imdecode(np.frombuffer(files[name], np.uint8), cv2.IMREAD_COLOR)
     for kind, copy, quality in copies(image):
-      copied = folder / "queries" / kind.replace("/", "") / f"{name}.jpg"
+      copied = folder / "queries" / kind / f"{name}.jpg"
       copied.parent.mkdir(parents=True, exist_ok=True)
       cv2.imwrite(str(copied), copy, (cv2.IMWRITE_JPEG_QUALITY, quality))
       row = {"path": copied, "label": name, "kind": kind}

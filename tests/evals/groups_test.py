@@ -39,7 +39,7 @@ def test_rates_and_gap_equal_sums_on_paper():
   assert found["m"].value == 1 / 2 and found["m"].count == 2
   assert found[rates.UNKNOWN].value == 0
   gap = rates.widest(right, groups)
-  assert (gap.best, gap.worst, gap.value) == ("f", "m", 1 / 4)
+  assert (gap.highest, gap.lowest, gap.value) == ("f", "m", 1 / 4)
   assert gap.low <= gap.value <= gap.high
 
 
@@ -80,6 +80,16 @@ def test_groups_that_are_too_small_have_a_count_and_no_rate(tmp_path, caplog):
   with pytest.raises(errors.UserError, match="largest group has 3 of the 4"):
     split = rates.Groups(table(tmp_path, text, source), ("sex",), smallest=4)
     list(split("knn", np.arange(5), np.ones(5)))
+
+
+def test_the_worst_group_has_the_lowest_accuracy_or_the_highest_harm(tmp_path):
+  source = Named("a", "b", "c", "d")
+  text = "path,sex\na,f\nb,f\nc,m\nd,m\n"
+  split = rates.Groups(table(tmp_path, text, source), ("sex",), smallest=2)
+  values = np.array([1, 1, 0, 1])
+  assert dict(split("x", np.arange(4), values))["x/sex/worst"] == 1 / 2
+  harm = dict(split("x", np.arange(4), values, lower_is_better=True))
+  assert harm["x/sex/worst"] == 1 and harm["x/sex/gap"] == 1 / 2
 
 
 def test_rows_match_images_by_name_and_never_by_position(tmp_path):

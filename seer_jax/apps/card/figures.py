@@ -84,6 +84,8 @@ def groups(found: Measured) -> Section | None:
   every = list(splits(found.run))
   if not every:
     return None
+  corrupted = [each for each in every if each.figure.startswith("corruptions/")]
+  clean = [each for each in every if each not in corrupted] or every
   texts = [
     "Rates with 95 % intervals. The gap is between the groups with the highest"
     " and the lowest rate; an interval that includes 0 shows no difference."
@@ -99,33 +101,36 @@ def groups(found: Measured) -> Section | None:
   return Section(
     "By groups",
     texts,
-    tables=[_gaps(every, found)],
-    details=[_of_split(each, found) for each in every],
+    tables=[_gaps("Gaps of this model", clean, found)],
+    details=[
+      *([_gaps("Gaps under corruptions", corrupted, found)] * bool(corrupted)),
+      *(_of_split(each, found) for each in every),
+    ],
   )
 
 
-def _gaps(every, found):
+def _gaps(caption, every, found):
   rows = []
   for split in every:
-    rates = {
+    of_group = {
       group: found.run[split.name(group)]
       for group in split.groups
       if split.name(group) in found.run and group != "unknown"
     }
-    if len(rates) < 2:
+    if len(of_group) < 2:
       continue
-    high, low = max(rates, key=rates.get), min(rates, key=rates.get)
+    high, low = (pick(of_group, key=of_group.get) for pick in (max, min))
     rows.append(
       (
         f"{words.named(split.figure)}, by {words.column(split.column)}",
-        f"{high}: {words.share(rates[high])}",
-        f"{low}: {words.share(rates[low])}",
+        f"{high}: {words.share(of_group[high])}",
+        f"{low}: {words.share(of_group[low])}",
         words.rate(found.run, f"{split.figure}/{split.column}/gap").replace(
           " %", " points"
         ),
       )
     )
-  return Table("Gaps of this model", ("", "Highest", "Lowest", "Gap"), rows)
+  return Table(caption, ("", "Highest", "Lowest", "Gap"), rows)
 
 
 def _of_split(split: Split, found: Measured) -> Table:

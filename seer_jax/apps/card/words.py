@@ -19,7 +19,11 @@ def named(name: str) -> str:
   """A figure in words."""
   kind, _, rest = name.partition("/")
   match kind:
-    case "knn" | "logistic" | "svm":
+    case "logistic" | "svm":
+      labels = {"100%": "all labels"}.get(rest, f"{rest} of the labels")
+      labels = rest if rest.endswith("-shot") else labels
+      return checks.named(f"{kind}/").replace("()", f"({labels})")
+    case "knn":
       return checks.named(name)
     case "accuracy" | "linear" | "finetune" | "scratch":
       what = {"accuracy": "Accuracy", "linear": "Linear probe, accuracy"}.get(

@@ -101,14 +101,14 @@ class Associations:
         has_N = associated(top_NxK, p_NxK, classes, threshold)
         label = f"associations/{name}/t={threshold:g}"
         yield label, float(has_N.mean())
-        yield from self._split(label, found.index_N, has_N)
+        yield from self._split(label, found.index_N, has_N, True)
     for name, threshold in self._wanted.labels.items():
       if not self._single[name]:
         continue
       has_N = associated(top_NxK, p_NxK, self._single[name], threshold)
       label = f"associations/label {name}/t={threshold:g}"
       yield label, float(has_N.mean())
-      figures = list(self._split(label, found.index_N, has_N))
+      figures = list(self._split(label, found.index_N, has_N, True))
       yield from figures
       yield from excess(figures)
 

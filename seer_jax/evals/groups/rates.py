@@ -8,8 +8,8 @@ resampled by itself.
 
 import logging
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import ml_collections
 import numpy as np
@@ -28,15 +28,29 @@ _MOST_GROUPS = 200
 # Numbers drawn at once.
 _AT_ONCE = 2**24
 
-# (name of a figure, indices of its images, their values) -> figures of groups.
-Split = Callable[[str, np.ndarray, np.ndarray], Iterator[tuple[str, float]]]
+
+class Split(Protocol):
+  """Figures of groups, from those of single images."""
+
+  def __call__(
+    self,
+    name: str,
+    index_N: np.ndarray,
+    value_N: np.ndarray,
+    lower_is_better: bool = False,
+  ) -> Iterator[tuple[str, float]]:
+    """Yields figures named after `name`, for images by index and values."""
+    ...
 
 
 def no_split(
-  name: str, index_N: np.ndarray, value_N: np.ndarray
+  name: str,
+  index_N: np.ndarray,
+  value_N: np.ndarray,
+  lower_is_better: bool = False,
 ) -> Iterator[tuple[str, float]]:
   """Splits nothing."""
-  del name, index_N, value_N
+  del name, index_N, value_N, lower_is_better
   yield from ()
 
 
@@ -50,10 +64,10 @@ class Rate(NamedTuple):
 
 
 class Gap(NamedTuple):
-  """The best group less the worst, and the interval of the difference."""
+  """The highest rate less the lowest, and the interval of the difference."""
 
-  best: str
-  worst: str
+  highest: str
+  lowest: str
   value: float
   low: float
   high: float
@@ -81,7 +95,11 @@ class Groups:
     self._smallest, self._resamples = smallest, resamples
 
   def __call__(
-    self, name: str, index_N: np.ndarray, value_N: np.ndarray
+    self,
+    name: str,
+    index_N: np.ndarray,
+    value_N: np.ndarray,
+    lower_is_better: bool = False,
   ) -> Iterator[tuple[str, float]]:
     """Yields figures of the whole and of each group.
 
@@ -109,7 +127,8 @@ class Groups:
         value_N, groups, units, self._smallest, self._resamples, name + column
       )
       if gap:
-        yield f"{name}/{column}/worst", found[gap.worst].value
+        worst = gap.highest if lower_is_better else gap.lowest
+        yield f"{name}/{column}/worst", found[worst].value
         yield f"{name}/{column}/gap", gap.value
         yield f"{name}/{column}/gap/low", gap.low
         yield f"{name}/{column}/gap/high", gap.high
@@ -262,12 +281,12 @@ def widest(
   if len(parts) < 2:
     return None
   means = {group: float(np.mean(x_U)) for group, x_U in sorted(parts.items())}
-  best, worst = max(means, key=means.get), min(means, key=means.get)
+  high, low = max(means, key=means.get), min(means, key=means.get)
   drawn = [
-    _resampled(parts[group], resamples, seed + group) for group in (best, worst)
+    _resampled(parts[group], resamples, seed + group) for group in (high, low)
   ]
-  low, high = interval(drawn[0] - drawn[1])
-  return Gap(best, worst, means[best] - means[worst], low, high)
+  bounds = interval(drawn[0] - drawn[1])
+  return Gap(high, low, means[high] - means[low], *bounds)
 
 
 def interval(means_R: np.ndarray) -> tuple[float, float]:
