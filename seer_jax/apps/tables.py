@@ -26,7 +26,7 @@ def cells(figures: Figures, columns: Sequence[str]) -> list[list[str]]:
   rows = [["", *columns]]
   for name, values in figures.items():
     above, _, last = name.rpartition("/")
-    of_head = above and "@" in last and "precision@" not in last
+    of_head = above and "@" in last and not re.match(r"(precision|mP)@\d", last)
     if of_head or "/choice/" in name:
       continue
     if last == "n" and above not in figures:

@@ -137,7 +137,11 @@ def test_copies_are_found_by_a_hash_too(seer, tmp_path):
   # A limit of the images must not cut the database.
   status, out, err = seer(*command, *both, "--config.eval.max_images=3")
   assert status == 0, err
-  assert out.splitlines()[1].split() == ["retrieval/mAP", "1.000", "1.000"]
+  rows = [line.split() for line in out.splitlines()[1:]]
+  assert rows == [
+    [f"retrieval/{name}", "1.000", "1.000"]
+    for name in ("mAP", "mP@1", "mP@5", "mP@10")
+  ]
   table = tmp_path / "wrong.csv"
   table.write_text(tables["copies"].read_text() + "gone.png,7\n")
   status, _, err = seer(*command, tables["originals"], "--test", table)

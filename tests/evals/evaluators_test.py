@@ -3,6 +3,7 @@
 import csv
 
 import cv2
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from seer_jax import config as config_lib
 from seer_jax.data.preprocessing import Preprocessing
 from seer_jax.evals import boxes, feature_store, suite
+from seer_jax.models import architectures, encoder
 from seer_jax.runtime import errors
 from seer_jax.runtime import mesh as mesh_lib
 
@@ -159,6 +161,36 @@ def test_an_interrupted_extraction_resumes_to_the_same_figures(
       continue
     found = measured(config, batch_size=8, store=store)
   assert_same(found, {k: v for k, v in once.items() if k in found})
+
+
+@pytest.fixture(scope="module")
+def network():
+  """A RegNet with several groups, whose convolution sees parts of a batch."""
+  model = encoder.Encoder(
+    architectures.Architecture((1, 1), (16, 32), (8, 8), strides=(2, 2)),
+    classes=4,
+    preprocessing=Preprocessing(16, 16),
+  )
+  x = jnp.zeros((1, 16, 16, 3))
+  return model, dict(jax.jit(model.init)(jax.random.key(0), x))
+
+
+def test_a_regnet_gives_the_same_figures_on_eight_devices(table, network):
+  found = []
+  for devices in (1, 8):
+    config = config_of(
+      table,
+      *("accuracy", "retrieval", "geolocation"),
+      **{"eval.retrieval.tap": "res3", "eval.batch_size": 16},
+    )
+    images = suite.sets(config, suite.open_source(config, "train"))
+    mesh = mesh_lib.make(devices)
+    with jax.set_mesh(mesh):
+      evaluation = suite.Evaluation(
+        config, images, network[0], "float32", mesh, class_names=NAMES
+      )
+      found.append(evaluation.run(network[1]))
+  assert_same(found[1], found[0])
 
 
 def test_a_copy_is_found_and_no_query_finds_itself(table, once):

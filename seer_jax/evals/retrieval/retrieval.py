@@ -190,7 +190,8 @@ def _similarity(query_QxD):
 def _width(ctx, variables, pool):
   """C of the tap."""
   side = ctx.encoder.preprocessing.size
-  x = jax.ShapeDtypeStruct((1, side, side, 3), np.float32)
+  # A grouped convolution divides the batch among the devices.
+  x = jax.ShapeDtypeStruct((ctx.mesh.size, side, side, 3), np.float32)
   found = jax.eval_shape(ctx.encoder.apply, variables, x)
   return found[pool.tap if pool.tap in found else "avgpool"].shape[-1]
 
