@@ -93,6 +93,7 @@ class Groups:
     """
     self._table, self._by, self._unit = table, tuple(by), unit
     self._smallest, self._resamples = smallest, resamples
+    self._warned: set[str] = set()
 
   def __call__(
     self,
@@ -161,7 +162,8 @@ class Groups:
         " reduce config.eval.smallest_group"
       )
     small = [name for name, r in known.items() if r.count < self._smallest]
-    if small:
+    if small and column not in self._warned:
+      self._warned.add(column)
       _log.warning(
         "column %s: no rate for %s, with fewer than %d units",
         column,

@@ -137,8 +137,11 @@ def _by_knn(ctx) -> Judge:
 
   def judge(variables, images):
     bank = ctx.extract(variables, ctx.images.bank)
-    # Not kept on disk: 75 sets of features would fill it.
-    query = ctx.extract.of_rows(variables, images)
+    if images is ctx.images.query:
+      query = ctx.extract(variables, images)
+    else:
+      # Not kept on disk: 75 sets of features would fill it.
+      query = ctx.extract.of_rows(variables, images)
     found = knn.hits(
       bank,
       query,
