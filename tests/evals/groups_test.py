@@ -68,6 +68,18 @@ def test_intervals_are_those_of_the_bootstrap():
   assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.05)
 
 
+def test_a_rate_of_zero_is_not_certain():
+  """Of 100 images without a hit up to 1 - 0.025^(1/100) = 3.6 % may have it."""
+  values = np.zeros(100)
+  found = rates.rates(values, ["g"] * 100, resamples=20_000)["g"]
+  assert found.value == found.low == 0
+  assert found.high == pytest.approx(1 - 0.025 ** (1 / 100), rel=0.05)
+  found = rates.rates(1 - values, ["g"] * 100, resamples=20_000)["g"]
+  assert found.high == 1 and found.low == pytest.approx(0.964, abs=0.002)
+  gap = rates.widest(np.zeros(200), ["a", "b"] * 100)
+  assert gap.low < -0.02 and gap.high > 0.02
+
+
 def test_groups_that_are_too_small_have_a_count_and_no_rate(tmp_path, caplog):
   source = Named("a", "b", "c", "d", "e")
   text = "path,sex\na,f\nb,f\nc,f\nd,m\ne,\n"

@@ -22,6 +22,7 @@ def test_average_precision_equals_an_example_on_paper():
   )
   assert average_precision.precision_at(np.array([0, 2]), 5) == 2 / 3
   assert average_precision.precision_at(np.array([0, 2]), 2) == 1 / 2
+  assert average_precision.precision_at(np.array([]), 2) == 0
 
 
 def published_map(similarity_NxQ, right, junk):

@@ -119,7 +119,8 @@ def _gaps(caption, every, found):
     }
     if len(of_group) < 2:
       continue
-    high, low = (pick(of_group, key=of_group.get) for pick in (max, min))
+    high = max(of_group, key=of_group.get)
+    low = min((each for each in of_group if each != high), key=of_group.get)
     rows.append(
       (
         f"{words.named(split.figure)}, by {words.column(split.column)}",

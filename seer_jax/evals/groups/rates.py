@@ -3,7 +3,7 @@
 A figure is a mean over units: images or, if a column names them, households or
 people, whose images are averaged first (as Dollar Street's indicator does).
 Intervals are percentiles of the bootstrap (Efron 1979) over units, each group
-resampled by itself.
+resampled by itself; of rates of 0 and 1 they are exact binomial ones.
 """
 
 import logging
@@ -256,7 +256,7 @@ def rates(
     low = high = value = float("nan")
     if len(x_U) >= smallest:
       value = float(np.mean(x_U))
-      low, high = interval(_resampled(x_U, resamples, seed + group))
+      low, high = interval(_resampled(x_U, resamples, seed + group), value)
     found[group] = Rate(value, low, high, len(x_U))
   return found
 
@@ -283,19 +283,20 @@ def widest(
   if len(parts) < 2:
     return None
   means = {group: float(np.mean(x_U)) for group, x_U in sorted(parts.items())}
-  high, low = max(means, key=means.get), min(means, key=means.get)
+  high = max(means, key=means.get)
+  low = min((group for group in means if group != high), key=means.get)
   drawn = [
     _resampled(parts[group], resamples, seed + group) for group in (high, low)
   ]
-  bounds = interval(drawn[0] - drawn[1])
-  return Gap(high, low, means[high] - means[low], *bounds)
+  value = means[high] - means[low]
+  return Gap(high, low, value, *interval(drawn[0] - drawn[1], value))
 
 
-def interval(means_R: np.ndarray) -> tuple[float, float]:
-  """The central 95 % of resampled means."""
+def interval(means_R: np.ndarray, value: float) -> tuple[float, float]:
+  """The central 95 % of resampled means, and what was found."""
   outside = (1 - _COVERAGE) / 2
   low, high = np.quantile(means_R, (outside, 1 - outside))
-  return float(low), float(high)
+  return min(float(low), value), max(float(high), value)
 
 
 def _by_unit(value_N, groups, units) -> Mapping[str, np.ndarray]:
@@ -314,9 +315,14 @@ def _resampled(x_U, resamples, seed):
   """Means of samples with replacement.
 
   How often each value is drawn is multinomial, so values that repeat, such as
-  0 and 1, cost nothing.
+  0 and 1, cost nothing. If all are 0, or all 1, a resampled mean would never
+  differ, although a rare event may only not have been seen; the mean is then
+  drawn from Beta(1, n) at that end, whose interval is the exact binomial one
+  (Clopper & Pearson 1934): up to about 3.7 / n.
   """
   rng = np.random.default_rng(zlib.crc32(seed.encode(errors="replace")))
+  if np.all(x_U == x_U[0]) and x_U[0] in (0, 1):
+    return np.abs(x_U[0] - rng.beta(1, len(x_U), resamples))
   values, counts = np.unique(x_U, return_counts=True)
   rows = max(1, min(resamples, _AT_ONCE // len(values)))
   parts = [

@@ -41,6 +41,8 @@ def precision_at(rank_P: np.ndarray, k: int) -> float:
   As the revisited protocol has it, k is at most the rank of the last right one.
   """
   rank_P = np.asarray(rank_P)
+  if not len(rank_P):  # None of the right images could be read.
+    return 0.0
   k = min(k, int(rank_P.max()) + 1)
   return float(np.sum(rank_P < k) / k)
 
