@@ -53,7 +53,10 @@ class Frozen:
         if result.name not in found:
           yield result
         found[result.name] = result.value
-    is_imagenet = getattr(subject.encoder, "classes", 0) == 1000
+    query = suite.sets(self._config, self._source).query
+    is_imagenet = corruption_error.is_imagenet(
+      subject.encoder, query, self._config.eval.severities
+    )
     yield from self._results.once(
       subject.name,
       "corruptions, means",

@@ -4,7 +4,7 @@ import contextlib
 import json
 import pathlib
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from seer_jax.runtime import errors
 
@@ -17,19 +17,32 @@ class Result(NamedTuple):
   value: float
 
 
+def read_lines(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+  """The lines of a file that hold what, eval, key and figures; none without it.
+
+  The last line may be cut off by a kill, or the file edited.
+  """
+  text = path.read_text(errors="replace") if path.is_file() else ""
+  for each in text.splitlines():
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+      line = json.loads(each)
+      names = "what", "eval", "key"
+      yield {name: line[name] for name in names} | {
+        "figures": dict(line["figures"]),
+        "on": str(line.get("on", "")),  # Older lines have none.
+      }
+
+
 class ResultFile:
   """A file of JSON lines, one for each evaluation of each subject."""
 
   def __init__(self, path: pathlib.Path):
     self._path = path
-    self._known: dict[str, dict[str, float]] = {}
-    text = path.read_text(errors="replace") if path.exists() else ""
-    for each in text.splitlines():
-      # The last line may be cut off by a kill, or the file edited.
-      with contextlib.suppress(ValueError, KeyError, TypeError):
-        line = json.loads(each)
-        self._known[line["key"]] = dict(line["figures"])
-    self._begin = "" if text[-1:] in ("", "\n") else "\n"
+    self._known: dict[str, dict[str, float]] = {
+      line["key"]: line["figures"] for line in read_lines(path)
+    }
+    whole = not path.exists() or path.read_bytes()[-1:] in (b"", b"\n")
+    self._begin = "" if whole else "\n"
 
   def once(
     self,

@@ -4,6 +4,7 @@ Labels are matched to classes by name. A label may name several classes,
 separated by `|`: each is right (ReaL, ObjectNet, concepts of Dollar Street).
 """
 
+import collections
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -65,16 +66,9 @@ def read_names(path: str) -> tuple[str, ...]:
   with errors.reading(path):
     text = files.user_path(path).read_text(errors="surrogateescape")
   names = tuple(line.strip() for line in text.splitlines() if line.strip())
-  twice = [name for name, seen in zip(names, _seen(names), strict=True) if seen]
+  counts = collections.Counter(names)
+  twice = [name for name, count in counts.items() if count > 1]
   if twice or not names:
     what = f"{twice[0]!r} twice" if twice else "no names"
     raise errors.UserError(f"{path} has {what}; give one class per line")
   return names
-
-
-def _seen(names):
-  """Whether each name has come before."""
-  before: set[str] = set()
-  for name in names:
-    yield name in before
-    before.add(name)

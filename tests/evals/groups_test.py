@@ -83,21 +83,21 @@ def test_a_rate_of_zero_is_not_certain():
 def test_groups_that_are_too_small_have_a_count_and_no_rate(tmp_path, caplog):
   source = Named("a", "b", "c", "d", "e")
   text = "path,sex\na,f\nb,f\nc,f\nd,m\ne,\n"
-  split = rates.Groups(table(tmp_path, text, source), ("sex",), smallest=3)
+  split = rates.Groups(table(tmp_path, text, source), ("sex",), "", 3, 100)
   found = dict(split("knn", np.arange(5), np.array([1, 1, 0, 1, 1])))
   assert found["knn/sex=f"] == pytest.approx(2 / 3)
   assert found["knn/sex=m/n"] == 1 and "knn/sex=m" not in found
   assert "knn/sex/gap" not in found
   assert "no rate for m, with fewer than 3 units" in caplog.text
   with pytest.raises(errors.UserError, match="largest group has 3 of the 4"):
-    split = rates.Groups(table(tmp_path, text, source), ("sex",), smallest=4)
+    split = rates.Groups(table(tmp_path, text, source), ("sex",), "", 4, 100)
     list(split("knn", np.arange(5), np.ones(5)))
 
 
 def test_the_worst_group_has_the_lowest_accuracy_or_the_highest_harm(tmp_path):
   source = Named("a", "b", "c", "d")
   text = "path,sex\na,f\nb,f\nc,m\nd,m\n"
-  split = rates.Groups(table(tmp_path, text, source), ("sex",), smallest=2)
+  split = rates.Groups(table(tmp_path, text, source), ("sex",), "", 2, 100)
   values = np.array([1, 1, 0, 1])
   assert dict(split("x", np.arange(4), values))["x/sex/worst"] == 1 / 2
   harm = dict(split("x", np.arange(4), values, lower_is_better=True))
@@ -146,4 +146,8 @@ def test_wrong_columns_are_one_line(tmp_path):
     found.of("gendre", [0])
   for column, words in (("id", "300 different values"), ("none", "is empty")):
     with pytest.raises(errors.UserError, match=words):
-      list(rates.Groups(found, (column,))("knn", np.arange(300), np.ones(300)))
+      list(
+        rates.Groups(found, (column,), "", 30, 100)(
+          "knn", np.arange(300), np.ones(300)
+        )
+      )

@@ -124,14 +124,14 @@ def test_rmac_equals_the_published_definition(shape):
       vector = (vector - whitening["mean"]) @ whitening["projection"]
       total = total + vector / np.linalg.norm(vector)
     wanted.append(total / np.linalg.norm(total))
-  regional = pooling.Pooling("res5", "rmac").regional(jnp.asarray(maps))
+  regional = pooling.Pooling("res5", "rmac", 3, 3.0).regional(jnp.asarray(maps))
   found = pooling.whitened_sum(regional, whitening)
   np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
 def test_gem_equals_its_definition():
   maps = np.random.default_rng(2).normal(size=(2, 3, 4, 5)).astype(np.float32)
-  found = pooling.Pooling("res5", "gem", power=3.0).regional(jnp.asarray(maps))
+  found = pooling.Pooling("res5", "gem", 3, 3.0).regional(jnp.asarray(maps))
   wanted = np.maximum(maps.astype(float), 1e-6) ** 3
   wanted = wanted.mean((1, 2)) ** (1 / 3)
   wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)

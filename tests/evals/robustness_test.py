@@ -71,7 +71,7 @@ def test_the_mean_corruption_error_divides_by_alexnet():
   assert corruption_error.mce(half) == pytest.approx(0.5)
   figures = {f"corruptions/{kind}": value for kind, value in half.items()}
   figures["corruptions/clean"] = 0.9
-  found = corruption_error.summary(figures, is_imagenet=True)
+  found = corruption_error.summary(figures, as_published=True)
   assert found["corruptions/mce"] == pytest.approx(0.5)
   mean = np.mean(list(half.values()))
   assert found["corruptions/mean"] == pytest.approx(mean)

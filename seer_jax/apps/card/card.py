@@ -66,7 +66,12 @@ def _sections(run, found):
 
 def _environment():
   environment = jinja2.Environment(
-    loader=jinja2.PackageLoader("seer_jax.apps.card", "page"),
+    loader=jinja2.ChoiceLoader(
+      [
+        jinja2.PackageLoader(f"seer_jax.apps.{room}", "page")
+        for room in ("card", "report")
+      ]
+    ),
     autoescape=jinja2.select_autoescape(("html",)),
     trim_blocks=True,
     lstrip_blocks=True,

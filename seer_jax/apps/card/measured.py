@@ -1,11 +1,10 @@
 """What `seer-jax eval` measured of a run and of what it was compared with."""
 
-import contextlib
 import dataclasses
-import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
+from seer_jax.apps import results, subjects
 from seer_jax.runtime import files
 
 
@@ -57,21 +56,16 @@ def read(
   figures: dict[str, dict[str, float]] = {name: {}}
   images: dict[str, str] = {}
   for folder in filter(None, (workdir / "evals", evals)):
-    path = folder / "evals.jsonl"
-    text = path.read_text(errors="replace") if path.is_file() else ""
-    for each in text.splitlines():
-      # The last line may be cut off by a kill.
-      with contextlib.suppress(ValueError, KeyError, TypeError):
-        line = json.loads(each)
-        subject = _subject(line["what"], workdir, name)
-        if subject:
-          figures.setdefault(subject, {}).update(line["figures"])
-          images[line["eval"].partition("#")[0]] = line.get("on", "")
+    for line in results.read_lines(folder / "evals.jsonl"):
+      subject = _subject(line["what"], workdir, name)
+      if subject:
+        figures.setdefault(subject, {}).update(line["figures"])
+        images[line["eval"].partition("#")[0]] = line["on"]
   return Measured(figures, images)
 
 
 def _subject(what, workdir, name):
-  if what in ("untrained", "pixels", "phash"):
+  if what in (subjects.UNTRAINED, *subjects.WITHOUT_TRUNK):
     return what
   path = files.user_path(what)
   return name if path.resolve() == workdir.resolve() else None

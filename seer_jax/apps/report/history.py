@@ -1,8 +1,6 @@
 """A workdir, read for a report: its config, curves, results and problems."""
 
-import contextlib
 import dataclasses
-import json
 import math
 import os
 import pathlib
@@ -11,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import ml_collections
 
+from seer_jax.apps import results
 from seer_jax.config import resolved
 from seer_jax.evals.groups import rates
 from seer_jax.runtime import errors, files
@@ -162,12 +161,7 @@ def _results(workdir, evals):
   """What `seer-jax eval` measured of this workdir; groups are the card's."""
   found = {}
   for folder in filter(None, (workdir / "evals", evals)):
-    path = folder / "evals.jsonl"
-    text = path.read_text(errors="replace") if path.is_file() else ""
-    for line in text.splitlines():
-      # The last line may be cut off by a kill.
-      with contextlib.suppress(ValueError, KeyError, TypeError):
-        each = json.loads(line)
-        if files.user_path(each["what"]).resolve() == workdir.resolve():
-          found |= each["figures"]
+    for line in results.read_lines(folder / "evals.jsonl"):
+      if files.user_path(line["what"]).resolve() == workdir.resolve():
+        found |= line["figures"]
   return {name: found[name] for name in rates.whole(found)}

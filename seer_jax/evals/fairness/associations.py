@@ -2,7 +2,7 @@
 
 How often a classifier associates a person with labels that must not be (Goyal
 et al. 2022, "Fairness Indicators for Systematic Assessments of Visual Feature
-Extractors", section 4.1). An image has a bucket at threshold t if one of its
+Extractors"). An image has a bucket at threshold t if one of its
 top five labels is in the bucket with a probability of t or more.
 """
 

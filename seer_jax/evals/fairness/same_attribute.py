@@ -1,7 +1,7 @@
 """Same-attribute retrieval: SEER's third fairness indicator.
 
 Whether the nearest images of a database share an attribute with the query, such
-as gender: precision@k of cosine neighbours (Goyal et al. 2022, section 4.3).
+as gender: precision@k of cosine neighbours (Goyal et al. 2022).
 The labels of both tables are the attribute, compared by name.
 """
 

@@ -29,8 +29,8 @@ class Pooling:
 
   tap: str  # A map of `heads.TAPS`, or a vector, which stays as it is.
   kind: str  # "rmac", "gem" or "mean".
-  levels: int = 3  # Of R-MAC.
-  power: float = 3.0  # Of GeM.
+  levels: int  # Of R-MAC.
+  power: float  # Of GeM.
 
   def regional(self, x_NxHxWxC: jax.Array) -> jax.Array:
     """Unit vectors before whitening: NxRxC, R regions (1 but for R-MAC)."""

@@ -76,17 +76,19 @@ class CorruptionError:
       yield f"corruptions/{kind}", found[f"corruptions/{kind}"]
       yield from ctx.split(f"corruptions/{kind}", index_N, mean_N)
     if len(self._kinds) > 1:
-      yield from summary(found, _is_imagenet(ctx, self._severities)).items()
+      is_same = is_imagenet(ctx.encoder, query, self._severities)
+      yield from summary(found, is_same).items()
 
 
 def summary(
-  figures: Mapping[str, float], is_imagenet: bool
+  figures: Mapping[str, float], as_published: bool
 ) -> dict[str, float]:
   """Means over the kinds that figures have: {name: value}.
 
   `corruptions/mean` is accuracy, `corruptions/kept` its share of the clean one.
-  With all 15 kinds on ImageNet, `corruptions/mce` is the mean corruption error,
-  each kind's error divided by AlexNet's.
+  If the test is the published one (`is_imagenet`) and all 15 kinds are there,
+  `corruptions/mce` is the mean corruption error, each kind's error divided by
+  AlexNet's.
   """
   by_kind = {
     kind: figures[f"corruptions/{kind}"]
@@ -97,7 +99,7 @@ def summary(
   found = {"corruptions/mean": mean}
   if figures.get("corruptions/clean"):
     found["corruptions/kept"] = mean / figures["corruptions/clean"]
-  if is_imagenet and len(by_kind) == len(corruptions.KINDS):
+  if as_published and len(by_kind) == len(corruptions.KINDS):
     found["corruptions/mce"] = mce(by_kind)
   return found
 
@@ -111,11 +113,15 @@ def mce(accuracy_by_kind: Mapping[str, float]) -> float:
   )
 
 
-def _is_imagenet(ctx, severities: Sequence[int]):
+def is_imagenet(
+  encoder: features.Encoder,
+  images: features.ImageSet,
+  severities: Sequence[int],
+) -> bool:
   """Whether the published errors of AlexNet are of the same test."""
   return (
-    getattr(ctx.encoder, "classes", 0) == 1000
-    and len(ctx.images.query.source.label_names) == 1000
+    getattr(encoder, "classes", 0) == 1000
+    and len(images.source.label_names) == 1000
     and sorted(severities) == [1, 2, 3, 4, 5]
   )
 

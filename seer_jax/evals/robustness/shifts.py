@@ -119,8 +119,7 @@ class Shifts:
 
     `clean` is the accuracy on clean images of the set's classes, masked in the
     same way, and `gap` what is lost. Effective robustness is the accuracy above
-    what standard models with this clean accuracy have (Taori et al. 2020,
-    section 2).
+    what standard models with this clean accuracy have (Taori et al. 2020).
     """
     for name, (images, truth) in self._sets.items():
       shift = self._hits(variables, images, truth)

@@ -2,7 +2,6 @@
 
 import cv2
 import numpy as np
-from scipy import fft
 
 
 def gaussian(x: np.ndarray, sigma: float) -> np.ndarray:
@@ -22,6 +21,9 @@ def smooth(x_HxW: np.ndarray, sigma: float) -> np.ndarray:
   As a product of cosine transforms, so its cost does not grow with sigma, which
   may be close to the side of the image. Sigma 0 changes nothing.
   """
+  # Importing it takes a quarter of a second, also of runs that corrupt nothing.
+  from scipy import fft
+
   height, width = x_HxW.shape
   decay = [
     np.exp(-((sigma * np.pi * np.arange(n) / n) ** 2) / 2)
