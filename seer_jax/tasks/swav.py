@@ -184,6 +184,7 @@ class SwAV(base.Task):
         options.iterations,
         queued_AxQxK,
         used,
+        options.codes_power,
       )
       for scores_BxAxK, queued_AxQxK in zip(scores, queue_scores, strict=True)
     )

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def sinkhorn(
@@ -25,12 +26,17 @@ def sinkhorn(
   epsilon: float,
   iterations: int,
   used_N: jax.Array | None = None,
+  power: float = 0.0,
 ) -> jax.Array:
   """Codes: soft assignments that use all prototypes equally (section 3.1).
 
   Solves for the codes as log Q = s / epsilon + u_K + v_N, where u balances the
   prototypes and v makes each row sum to one. With u and v separate from the
   scores, nothing as large as the scores is stored between iterations.
+
+  With a power, prototype k gets a share proportional to (k + 1)^-power: images
+  that nobody selected have a long tail of concepts, which equal shares would
+  spread over the prototypes (PMSN, Assran et al. 2023).
 
   Args:
     scores_NxK: similarities of rows to prototypes, in [-1, 1].
@@ -39,6 +45,7 @@ def sinkhorn(
     iterations: alternations (3; SEER 10); 0 is a softmax of each row.
     used_N: rows that take part in balancing, all by default. Codes of the other
       rows are still computed.
+    power: of the decay of the prototypes' shares; 0 for equal shares.
 
   Returns:
     codes_NxK, float32, rows summing to one; no gradient flows through them.
@@ -49,10 +56,14 @@ def sinkhorn(
     if used_N is None
     else jnp.where(used_N, 0.0, -jnp.inf)[:, None]
   )
+  # Up to a constant, which v absorbs.
+  log_share_K = -power * np.log(np.arange(1, logits_NxK.shape[1] + 1))
   u_K = jnp.zeros(logits_NxK.shape[1])
   v_Nx1 = jnp.zeros_like(rows_Nx1)
   for _ in range(iterations):
     u_K = -jax.nn.logsumexp(logits_NxK + v_Nx1 + rows_Nx1, axis=0)
+    if power:
+      u_K += log_share_K
     v_Nx1 = -jax.nn.logsumexp(logits_NxK + u_K, axis=1, keepdims=True)
   return jax.nn.softmax(logits_NxK + u_K)
 
@@ -124,6 +135,7 @@ def assign(
   iterations: int,
   queue_scores_AxQxK: jax.Array | None = None,
   queue_used: jax.Array | None = None,
+  power: float = 0.0,
 ) -> jax.Array:
   """Codes of each assigning crop, balanced over the batch and its queue.
 
@@ -135,6 +147,7 @@ def assign(
     queue_scores_AxQxK: similarities of earlier features, to balance over more
       rows than a small batch has.
     queue_used: scalar; False ignores the queue (it is not full yet).
+    power: see `sinkhorn`.
 
   Returns:
     codes_BxAxK.
@@ -150,7 +163,8 @@ def assign(
       used_N = jnp.concatenate(
         [jnp.ones(batch, bool), jnp.broadcast_to(queue_used, queued)]
       )
-    codes.append(sinkhorn(rows_NxK, epsilon, iterations, used_N)[:batch])
+    found_NxK = sinkhorn(rows_NxK, epsilon, iterations, used_N, power)
+    codes.append(found_NxK[:batch])
   return jnp.stack(codes, axis=1)
 
 

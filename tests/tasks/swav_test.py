@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -87,6 +89,47 @@ def test_columns_are_nearer_to_balance_with_every_iteration():
 
   found = [imbalance(iterations) for iterations in (0, 1, 3, 10, 30)]
   assert found == sorted(found, reverse=True)
+
+
+def published_power_law(scores_NxK, epsilon, iterations, power):
+  """VISSL's steps in float64: rows to their shares, then columns."""
+  q_KxN = np.exp(np.float64(scores_NxK.T) / epsilon)
+  q_KxN /= q_KxN.sum()
+  share_K = 1 / np.arange(1, len(q_KxN) + 1) ** power
+  share_K /= share_K.sum()
+  for _ in range(iterations):
+    q_KxN *= (share_K / q_KxN.sum(1))[:, None]
+    q_KxN /= q_KxN.sum(0) * q_KxN.shape[1]
+  return (q_KxN / q_KxN.sum(0)).T
+
+
+@pytest.mark.parametrize("power", [0.25, 1.0])
+@pytest.mark.parametrize("iterations", [1, 3, 10])
+@pytest.mark.parametrize("epsilon", EPSILONS)
+def test_power_law_codes_equal_the_published_algorithm(
+  epsilon, iterations, power
+):
+  scores_NxK = cosines(0, 64, 12)
+  ours = swav_loss.sinkhorn(
+    jnp.asarray(scores_NxK), epsilon, iterations, power=power
+  )
+  theirs = published_power_law(scores_NxK, epsilon, iterations, power)
+  np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+
+
+def test_power_law_codes_give_prototypes_their_shares():
+  scores_NxK = jnp.asarray(cosines(0, 96, 8))
+  codes_NxK = swav_loss.sinkhorn(scores_NxK, 0.05, 200, power=0.5)
+  share_K = np.arange(1, 9) ** -0.5
+  share_K *= 96 / share_K.sum()
+  np.testing.assert_allclose(codes_NxK.sum(axis=0), share_K, rtol=1e-2)
+
+
+def test_a_power_of_zero_changes_no_bit():
+  scores_BxVxK = jnp.asarray(multi_crop_scores(0, 16, 3, 12))
+  equal = swav_loss.assign(scores_BxVxK, (0, 1), 0.05, 3)
+  zero = swav_loss.assign(scores_BxVxK, (0, 1), 0.05, 3, power=0.0)
+  np.testing.assert_array_equal(equal, zero)
 
 
 def test_no_gradient_flows_through_codes():
@@ -260,6 +303,21 @@ def test_the_task_averages_the_loss_over_prototype_heads(
     np.testing.assert_allclose(
       gradients[name] / scale, gradient / 2 / scale, rtol=0, atol=1e-5
     )
+
+
+def test_the_config_sets_the_power_of_codes(monkeypatch):
+  config = keys.base()
+  config.swav.codes_power = 1.0
+  monkeypatch.setattr(encoder, "create", lambda config: _Scores())
+  monkeypatch.setattr(encoder, "of_images", lambda config: None)
+  task = swav.SwAV(config, jnp.float32)
+  scores_BxVxK = jnp.asarray(multi_crop_scores(0, 16, 2, 12))
+  monkeypatch.setattr(task, "_scores", lambda params, z: [scores_BxVxK])
+  names = [field.name for field in dataclasses.fields(state.State)]
+  rest = dict.fromkeys(names) | {"extra": {"queue": None}}
+  found = task.targets({}, state.State(**rest), scores_BxVxK)
+  expected = swav_loss.assign(scores_BxVxK, (0, 1), 0.05, 3, power=1.0)
+  np.testing.assert_array_equal(found.codes_BxAxK[0], expected)
 
 
 # The log.
