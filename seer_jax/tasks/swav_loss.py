@@ -34,9 +34,9 @@ def sinkhorn(
   prototypes and v makes each row sum to one. With u and v separate from the
   scores, nothing as large as the scores is stored between iterations.
 
-  With a power, prototype k gets a share proportional to (k + 1)^-power: images
-  that nobody selected have a long tail of concepts, which equal shares would
-  spread over the prototypes (PMSN, Assran et al. 2023).
+  With a power, prototype k gets a share proportional to (k + 1)^-power: the
+  concepts of uncurated images have a long tail, which equal shares would spread
+  over the prototypes (PMSN, Assran et al. 2023).
 
   Args:
     scores_NxK: similarities of rows to prototypes, in [-1, 1].

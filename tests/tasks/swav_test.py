@@ -312,10 +312,10 @@ def test_the_config_sets_the_power_of_codes(monkeypatch):
   monkeypatch.setattr(encoder, "of_images", lambda config: None)
   task = swav.SwAV(config, jnp.float32)
   scores_BxVxK = jnp.asarray(multi_crop_scores(0, 16, 2, 12))
-  monkeypatch.setattr(task, "_scores", lambda params, z: [scores_BxVxK])
+  heads = {"a": scores_BxVxK, "b": scores_BxVxK}
   names = [field.name for field in dataclasses.fields(state.State)]
   rest = dict.fromkeys(names) | {"extra": {"queue": None}}
-  found = task.targets({}, state.State(**rest), scores_BxVxK)
+  found = task.targets(heads, state.State(**rest), scores_BxVxK)
   expected = swav_loss.assign(scores_BxVxK, (0, 1), 0.05, 3, power=1.0)
   np.testing.assert_array_equal(found.codes_BxAxK[0], expected)
 
