@@ -36,6 +36,7 @@ COMMANDS: Mapping[str, Command] = {
   "view": labelling.VIEW,
   "pack": data.PACK,
   "inspect": data.INSPECT,
+  "curate": data.CURATE,
   "prepare": data.PREPARE,
   "convert": weights.CONVERT,
   "plan": planning.PLAN,

@@ -1,4 +1,4 @@
-"""`pack`, `inspect`, `prepare`: shards, what is in images, tables of them."""
+"""`pack`, `inspect`, `prepare`, `curate`: shards, surveys, tables, lists."""
 
 import argparse
 import functools
@@ -161,6 +161,104 @@ def _prepare(options: argparse.Namespace) -> None:
     print(path)
 
 
+def _add_curate(parser):
+  parser.add_argument(
+    "features",
+    metavar="FEATURES",
+    help="folder of seer-jax embed, or .npy file: images x numbers",
+  )
+  add = functools.partial(option, parser)
+  add("--keep", "N", "images to keep, or a share of them", required=True)
+  add("--out", "LIST", "ids of those kept, one per line", required=True)
+  add("--clusters", "N,N,N", "at each level (10 sqrt(images), / 10, / 100)", "")
+  add(
+    "--copies", "C", "cosine from which images are near copies; 1: none", 0.95
+  )
+  add(
+    "--resampling",
+    "N",
+    "times each level is clustered again; not the first of 200,000 images",
+    10,
+  )
+  add("--seed", "N", "of everything random", 0)
+  add("--ids", "FILE", "of the rows of an .npy file, one per line")
+  add("--report", "FILE", "clusters of the top level as CSV")
+  add("--gallery", "FILE", "what is kept and dropped, as a page of pictures")
+
+
+def _curate(options: argparse.Namespace) -> None:
+  from seer_jax.apps import tables
+  from seer_jax.apps.curation import curate, summary
+  from seer_jax.apps.embedding import embeddings, shards
+  from seer_jax.commands import logs, process
+  from seer_jax.runtime import mesh as mesh_lib
+
+  logs.show()
+  process.keep_compiled()
+  keep, settings = _curate_options(options)
+  path = files.user_path(options.features)
+  features = curate.opened(
+    path, files.user_path(options.ids) if options.ids else None
+  )
+  if options.gallery and path.suffix == ".npy":
+    raise errors.UserError(
+      f"--gallery needs images, which {path} has not; leave it out, or embed"
+      " them with seer-jax embed"
+    )
+  with preemption.Preemption(process_pool.stop):
+    found = curate.curate(features, keep, settings, mesh_lib.make())
+  rows = list(summary.levels(found))
+  print(tables.terminal([list(rows[0]), *(list(r.values()) for r in rows)]))
+  print(
+    f"{features.shape[0]:,} images: {found.copies:,} near copies,"
+    f" {len(found.kept):,} kept"
+  )
+  kept = "".join(f"{features.ids[row]}\n" for row in found.kept)
+  files.write_text(files.user_path(options.out), kept)
+  print(f"written: {options.out}; train on it with")
+  print(f"  --config.data.train.only={options.out}")
+  clusters = list(summary.clusters(found, features.ids))
+  if options.report:
+    files.write_text(files.user_path(options.report), shards.as_csv(clusters))
+    print(f"written: {options.report}")
+  if options.gallery:
+    page = summary.page(found, embeddings.Embeddings(path))
+    files.write_text(files.user_path(options.gallery), page)
+    print(f"written: {options.gallery}")
+
+
+def _curate_options(options):
+  """(how much to keep, how images are clustered)."""
+  from seer_jax.apps.curation import curate
+
+  try:
+    keep = float(options.keep)
+    clusters = tuple(map(int, filter(None, options.clusters.split(","))))
+  except ValueError:
+    raise errors.UserError(
+      f"--keep is {options.keep} and --clusters {options.clusters!r}; give"
+      " numbers, as in --keep 0.5 --clusters 10000,1000,100"
+    ) from None
+  if not -1 <= options.copies <= 1 or options.resampling < 0:
+    raise errors.UserError(
+      f"--copies is {options.copies:g}, a cosine of -1 to 1, and --resampling"
+      f" {options.resampling}, which must be 0 or more; correct them"
+    )
+  return keep, curate.Options(
+    clusters, options.copies, options.resampling, options.seed
+  )
+
+
+CURATE = Command(
+  "Selects images for training: no near copies, all concepts alike.",
+  (
+    "seer-jax curate ~/photos.seer --keep 0.5 --out chosen.txt",
+    "seer-jax curate x.npy --ids ids.txt --keep 100000 --out chosen.txt"
+    " --clusters 10000,1000,100",
+  ),
+  _add_curate,
+  _curate,
+)
 PREPARE = Command(
   "Makes tables of published test sets: images, labels, attributes.",
   (

@@ -2,7 +2,7 @@
 
 import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -78,17 +78,28 @@ class Embeddings:
     dtype = np.dtype(self.about["dtype"])
     width = self.width
     if len(self) * width * dtype.itemsize <= _IN_MEMORY:
-      return np.concatenate(
-        [part for path in self._files for part in _embeddings(path)]
-      )
+      return np.concatenate(list(self.parts()))
     key = self.fingerprint
     path = files.cache_folder("index") / f"{key}.{dtype.name}"
     if not path.exists():
       with files.whole_file(path) as file:
-        for shard in self._files:
-          for part in _embeddings(shard):
-            file.write(np.ascontiguousarray(part))
+        for part in self.parts():
+          file.write(np.ascontiguousarray(part))
     return np.memmap(path, dtype, "r", shape=(len(self), width))
+
+  def parts(self) -> Iterator[np.ndarray]:
+    """Embeddings in order, a row group of a shard at a time.
+
+    Raises UserError if a shard is damaged, or has embeddings of another width.
+    """
+    for path in self._files:
+      width = shards.width_of(path)
+      if width != self.width:
+        raise errors.UserError(
+          f"{path} has embeddings of {width} numbers, others have"
+          f" {self.width}; remove it, and run the same seer-jax embed again"
+        )
+      yield from _embeddings(path)
 
   @functools.cached_property
   def width(self) -> int:

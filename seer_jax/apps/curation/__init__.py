@@ -1,0 +1,1 @@
+"""Curation: a balanced selection from images of any origin."""
