@@ -12,6 +12,7 @@ logistic regression ("linear") of frozen, clean features, from the labels of all
 50,000 training images, on the 10,000 of the test set. `--tail=100` trains on a
 long tail: of the rarest class a hundredth of the most frequent one's images;
 the labels that kNN and logistic regression learn from stay balanced.
+`--only=FILE` trains on the images of a list instead.
 
 A row is a change of `configs/cifar10.py` (`--list`), all else equal. With
 `--minutes` a short trial measures the row's images a second first, so that
@@ -49,18 +50,22 @@ class Run(NamedTuple):
     tail: how many times as many images the most frequent class has as the
       rarest; 1 for all images.
     steps: how many; for the peer, seconds.
+    only: path of a list of the images to train on, instead of a tail.
   """
 
   row: str
   seed: int
   tail: int
   steps: int
+  only: str = ""
 
   @property
   def name(self) -> str:
     """Of its folder."""
     row = self.row.replace(":", "-")
-    return f"{row}-tail{self.tail}-seed{self.seed}-{self.steps}"
+    images = trained_on(self.tail, self.only)
+    images = images if self.only else f"tail{images}"
+    return f"{row}-{images}-seed{self.seed}-{self.steps}"
 
   @property
   def is_peer(self) -> bool:
@@ -73,8 +78,13 @@ class Run(NamedTuple):
     return self.row.removeprefix(PEER) if self.is_peer else self.row
 
 
+def trained_on(tail: int, only: str) -> str:
+  """The list of the images of a run, by name, or their tail."""
+  return pathlib.Path(only).stem if only else str(tail)
+
+
 def config_of(
-  row: str, data: pathlib.Path, tail: int, out: pathlib.Path
+  row: str, data: pathlib.Path, tail: int, out: pathlib.Path, only: str = ""
 ) -> Any:
   """The config of a row, its length still open.
 
@@ -87,7 +97,9 @@ def config_of(
 
   config = cifar10.get_config()
   config.data.train.path = config.data.test.path = str(data)
-  if tail > 1:
+  if only:
+    config.data.train.only = only
+  elif tail > 1:
     config.data.train.only = str(long_tail(data, tail, out))
   # Measured afterwards, on all images.
   config.eval.every = 0
@@ -232,7 +244,7 @@ def work(options: argparse.Namespace) -> None:
   """One run, in the process that `measure` starts for it."""
   run = Run(*json.loads(options.worker))
   workdir = options.out / run.name
-  config = config_of(run.ours, options.data, run.tail, options.out)
+  config = config_of(run.ours, options.data, run.tail, options.out, run.only)
   config.seed = run.seed
   if run.is_peer:
     found = train_peer(config, run, options.labels)
@@ -269,6 +281,8 @@ def _cost(run, options):
 
 def length(row: str, options: argparse.Namespace) -> int:
   """Steps of a row; of the peer, seconds."""
+  if options.steps:
+    return options.steps
   trial = Run(row, 0, 1, _TRIAL_STEPS)
   if trial.is_peer:
     return round(60 * options.minutes)
@@ -287,13 +301,14 @@ def length(row: str, options: argparse.Namespace) -> int:
 def table(results: list[dict[str, Any]]) -> str:
   """Rows of Markdown: means over seeds, and their standard deviation."""
   head = (
-    "row", "tail", "seeds", "kNN, k = 20", "k = 200", "linear", "epochs",
-    "minutes", "TFLOP", "loss / ln K",
+    "row", "tail or list", "seeds", "kNN, k = 20", "k = 200", "linear",
+    "epochs", "minutes", "TFLOP", "loss / ln K",
   )  # fmt: skip
   rows = [head, ("---", *("--:",) * (len(head) - 1))]
   groups: dict[tuple, list] = {}
   for each in results:
-    groups.setdefault((each["row"], each["tail"]), []).append(each)
+    images = trained_on(each["tail"], each.get("only", ""))
+    groups.setdefault((each["row"], images), []).append(each)
 
   def mean(name, scale=1.0, digits=1, spread=True):
     values = [scale * each.get(name, float("nan")) for each in group]
@@ -302,11 +317,11 @@ def table(results: list[dict[str, Any]]) -> str:
       text += f" ± {np.std(values, ddof=1):.{digits}f}"
     return text
 
-  for (row, tail), group in groups.items():
+  for (row, images), group in groups.items():
     rows.append(
       (
         row,
-        str(tail),
+        images,
         str(len(group)),
         *(mean(name, 100) for name in ("knn/k=20", "knn/k=200", "linear")),
         mean("epochs", spread=False),
@@ -334,6 +349,8 @@ def main() -> None:
   long = parser.add_mutually_exclusive_group()
   long.add_argument("--epochs", type=float, default=10.0)
   long.add_argument("--minutes", type=float, help="of training, each row")
+  long.add_argument("--steps", type=int, help="of each row")
+  parser.add_argument("--only", default="", help="a list of the images")
   parser.add_argument(
     "--labels", type=int, default=50_000, help="images to learn from"
   )
@@ -348,6 +365,8 @@ def main() -> None:
     parser.error(f"--data={options.data} has no folder train/")
   options.data = options.data.expanduser().resolve()
   options.out = options.out.expanduser().resolve()
+  if options.only:
+    options.only = str(pathlib.Path(options.only).expanduser().resolve())
   if options.worker:
     work(options)
     return
@@ -361,7 +380,8 @@ def main() -> None:
   for row in rows:
     steps = length(row, options)
     for seed in map(int, options.seeds.split(",")):
-      results.append(measure(Run(row, seed, options.tail, steps), options))
+      run = Run(row, seed, options.tail, steps, options.only)
+      results.append(measure(run, options))
       print(table(results[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
   print(table(results))
   print(json.dumps(results))

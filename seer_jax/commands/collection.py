@@ -46,52 +46,57 @@ def _add_embed(parser):
   add("--batch", "N", "images per batch", 32)
   add("--shard", "N", "images per file; the most that a kill costs", 2048)
   several = parser.add_argument_group(
-    "several processes",
+    "several processes without Ray",
     "They divide the files; detected under SLURM, Open MPI, Kubernetes and on"
     " Cloud TPUs.",
   )
   option(several, "--processes", "N", "how many there are", kind=int)
   option(several, "--process", "I", "index of this one, from 0", kind=int)
+  data.add_pool(parser)
 
 
 def _embed(options: argparse.Namespace) -> None:
   import jax
 
   from seer_jax.apps.embedding import embed, embed_folder
-  from seer_jax.data import sources
-  from seer_jax.data.storage import filesystem
-  from seer_jax.runtime import preemption, process_pool
+  from seer_jax.runtime import preemption
+  from seer_jax.runtime.parallel import process_pool
 
   logs.show()
   process.keep_compiled()
   if options.batch < 1:
     raise errors.UserError(f"--batch is {options.batch}; it must be positive")
   with preemption.Preemption(process_pool.stop):
-    keys = data.keys_of(options)
     # `view` finds them again from whatever folder it is started in.
-    for key in ("path", "labels", "exclude", "only"):
-      keys[key] = filesystem.absolute(keys[key])
-    source = sources.open_source(keys)
-    print(source)
-    which, processes = _rank(options)
+    keys = data.absolute_keys(options)
+    out = files.user_path(options.out).resolve()
+    paths = *data.source_paths(keys), _lasting(options.weights), str(out.parent)
+    cluster = data.cluster_of(options, *paths)
+    source = data.open_for(options, cluster, keys)
+    which, processes = (0, 1) if cluster else _rank(options)
     collection = embed_folder.EmbeddedFolder(
       source,
       keys,
       embed.open_weights(_lasting(options.weights)),
-      files.user_path(options.out),
+      out,
       embed.Options(
         tap=options.tap,
         dtype=options.dtype,
         precision=options.precision,
         batch_size=options.batch,
-        threads=options.workers,
+        threads=options.workers if not cluster else _threads(options),
         max_pixels=options.max_pixels,
         shard=options.shard,
       ),
     )
     if processes == 1:
       which, processes = jax.process_index(), jax.process_count()
-    print(collection.run(which, processes))
+    print(collection.run(which, processes, cluster))
+
+
+def _threads(options):
+  """Decoding threads of a task."""
+  return max(1, round(options.task_cpus))
 
 
 def _lasting(weights):
@@ -191,6 +196,7 @@ def _add_duplicates(parser):
   add("--out", "FILE", "groups as CSV")
   add("--drop", "FILE", "ids of all but one of each group, for --exclude")
   add("--gallery", "FILE", "groups as a page of pictures")
+  data.add_pool(parser)
 
 
 def _duplicates(options: argparse.Namespace) -> None:
@@ -202,10 +208,18 @@ def _duplicates(options: argparse.Namespace) -> None:
   from seer_jax.apps.collection import duplicates
   from seer_jax.apps.embedding import shards
   from seer_jax.apps.view import gallery
+  from seer_jax.runtime import preemption
+  from seer_jax.runtime.parallel import process_pool
 
-  several = duplicates.groups(
-    found, options.bits, options.cosine, options.features
-  )
+  with preemption.Preemption(process_pool.stop):
+    cluster = data.cluster_of(options, str(found.folder))
+    several = duplicates.groups(
+      found,
+      options.bits,
+      options.cosine,
+      options.features,
+      cluster or process_pool.Local(),
+    )
   rows = list(duplicates.rows_of(found, several))
   exact = sum(group.kind == "exact" for group in several)
   extra = sum(len(group.others) for group in several)

@@ -6,7 +6,8 @@ import os
 from typing import Any
 
 from seer_jax.commands.parser import Command, option
-from seer_jax.runtime import errors, files, preemption, process_pool
+from seer_jax.runtime import errors, files, preemption
+from seer_jax.runtime.parallel import process_pool
 
 # Options that are also keys of a source.
 _KEYS = (
@@ -44,6 +45,68 @@ def add_source(parser: argparse.ArgumentParser) -> None:
   add("--max_pixels", "N", "images with more pixels are unusable", 200_000_000)
 
 
+def add_pool(parser: argparse.ArgumentParser) -> None:
+  """Adds the options that say where work runs."""
+  several = parser.add_argument_group(
+    "several machines",
+    "--on ray: one task per shard on the Ray cluster at RAY_ADDRESS, whose\n"
+    "machines share the folders. The same command resumes.",
+  )
+  add = functools.partial(option, several)
+  add("--on", None, "local or ray", "local", choices=("local", "ray"))
+  add("--task-cpus", "N", "of each task on Ray", 1.0)
+  add("--task-gpus", "N", "of each task on Ray", 0.0)
+  add("--task-memory", "GIB", "of each task on Ray; 0 is not counted", 0.0)
+
+
+def cluster_of(options: argparse.Namespace, *paths: str) -> Any:
+  """The cluster of `--on ray`; None for `--on local`.
+
+  Raises UserError if it cannot do the work.
+
+  Args:
+    options: of `add_pool`.
+    paths: files, folders, patterns and URLs that tasks read or write.
+  """
+  if options.on == "local":
+    return None
+  from seer_jax.data.storage import filesystem
+  from seer_jax.runtime.parallel import ray_cluster
+
+  task = options.task_cpus, options.task_gpus, options.task_memory
+  if min(task) < 0 or not any(task):
+    raise errors.UserError(
+      f"--task-cpus is {task[0]:g}, --task-gpus {task[1]:g}, --task-memory"
+      f" {task[2]:g}; none may be negative, and one must be positive"
+    )
+  local = [
+    files.user_path(path).resolve()
+    for path in paths
+    if path and not filesystem.is_url(path)
+  ]
+  here = [path for path in local if path.exists()]  # Patterns do not.
+  cluster = ray_cluster.Cluster(
+    ray_cluster.address(), ray_cluster.Task(*task), here
+  )
+  print(f"on {cluster}")
+  return cluster
+
+
+def absolute_keys(options: argparse.Namespace) -> dict[str, Any]:
+  """As `keys_of`, with paths that hold in any folder and on any machine."""
+  from seer_jax.data.storage import filesystem
+
+  keys = keys_of(options)
+  for key in ("path", "labels", "exclude", "only"):
+    keys[key] = filesystem.absolute(keys[key])
+  return keys
+
+
+def source_paths(keys: dict[str, Any]) -> tuple[str, ...]:
+  """The files and folders of `absolute_keys`."""
+  return keys["path"], keys["labels"], keys["exclude"], keys["only"]
+
+
 def _add_pack(parser):
   add_source(parser)
   parser.add_argument("target", metavar="DST", help="folder for the shards")
@@ -55,6 +118,7 @@ def _add_pack(parser):
     "images per shard (4096; fewer for small collections)",
     kind=int,
   )
+  add_pool(parser)
 
 
 def keys_of(options: argparse.Namespace) -> dict[str, Any]:
@@ -79,10 +143,21 @@ def keys_of(options: argparse.Namespace) -> dict[str, Any]:
   return keys | {"kind": kind, "path": options.source}
 
 
-def _open(options):
+def open_for(options: argparse.Namespace, cluster: Any, keys: Any) -> Any:
+  """The source of `absolute_keys`, for work here or on a cluster."""
   from seer_jax.data import sources
 
-  return sources.open_source(keys_of(options))
+  source = (sources.Portable if cluster else sources.open_source)(keys)
+  print(source)
+  return source
+
+
+def _pool(options, *paths):
+  """(where work runs, the source)."""
+  keys = absolute_keys(options)
+  cluster = cluster_of(options, *source_paths(keys), *paths)
+  source = open_for(options, cluster, keys)
+  return cluster or process_pool.Local(options.workers), source
 
 
 def _pack(options: argparse.Namespace) -> None:
@@ -96,27 +171,35 @@ def _pack(options: argparse.Namespace) -> None:
     )
   if options.side < 0:
     raise errors.UserError(f"--side is {options.side}; it must be 0 or more")
+  target = files.user_path(options.target).resolve()
+  if options.on == "ray":
+    # Machines are asked whether they have it.
+    with errors.writing(target):
+      target.mkdir(parents=True, exist_ok=True)
   with preemption.Preemption(process_pool.stop):
-    source = _open(options)
-    print(source)
+    pool, source = _pool(options, str(target))
     done = pack.pack(
       source,
-      files.user_path(options.target),
+      target,
       shard=options.shard,
       side=options.side,
       max_pixels=options.max_pixels,
-      workers=options.workers,
+      pool=pool,
     )
     print(done)
+
+
+def _add_inspect(parser):
+  add_source(parser)
+  add_pool(parser)
 
 
 def _inspect(options: argparse.Namespace) -> None:
   from seer_jax.data import inspect
 
   with preemption.Preemption(process_pool.stop):
-    source = _open(options)
-    print(source)
-    for line in inspect.report(source, options.max_pixels, options.workers):
+    pool, source = _pool(options)
+    for line in inspect.report(source, options.max_pixels, pool):
       print(line)
 
 
@@ -172,7 +255,13 @@ def _add_curate(parser):
   add("--out", "LIST", "ids of those kept, one per line", required=True)
   add("--clusters", "N,N,N", "at each level (10 sqrt(images), / 10, / 100)", "")
   add(
-    "--copies", "C", "cosine from which images are near copies; 1: none", 0.95
+    "--copies", "C", "cosine from which images are near copies; 1: none", 0.98
+  )
+  add(
+    "--components",
+    "N",
+    "whitened principal components to compare by; 0: the features",
+    0,
   )
   add(
     "--resampling",
@@ -245,7 +334,11 @@ def _curate_options(options):
       f" {options.resampling}, which must be 0 or more; correct them"
     )
   return keep, curate.Options(
-    clusters, options.copies, options.resampling, options.seed
+    clusters,
+    options.copies,
+    options.components,
+    options.resampling,
+    options.seed,
   )
 
 
@@ -283,6 +376,6 @@ INSPECT = Command(
     "seer-jax inspect ~/photos",
     "seer-jax inspect list.txt --labels=labels.npy",
   ),
-  add_source,
+  _add_inspect,
   _inspect,
 )

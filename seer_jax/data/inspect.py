@@ -1,19 +1,28 @@
-"""What a source contains: sizes, labels, unusable images, copies; its speed."""
+"""What a source contains: sizes, labels, unusable images, copies; its speed.
+
+Parts of an unfinished survey are kept in the user's cache: the same command
+resumes. A finished one leaves nothing there, since images may change.
+"""
 
 import collections
 import hashlib
+import json
 import os
+import pathlib
+import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import tqdm
 
-from seer_jax.data import crops, sources
+from seer_jax.data import crops, pack, sources
 from seer_jax.data.storage import retry
-from seer_jax.runtime import errors, process_pool
+from seer_jax.runtime import errors, files
+from seer_jax.runtime.parallel import process_pool
 
 # SwAV's crops, and on how many images they are timed.
 _GROUPS = (
@@ -22,7 +31,6 @@ _GROUPS = (
 )
 _RATIO = 3 / 4, 4 / 3
 _TIMED = 64
-_AT_ONCE = 256
 _SHOWN = 20
 _KEPT = 1000  # Names of unusable images, which are sorted at the end.
 
@@ -39,19 +47,40 @@ class _Part(NamedTuple):
   excluded: int
   bytes: int
 
+  def write(self, path: pathlib.Path) -> None:
+    """Writes a file that `read` reads."""
+    rest = self._replace(hashes=None)._asdict()
+    for name in _COUNTS:
+      rest[name] = list(rest[name].items())
+    with files.whole_file(path) as file:
+      np.savez(file, hashes=self.hashes, rest=np.array(json.dumps(rest)))
+
+  @classmethod
+  def read(cls, path: pathlib.Path) -> "_Part":
+    """Raises OSError or ValueError if the file is damaged."""
+    with np.load(path) as arrays:
+      rest = json.loads(str(arrays["rest"])) | {"hashes": arrays["hashes"]}
+    counts = {name: collections.Counter(dict(rest[name])) for name in _COUNTS}
+    bad = [(name, reason) for name, reason in rest["bad"]]
+    return cls(**(rest | counts | {"bad": bad}))
+
+
+_COUNTS = "shorter", "longer", "labels"
+
 
 class _Scan:
   """Surveys a range of images, in a process of its own."""
 
   def __init__(self, source: sources.Source, max_pixels: int):
     self._source, self._max_pixels = source, max_pixels
+    self.size = pack.shard_of(len(source))
 
   def __len__(self) -> int:
-    return -(-len(self._source) // _AT_ONCE)
+    return -(-len(self._source) // self.size)
 
   def __call__(self, part: int) -> _Part:
-    first = part * _AT_ONCE
-    last = min(len(self._source), first + _AT_ONCE)
+    first = part * self.size
+    last = min(len(self._source), first + self.size)
     hashes, bad, excluded, size = np.zeros(last - first, np.uint64), [], 0, 0
     shorter, longer, labels = (collections.Counter() for _ in range(3))
     for number in range(first, last):
@@ -76,15 +105,39 @@ class _Scan:
     return _Part(first, hashes, shorter, longer, labels, bad, excluded, size)
 
 
+def _parts(
+  source: sources.Source,
+  max_pixels: int,
+  pool: process_pool.Pool,
+  progress: Callable[[int], object],
+) -> Iterator[_Part]:
+  """All parts: those of an unfinished survey first."""
+  scan, known = _Scan(source, max_pixels), (source.fingerprint, len(source))
+  folder = files.cached("inspect", known, source.label_names, max_pixels)
+  missing = []
+  for number in range(len(scan)):
+    try:
+      part = _Part.read(folder / f"{number}.npz")
+    except (OSError, ValueError, zipfile.BadZipFile):
+      missing.append(number)
+      continue
+    progress(len(part.hashes))
+    yield part
+  for part in pool.each(scan, missing, progress):
+    part.write(folder / f"{part.first // scan.size}.npz")
+    yield part
+  shutil.rmtree(folder, ignore_errors=True)
+
+
 def report(
-  source: sources.Source, max_pixels: int, workers: int
+  source: sources.Source, max_pixels: int, pool: process_pool.Pool
 ) -> Iterator[str]:
   """Lines about the images of a source, all of which are decoded.
 
   Eight bytes per image are kept in a temporary file. Raises UserError, after
   the lines that give the reasons, if no image is usable.
   """
-  scan, bad, excluded, size = _Scan(source, max_pixels), [], 0, 0
+  bad, excluded, size = [], 0, 0
   shorter, longer, labels = (collections.Counter() for _ in range(3))
   with (
     tempfile.TemporaryFile() as file,
@@ -92,8 +145,7 @@ def report(
   ):
     file.truncate(8 * len(source))
     hashes = np.memmap(file, np.uint64, "r+", shape=(len(source),))
-    parts = process_pool.each(scan, range(len(scan)), workers, bar.update)
-    for part in parts:
+    for part in _parts(source, max_pixels, pool, bar.update):
       hashes[part.first : part.first + len(part.hashes)] = part.hashes
       shorter, longer = shorter + part.shorter, longer + part.longer
       labels.update(part.labels)

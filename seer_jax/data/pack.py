@@ -17,7 +17,8 @@ import tqdm
 from seer_jax.data import sources, strip_metadata
 from seer_jax.data.sources import array_record
 from seer_jax.data.storage import filesystem, retry, tf_example
-from seer_jax.runtime import errors, files, process_pool
+from seer_jax.runtime import errors, files
+from seer_jax.runtime.parallel import process_pool
 
 _PARTS, _PLAN = "parts", "plan.json"
 _LISTS = "ids", "bad", "labels", "originals"
@@ -134,12 +135,13 @@ def pack(
   shard: int | None,
   side: int,
   max_pixels: int,
-  workers: int,
+  pool: process_pool.Pool,
 ) -> str:
   """Packs all shards that do not exist yet; returns a summary.
 
   `shard` is the number of images in each, None for that of an unfinished pack
-  or `shard_of`; shorter sides are shrunk to `side` pixels, 0 for never. Raises
+  or `shard_of`; shorter sides are shrunk to `side` pixels, 0 for never; `pool`
+  packs one shard a task, and its machines share the folder. Raises
   UserError if the folder has other contents or cannot be written to, Lost if
   the disk is full, and Stopped if `process_pool.stop` was called.
   """
@@ -154,7 +156,7 @@ def pack(
     "max_pixels": max_pixels,
   }
   with _alone(target), _full_disk(target):
-    return _pack(packer, plan, source, target, workers)
+    return _pack(packer, plan, source, target, pool)
 
 
 def shard_of(images: int) -> int:
@@ -168,7 +170,7 @@ def _begun(target):
     return json.loads((target / _PARTS / _PLAN).read_text()).get("shard")
 
 
-def _pack(packer, plan, source, target, workers):
+def _pack(packer, plan, source, target, pool):
   done = _begin(target, plan)
   if done:
     return f"{target} is packed already: {done}"
@@ -179,7 +181,7 @@ def _pack(packer, plan, source, target, workers):
   with tqdm.tqdm(
     total=len(source), initial=min(there, len(source)), unit=" images"
   ) as bar:
-    for _ in process_pool.each(packer, missing, workers, bar.update):
+    for _ in pool.each(packer, missing, bar.update):
       pass
   return _finish(target, packer, source)
 

@@ -15,6 +15,7 @@ from photos import encode, scene
 
 from seer_jax import commands
 from seer_jax.data import pack, sources
+from seer_jax.runtime import errors
 
 
 @pytest.fixture(autouse=True)
@@ -209,9 +210,13 @@ def test_excluded_images_are_not_packed(photos, tmp_path, capsys):
   assert len(ids) == 16 and not {"a/04.jpg", "b/01.jpg"} & set(ids)
 
 
+def files_below(folder):
+  return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
 def test_inspect_counts_what_is_there(photos, tmp_path, capsys):
   (photos / "copy.jpg").write_bytes((photos / "b" / "01.jpg").read_bytes())
-  before = sorted(tmp_path.rglob("*"))
+  before = files_below(tmp_path)
   assert run(photos, command="inspect") == 0
   out = capsys.readouterr().out
   assert "19 usable, 2 not, 0 excluded" in out
@@ -219,7 +224,34 @@ def test_inspect_counts_what_is_there(photos, tmp_path, capsys):
   assert "labels: 2, with 8 to 10 images each; 1 images have none" in out
   assert "1 are copies" in out and "2 times: b/01.jpg, copy.jpg" in out
   assert "shorter side: 30 to 30 px" in out and "images a second" in out
-  assert sorted(tmp_path.rglob("*")) == before
+  assert files_below(tmp_path) == before
+
+
+def test_an_unfinished_survey_resumes(photos, tmp_path, capsys, monkeypatch):
+  from seer_jax.data import inspect
+
+  monkeypatch.setattr(pack, "shard_of", lambda images: 4)
+  assert run(photos, command="inspect") == 0
+  whole = capsys.readouterr().out.splitlines()
+  real, seen = inspect._Scan.__call__, []
+
+  def dies(scan, part):
+    if len(seen) == 3:
+      raise errors.Lost("the machine is gone")
+    seen.append(part)
+    return real(scan, part)
+
+  monkeypatch.setattr(inspect._Scan, "__call__", dies)
+  assert run(photos, command="inspect") == 70
+  capsys.readouterr()
+  (part,) = [each for each in files_below(tmp_path) if each.name == "1.npz"]
+  part.write_bytes(b"damaged")
+  seen.append("alive again")
+  assert run(photos, command="inspect") == 0
+  assert seen[4:] == [1, 3, 4]
+  # All but the speed.
+  assert capsys.readouterr().out.splitlines()[:-1] == whole[:-1]
+  assert not [each for each in files_below(tmp_path) if "cache" in each.parts]
 
 
 def told(capsys, *args):

@@ -9,6 +9,7 @@ import tfds_sets
 from photos import plant
 
 from seer_jax.data import pack, sources
+from seer_jax.runtime.parallel import process_pool
 from seer_jax.training import run
 
 # The smallest network with all parts; SEER's crops, heads and optimiser stay.
@@ -49,7 +50,14 @@ def test_rg32_learns_from_array_records(tmp_path, monkeypatch):
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
   source = sources.Folder(str(plant(tmp_path / "photos", 40)))
   shards = tmp_path / "shards"
-  pack.pack(source, shards, shard=16, side=0, max_pixels=1 << 20, workers=1)
+  pack.pack(
+    source,
+    shards,
+    shard=16,
+    side=0,
+    max_pixels=1 << 20,
+    pool=process_pool.Local(),
+  )
   found = train("seer_rg32", tmp_path, kind="array_record", path=str(shards))
   # The warm-up of 8,000 steps is a share of the run, and starts at 0.3.
   rates = [line["lr"] for line in found if "lr" in line]

@@ -1,15 +1,21 @@
 """Duplicates in a collection: equal files, and images that look the same."""
 
+import functools
+import shutil
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+import tqdm
 
 from seer_jax.apps.collection import search
 from seer_jax.apps.embedding import embeddings, perceptual_hash, vectors
+from seer_jax.runtime import errors, files
+from seer_jax.runtime.parallel import process_pool
 
 # Neighbours compared of each image, and queries at once.
 _NEIGHBOURS, _QUERIES = 16, 4096
+_HERE = process_pool.Local()
 
 
 class Group(NamedTuple):
@@ -20,11 +26,78 @@ class Group(NamedTuple):
   others: list[int]
 
 
+class Pairs:
+  """Finds pairs of near duplicates, a part of them per task of a pool."""
+
+  def __init__(
+    self,
+    found: embeddings.Embeddings,
+    bits: int,
+    cosine: float,
+    features: float | None,
+  ):
+    """See `groups`."""
+    self._found, self._bits, self._cosine = found, bits, cosine
+    self._features = features
+    self._by_hash = perceptual_hash.PARTS if bits >= 0 else 0
+
+  def __len__(self) -> int:
+    queries = -(-len(self._found) // _QUERIES)
+    return self._by_hash + queries * (self._features is not None)
+
+  def __call__(self, part: int) -> tuple[int, np.ndarray]:
+    """(part, pairs Mx2): first by hash, then by features."""
+    if part < self._by_hash:
+      near = self._close(part)
+      return part, near[_cosines(self._found.features, near) >= self._cosine]
+    return part, self._neighbours((part - self._by_hash) * _QUERIES)
+
+  def __getstate__(self):
+    rest = self._bits, self._cosine, self._features
+    return self._found.folder, self._found.fingerprint, rest
+
+  def __setstate__(self, state):
+    folder, fingerprint, rest = state
+    found = embeddings.Embeddings(folder)
+    if found.fingerprint != fingerprint:
+      raise errors.UserError(
+        f"{folder} has other embeddings here than where the command was"
+        " started; mount the same folder"
+      )
+    self.__init__(found, *rest)
+
+  @functools.cached_property
+  def _distinct(self):
+    """(first row of each hash, the hash)."""
+    hash_M, first_M = np.unique(self._found.hashes, return_index=True)
+    return first_M, hash_M
+
+  def _close(self, part):
+    """Pairs with close hashes; of equal hashes, each with the first only."""
+    first_M, hash_M = self._distinct
+    close = first_M[perceptual_hash.close_pairs(hash_M, self._bits, part)]
+    if part:
+      return close
+    return np.concatenate([_equal(self._found.hashes), close])
+
+  @functools.cached_property
+  def _index(self):
+    return search.Index(self._found.features)
+
+  def _neighbours(self, first):
+    query = self._found.features[first : first + _QUERIES]
+    similarity_QxK, index_QxK = self._index.search(query, _NEIGHBOURS)
+    q, k = np.nonzero(similarity_QxK >= self._features)
+    pairs = np.stack([q + first, index_QxK[q, k]], 1)
+    return pairs[pairs[:, 0] != pairs[:, 1]]
+
+
 def groups(
   found: embeddings.Embeddings,
   bits: int,
   cosine: float,
   features: float | None = None,
+  pool: process_pool.Pool = _HERE,
 ) -> list[Group]:
   """Groups of duplicates, the largest first.
 
@@ -36,13 +109,22 @@ def groups(
     bits: in which hashes may differ; -1 for equal files only.
     cosine: least cosine of the embeddings of near duplicates.
     features: pairs of this cosine are duplicates whatever their hashes.
+    pool: finds a part of the pairs per task. Parts are kept in the user's cache
+      until all are found: the same call resumes.
   """
   pairs = [_equal(found.column("sha256"))]
-  if bits >= 0:
-    near = _close(found.hashes, bits)
-    pairs.append(near[_cosines(found.features, near) >= cosine])
-  if features is not None:
-    pairs.append(_neighbours(found.features, features))
+  work = Pairs(found, bits, cosine, features)
+  folder = files.cached("duplicates", found.fingerprint, bits, cosine, features)
+  paths = [folder / f"{part}.npy" for part in range(len(work))]
+  missing = [part for part, path in enumerate(paths) if not path.exists()]
+  with tqdm.tqdm(total=len(work), unit=" parts") as bar:
+    bar.update(len(work) - len(missing))
+    for part, found_Mx2 in pool.each(work, missing):
+      with files.whole_file(paths[part]) as file:
+        np.save(file, found_Mx2)
+      bar.update()
+  pairs += map(np.load, paths)
+  shutil.rmtree(folder, ignore_errors=True)
   return sorted(
     _grouped(found, np.concatenate(pairs)),
     key=lambda group: (-len(group.others), group.keep),
@@ -60,27 +142,9 @@ def _equal(values_N):
   return pairs_Nx2[pairs_Nx2[:, 0] != pairs_Nx2[:, 1]]
 
 
-def _close(hashes_N, bits):
-  """Pairs with close hashes; of equal hashes, each with the first only."""
-  _, first = np.unique(hashes_N, return_index=True)
-  close = perceptual_hash.close_pairs(hashes_N[first], bits)
-  return np.concatenate([_equal(hashes_N), first[close]])
-
-
 def _cosines(features_NxD, pairs_Mx2):
   a_M, b_M = pairs_Mx2.T
   return vectors.cosines(features_NxD, a_M, features_NxD, b_M)
-
-
-def _neighbours(features_NxD, cosine):
-  index, found = search.Index(features_NxD), [np.empty((0, 2), np.int64)]
-  for start in range(0, len(features_NxD), _QUERIES):
-    query = features_NxD[start : start + _QUERIES]
-    similarity_QxK, index_QxK = index.search(query, _NEIGHBOURS)
-    q, k = np.nonzero(similarity_QxK >= cosine)
-    found.append(np.stack([q + start, index_QxK[q, k]], 1))
-  pairs = np.concatenate(found)
-  return pairs[pairs[:, 0] != pairs[:, 1]]
 
 
 def _grouped(found, pairs_Mx2) -> Iterator[Group]:

@@ -44,7 +44,8 @@ class Options:
   """How images are clustered."""
 
   clusters: tuple[int, ...] = ()  # At each level; () for `levels_of`.
-  cosine: float = 0.95  # Near copies are at least this close; 1 keeps all.
+  cosine: float = 0.98  # Near copies are at least this close; 1 keeps all.
+  components: int = 0  # Whitened principal ones to use; 0 for the features.
   resampling: int = 10  # Steps at each level but the first of many images.
   seed: int = 0
 
@@ -122,9 +123,15 @@ def curate(
   wanted = _wanted(keep, count)
   counts = options.clusters or tuple(hierarchy.levels_of(count))
   hierarchy.check_levels(counts, count)
+  if not 0 <= options.components <= features.shape[1]:
+    raise errors.UserError(
+      f"--components is {options.components}; features have"
+      f" {features.shape[1]} numbers: give 1 to that, or 0 for all as they are"
+    )
   known = dataclasses.replace(options, clusters=counts)
   folder = files.cached("curate", features.fingerprint, known)
-  path = files.cached("curate", features.fingerprint).with_suffix(".int16")
+  used = features.fingerprint, options.components
+  path = files.cached("curate", used).with_suffix(".int16")
   steps = _Steps(features, known, folder, path, mesh)
   distinct_M = steps.distinct()
   if wanted > len(distinct_M):
@@ -164,9 +171,10 @@ class _Steps:
     return grid.Points(
       grid.write(
         self._path,
-        self._features.parts(),
+        self._features.parts,
         self._features.shape,
         lambda row: str(self._features.ids[row]),
+        self._options.components,
       )
     )
 

@@ -8,7 +8,7 @@ rounding moves a unit vector by sqrt(D / 12) / scale, 0.2 % at 256 dimensions.
 
 import math
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -36,9 +36,10 @@ def rounded(x_NxD: np.ndarray) -> np.ndarray:
 
 def write(
   path: pathlib.Path,
-  parts: Iterable[np.ndarray],
+  parts: Callable[[], Iterable[np.ndarray]],
   shape: tuple[int, int],
   name_of: Callable[[int], str],
+  components: int = 0,
 ) -> np.ndarray:
   """Writes vectors to a file, unless it exists, and maps it: int16 NxD.
 
@@ -46,24 +47,56 @@ def write(
   the disk is full.
 
   Args:
-    parts: of the vectors, in order, each MxD.
+    path: of the file.
+    parts: makes an iterator over the vectors, in order, each MxD.
     shape: (N, D).
     name_of: the name of a row, for messages.
+    components: writes so many whitened principal components of the vectors
+      instead, as DeepCluster does (Caron et al. 2018, section 3.3); 0 for the
+      vectors themselves.
   """
   if not path.exists():
+    change = _whitening(_checked(parts(), shape, name_of), components)
     with files.whole_file(path) as file:
-      first = 0
-      for part_MxD in parts:
-        for start in range(0, len(part_MxD), _ROWS):
-          x_RxD = part_MxD[start : start + _ROWS]
-          _check(x_RxD, shape[1], first, name_of)
-          file.write(rounded(x_RxD))
-          first += len(x_RxD)
-      if first != shape[0]:
-        raise errors.UserError(
-          f"there are {first} features, but {shape[0]} names; embed again"
-        )
-  return np.memmap(path, np.int16, "r", shape=shape)
+      for x_RxD in _checked(parts(), shape, name_of):
+        file.write(rounded(change(x_RxD)))
+  width = components or shape[1]
+  return np.memmap(path, np.int16, "r", shape=(shape[0], width))
+
+
+def _checked(parts, shape, name_of) -> Iterator[np.ndarray]:
+  """The vectors in blocks, RxD."""
+  first = 0
+  for part_MxD in parts:
+    for start in range(0, len(part_MxD), _ROWS):
+      x_RxD = part_MxD[start : start + _ROWS]
+      _check(x_RxD, shape[1], first, name_of)
+      yield x_RxD
+      first += len(x_RxD)
+  if first != shape[0]:
+    raise errors.UserError(
+      f"there are {first} features, but {shape[0]} names; embed again"
+    )
+
+
+def _whitening(blocks, components) -> Callable[[np.ndarray], np.ndarray]:
+  """The change to whitened principal components of unit vectors."""
+  if not components:
+    return lambda x_RxD: x_RxD
+  count, sum_D, sum_DxD = 0, 0.0, 0.0
+  for x_RxD in blocks:
+    unit_RxD = vectors.unit(x_RxD).astype(np.float64)
+    count, sum_D = count + len(unit_RxD), sum_D + unit_RxD.sum(0)
+    sum_DxD = sum_DxD + unit_RxD.T @ unit_RxD
+  mean_D = sum_D / count
+  variance_D, axis_DxD = np.linalg.eigh(
+    sum_DxD / count - np.outer(mean_D, mean_D)
+  )
+  scale_C = np.sqrt(np.maximum(variance_D[-components:], 1e-12))
+  white_DxC = (axis_DxD[:, -components:] / scale_C).astype(np.float32)
+  return lambda x_RxD: (
+    (vectors.unit(x_RxD) - mean_D.astype(np.float32)) @ white_DxC
+  )
 
 
 def _check(x_RxD, width, first, name_of):

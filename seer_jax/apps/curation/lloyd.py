@@ -18,7 +18,7 @@ import numpy as np
 from seer_jax.apps.curation import grid
 from seer_jax.apps.curation.grid import Points
 from seer_jax.runtime import mesh as mesh_lib
-from seer_jax.runtime import process_pool
+from seer_jax.runtime.parallel import process_pool
 
 _log = logging.getLogger(__name__)
 

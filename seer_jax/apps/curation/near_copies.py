@@ -13,7 +13,7 @@ import numpy as np
 
 from seer_jax.apps.curation import grid, lloyd
 from seer_jax.runtime import mesh as mesh_lib
-from seer_jax.runtime import process_pool
+from seer_jax.runtime.parallel import process_pool
 
 # Images compared at once by each device.
 _TILE = 1024

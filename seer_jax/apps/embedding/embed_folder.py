@@ -8,6 +8,7 @@ them without communication.
 
 import collections
 import dataclasses
+import functools
 import json
 import pathlib
 import time
@@ -19,8 +20,9 @@ import tqdm
 import seer_jax
 from seer_jax.apps.embedding import embed, shards
 from seer_jax.data import sources
-from seer_jax.runtime import errors, files, process_pool
+from seer_jax.runtime import errors, files
 from seer_jax.runtime import mesh as mesh_lib
+from seer_jax.runtime.parallel import process_pool
 
 # Keys that do not change the embeddings.
 _LOCATIONS = "version", "weights", "source"
@@ -46,7 +48,7 @@ class EmbeddedFolder:
       origin: arguments by which `open_source` opens the source again.
     """
     self._source, self._weights, self._out = source, weights, out
-    self._options = options
+    self._origin, self._options = origin, options
     self._about = {
       "version": seer_jax.__version__,
       "weights": weights.name,
@@ -88,19 +90,34 @@ class EmbeddedFolder:
       )
     files.write_text(path, json.dumps(self._about, indent=1) + "\n")
 
-  def run(self, process: int = 0, processes: int = 1) -> str:
+  def run(
+    self,
+    process: int = 0,
+    processes: int = 1,
+    pool: process_pool.Pool | None = None,
+  ) -> str:
     """Embeds the missing ones of every `processes`-th shard; returns a summary.
 
     Raises UserError if no image is usable, Lost if the disk is full, and
     Stopped after `process_pool.stop`; finished shards stay.
+
+    Args:
+      process: which of several processes this is, which divide the shards.
+      processes: how many there are.
+      pool: embeds one shard a task, instead of this process; its machines
+        share the folder.
     """
     mine = range(process, self._about["shards"], processes)
     missing = [at for at in mine if not self._shards[at].exists()]
     images = sum(len(self._indices(at)) for at in mine)
     left = sum(len(self._indices(at)) for at in missing)
     began = time.monotonic()
-    if missing:
-      self._embed(missing, images, left)
+    with tqdm.tqdm(total=images, initial=images - left, unit=" images") as bar:
+      if pool is not None:
+        for _ in pool.each(self, missing, bar.update):
+          pass
+      elif missing:
+        self._embed(missing, bar.update)
     seconds = time.monotonic() - began
     speed = f" at {left / seconds:,.1f} images/s" if missing else ""
     unfinished = self._about["shards"] - sum(
@@ -113,23 +130,48 @@ class EmbeddedFolder:
       )
     return self._finish(speed)
 
-  def _embed(self, missing, images, left):
-    embedder = embed.Embedder(self._weights, self._options)
+  def __call__(self, shard: int) -> None:
+    """Embeds one shard, as a task of a pool."""
+
+    def ticked(images):
+      for _ in range(images):
+        process_pool.tick()
+
+    self._embed([shard], ticked)
+
+  def __getstate__(self):
+    weights = self._weights.name, self._weights.fingerprint
+    return self._source, self._origin, weights, self._out, self._options
+
+  def __setstate__(self, state):
+    source, origin, (name, fingerprint), out, options = state
+    weights = embed.open_weights(name)
+    if weights.fingerprint != fingerprint:
+      raise errors.UserError(
+        f"the weights {name} are others here than where the command was"
+        " started; copy them to all machines"
+      )
+    self.__init__(source, origin, weights, out, options)
+
+  @functools.cached_property
+  def _embedder(self):
+    return embed.Embedder(self._weights, self._options)
+
+  def _embed(self, missing, progress):
     look = embed.Look(
       self._source,
       self._weights.encoder.preprocessing,
       self._options.max_pixels,
     )
-    with tqdm.tqdm(total=images, initial=images - left, unit=" images") as bar:
 
-      def watched(index):
-        process_pool.stop_if_asked()
-        return look(index)
+    def watched(index):
+      process_pool.stop_if_asked()
+      return look(index)
 
-      found = embedder.of(watched, map(self._indices, missing), bar.update)
-      for number, seen in zip(missing, found, strict=True):
-        self._write(number, seen, embedder.width)
-        process_pool.stop_if_asked()
+    found = self._embedder.of(watched, map(self._indices, missing), progress)
+    for number, seen in zip(missing, found, strict=True):
+      self._write(number, seen, self._embedder.width)
+      process_pool.stop_if_asked()
 
   def _indices(self, shard):
     size = self._options.shard

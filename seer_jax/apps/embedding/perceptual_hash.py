@@ -7,6 +7,8 @@ The signs of an image's low frequencies about their median (Zauner 2010, section
 import cv2
 import numpy as np
 
+# Into how many tasks `close_pairs` can be divided.
+PARTS = 32
 # Sides of the first reduction, of the transformed image, and of the block of
 # low frequencies.
 _SAMPLED, _SIDE, _LOW = 128, 32, 8
@@ -33,7 +35,9 @@ def distance(a_N: np.ndarray, b_N: np.ndarray) -> np.ndarray:
   return np.bitwise_count(np.bitwise_xor(a_N, b_N))
 
 
-def close_pairs(hashes_N: np.ndarray, radius: int) -> np.ndarray:
+def close_pairs(
+  hashes_N: np.ndarray, radius: int, part: int | None = None
+) -> np.ndarray:
   """All pairs of hashes that differ in at most `radius` bits.
 
   At least one of four 16-bit parts of such a pair differs in at most `radius //
@@ -42,6 +46,8 @@ def close_pairs(hashes_N: np.ndarray, radius: int) -> np.ndarray:
   Args:
     hashes_N: uint64.
     radius: at most 11; more would compare nearly all pairs.
+    part: which of `PARTS` shares of the work; a pair may be in several. None
+      for all of it.
 
   Returns:
     rows_Mx2, the smaller row first, sorted, each pair once.
@@ -49,11 +55,12 @@ def close_pairs(hashes_N: np.ndarray, radius: int) -> np.ndarray:
   if not 0 <= radius <= 11:
     raise ValueError(f"radius is {radius}; it must be from 0 to 11")
   found = [np.empty((0, 2), np.int64)]
-  for part in range(4):
-    keys_N = (hashes_N >> np.uint64(16 * part)).astype(np.uint16)
+  for at in range(4) if part is None else [part % 4]:
+    keys_N = (hashes_N >> np.uint64(16 * at)).astype(np.uint16)
     order = np.argsort(keys_N, kind="stable")
     starts = np.searchsorted(keys_N[order], np.arange(2**16 + 1))
-    for mask in _masks(radius // 4):
+    masks = _masks(radius // 4)
+    for mask in masks if part is None else masks[part // 4 :: PARTS // 4]:
       for rows, others in _joined(keys_N, order, starts, mask):
         near = distance(hashes_N[rows], hashes_N[others]) <= radius
         near &= rows < others

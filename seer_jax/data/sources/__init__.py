@@ -26,6 +26,7 @@ __all__ = [
   "Folder",
   "Listing",
   "Mixture",
+  "Portable",
   "Source",
   "Subset",
   "Synthetic",
@@ -82,6 +83,44 @@ def open_source(
   """
   lists = {*exclude, *exclude_lists(options)}
   return _opened(options, opt_out.Exclusions(lists) if lists else None)
+
+
+class Portable:
+  """A source for work on other machines: they open it again by its keys.
+
+  What other sources pickle may be in the cache of one machine. Where it is
+  unpickled it raises UserError, unless it has the same images there.
+  """
+
+  def __init__(self, options: Mapping[str, Any]):
+    """Opens the source of `open_source`."""
+    self._options, self._source = dict(options), open_source(options)
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, i: int) -> Example:
+    return self._source[i]
+
+  def __repr__(self) -> str:
+    return repr(self._source)
+
+  def __getattr__(self, name: str) -> Any:
+    if name.startswith("_"):
+      raise AttributeError(name)
+    return getattr(self._source, name)
+
+  def __getstate__(self):
+    return self._options, self._source.fingerprint, len(self)
+
+  def __setstate__(self, state):
+    self._options, fingerprint, count = state
+    self._source = open_source(self._options)
+    if (self._source.fingerprint, len(self)) != (fingerprint, count):
+      raise errors.UserError(
+        f"{self._options['path']} has {len(self)} images here, which are not"
+        f" the {count} where the command was started; mount the same folder"
+      )
 
 
 def exclude_lists(options: Mapping[str, Any]) -> set[str]:

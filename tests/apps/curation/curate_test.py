@@ -63,6 +63,22 @@ def test_the_grid_keeps_directions():
   assert moved_N.max() < 3e-3
 
 
+def test_components_are_white(tmp_path):
+  x_NxD, _ = long_tail(500)
+  x_NxD[:, 3] *= 20
+  found_NxC = grid.write(
+    tmp_path / "x", lambda: iter([x_NxD]), x_NxD.shape, str, components=5
+  )
+  assert found_NxC.shape == (500, 5)
+  unit_NxD = vectors.unit(x_NxD).astype(np.float64)
+  unit_NxD -= unit_NxD.mean(0)
+  u_NxD, _, _ = np.linalg.svd(unit_NxD, full_matrices=False)
+  theirs_NxC = vectors.unit(u_NxD[:, :5])
+  ours_NxC = found_NxC[:, ::-1] / grid.scale_of(5)
+  signs_C = np.sign((ours_NxC * theirs_NxC).sum(0))
+  np.testing.assert_allclose(ours_NxC * signs_C, theirs_NxC, atol=5e-3)
+
+
 # k-means.
 
 
@@ -280,6 +296,7 @@ def test_the_list_is_a_source_and_the_page_shows_it(seer, tmp_path):
     (("--keep", 0.5, "--clusters", "2000,20"), "2000 to 20 clusters of 1500"),
     (("--keep", 0.5, "--clusters", "a"), "--clusters 'a'; give numbers"),
     (("--keep", 0.5, "--copies", 3), "--copies is 3"),
+    (("--keep", 0.5, "--components", 17), "features have 16 numbers"),
     (("--keep", 0), "--keep is 0, of 1500 images"),
     (("--keep", 1501), "--keep is 1501, of 1500 images"),
     (("--keep", 1400, "--copies", 0.5), "1400 images, but"),

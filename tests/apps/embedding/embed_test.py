@@ -12,7 +12,8 @@ from pyarrow import parquet
 import seer_jax
 from seer_jax.apps.embedding import embed_folder, embeddings, shards
 from seer_jax.data import sources
-from seer_jax.runtime import errors, process_pool
+from seer_jax.runtime import errors
+from seer_jax.runtime.parallel import process_pool
 
 
 @pytest.fixture(scope="module")

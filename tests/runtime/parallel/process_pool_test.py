@@ -2,7 +2,7 @@
 
 import pytest
 
-from seer_jax.runtime import process_pool
+from seer_jax.runtime.parallel import process_pool
 
 
 def double(number):

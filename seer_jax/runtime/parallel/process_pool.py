@@ -1,10 +1,11 @@
 """Work divided over processes, which a signal stops."""
 
 import concurrent.futures
+import contextlib
 import multiprocessing
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 from seer_jax.runtime import errors, preemption
 
@@ -33,6 +34,37 @@ def tick() -> None:
   """For work to call at each finished piece, such as an image."""
   if _ticked is not None:
     _ticked()
+
+
+class Pool(Protocol):
+  """Where work runs: processes of this machine, or a cluster."""
+
+  # Whether work leaves this machine: what it opens must be found there too.
+  is_remote: bool
+
+  def each(
+    self,
+    work: Callable[[int], Any],
+    numbers: Iterable[int],
+    progress: Callable[[int], Any] = ...,
+  ) -> Iterator[Any]:
+    """Yields the results for all numbers, as `each` does."""
+
+
+class Local(NamedTuple):
+  """Processes of this machine."""
+
+  workers: int = 1  # How many; 1 is this process.
+  is_remote: bool = False
+
+  def each(
+    self,
+    work: Callable[[int], Any],
+    numbers: Iterable[int],
+    progress: Callable[[int], Any] = lambda pieces: None,
+  ) -> Iterator[Any]:
+    """See `each`."""
+    return each(work, numbers, self.workers, progress)
 
 
 def each(
@@ -91,11 +123,19 @@ def each(
 
 def _here(work, numbers, progress):
   """Runs the work in this process."""
+  for number in numbers:
+    with ticking(progress):
+      result = work(number)
+    yield result
+
+
+@contextlib.contextmanager
+def ticking(progress: Callable[[int], Any]) -> Iterator[None]:
+  """Calls `progress(1)` at each `tick` of work in this process."""
   global _ticked
   before, _ticked = _ticked, lambda: progress(1)
   try:
-    for number in numbers:
-      yield work(number)
+    yield
   finally:
     _ticked = before
 

@@ -1,0 +1,110 @@
+"""What curation is worth: CIFAR-10 with a long tail, and a half of it.
+
+    python benchmarks/curation.py --data=~/cifar10 [--steps=600]
+
+The pool has 12,408 of CIFAR-10's training images: of the rarest class a
+hundredth of the most frequent one's 5,000 (`learning.long_tail`). A network
+trained on the pool without labels embeds it, `seer-jax curate` keeps half, and
+new networks train for equal steps on the pool, on that half, and on a half that
+is balanced by its labels, as far as the pool allows: what a perfect curation
+would keep. Labels are used for that row, and to measure.
+
+Prints the entropy of the classes of each, over that of equal shares; kNN and
+logistic regression on the balanced test set by `learning.py`, three seeds; and
+one line of JSON. `--only-lists` trains no network but the first. Everything is
+kept in `--out`: the same command resumes.
+"""
+
+import argparse
+import collections
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+
+_ROOT = pathlib.Path(__file__).parents[1]
+_TAIL = 100
+# Steps of the network that embeds the pool.
+_FEATURES = 1000
+
+
+def entropy(names: list[str]) -> float:
+  """Entropy of the classes of paths CLASS/NAME, over that of ten equal ones."""
+  counts = collections.Counter(name.split("/")[-2] for name in names)
+  share = np.array(list(counts.values())) / len(names)
+  return float(-(share * np.log(share)).sum() / np.log(10))
+
+
+def balanced(names: list[str], keep: int) -> list[str]:
+  """The half with the most even classes that there is."""
+  from seer_jax.apps.curation import sampling
+
+  kinds = sorted({name.split("/")[-2] for name in names})
+  kind_N = np.array([kinds.index(name.split("/")[-2]) for name in names])
+  return [names[row] for row in sampling.sample([kind_N], keep, seed=0)]
+
+
+def main() -> None:
+  """Prints the table and the line."""
+  sys.path.insert(0, str(_ROOT))
+  from benchmarks import learning
+
+  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+  parser.add_argument("--data", type=pathlib.Path, required=True)
+  parser.add_argument("--out", type=pathlib.Path, default="runs/curation")
+  parser.add_argument("--steps", type=int, default=600)
+  parser.add_argument("--seeds", default="0,1,2")
+  parser.add_argument("--curate", default="--components=16", help="options")
+  parser.add_argument("--only-lists", action="store_true")
+  options = parser.parse_args()
+  data = options.data.expanduser().resolve()
+  out = options.out.expanduser().resolve()
+  pool = learning.long_tail(data, _TAIL, out)
+  names = pool.read_text().splitlines()
+  lists = {"pool": pool}
+  for name in ("curated", "balanced"):
+    lists[name] = out / f"{name}.txt"
+  if not lists["curated"].exists():
+    _curate(options, data, out, pool, lists["curated"])
+  keep = len(lists["curated"].read_text().splitlines())
+  lists["balanced"].write_text("\n".join(balanced(names, keep)) + "\n")
+  table = {}
+  for name, path in lists.items():
+    chosen = path.read_text().splitlines()
+    print(f"{name}: {len(chosen)} images, entropy {entropy(chosen):.3f}")
+    table[name] = {"images": len(chosen), "entropy": entropy(chosen)}
+  print(json.dumps(table))
+  if options.only_lists:
+    return
+  for name, path in lists.items():
+    images = f"--tail={_TAIL}" if name == "pool" else f"--only={path}"
+    _learn(data, out, images, f"--steps={options.steps}", options.seeds)
+
+
+def _curate(options, data, out, pool, path):
+  """Trains on the pool, embeds it, and keeps half."""
+  _learn(data, out, f"--tail={_TAIL}", f"--steps={_FEATURES}", "0")
+  weights = out / f"recipe-tail{_TAIL}-seed0-{_FEATURES}"
+  embedded = out / "pool.seer"
+  for command in (
+    ("embed", data / "train", f"--only={pool}", f"--weights={weights}",
+     f"--out={embedded}", "--batch=128"),
+    ("curate", embedded, "--keep=0.5", f"--out={path}",
+     *options.curate.split()),
+  ):  # fmt: skip
+    command = [sys.executable, "-m", "seer_jax", *map(str, command)]
+    subprocess.run(command, cwd=_ROOT, check=True)
+
+
+def _learn(data, out, images, steps, seeds):
+  command = (
+    *(sys.executable, _ROOT / "benchmarks" / "learning.py", f"--data={data}"),
+    *(f"--out={out}", f"--seeds={seeds}", images, steps),
+  )
+  subprocess.run(list(map(str, command)), cwd=_ROOT, check=True)
+
+
+if __name__ == "__main__":
+  main()

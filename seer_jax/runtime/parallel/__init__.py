@@ -1,0 +1,1 @@
+"""One function over many numbers: in processes here, or on a cluster."""
