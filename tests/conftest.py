@@ -33,7 +33,7 @@ def pytest_xdist_auto_num_workers(config):
   return min(os.cpu_count(), 4) if whole else 0
 
 
-_OF_EXTRAS = {"reference", "torch", "transforms", "browser"}
+_OF_EXTRAS = {"reference", "torch", "transforms", "browser", "cluster"}
 
 
 def pytest_collection_modifyitems(items):

@@ -3,10 +3,11 @@
 import contextlib
 import os
 import pathlib
+import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import runs
 
@@ -17,22 +18,32 @@ class Machine:
   """One machine of the cluster: its processes, in a session of their own."""
 
   def __init__(
-    self, environment: Mapping[str, str], log: pathlib.Path, *arguments: str
+    self,
+    environment: Mapping[str, str],
+    log: pathlib.Path,
+    *arguments: str,
+    before: str = "",
   ):
+    """Starts it; `before` is a shell command in mounts of its own."""
     self._log = log
-    ray = pathlib.Path(sys.executable).with_name("ray")
-    self._process = subprocess.Popen(
-      [
-        *(ray, "start", "--block", "--disable-usage-stats"),
-        *("--node-ip-address=127.0.0.1", f"--object-store-memory={_OBJECTS}"),
-        *arguments,
-      ],
-      env=environment,
-      cwd=runs.ROOT,
-      stdout=log.open("w"),
-      stderr=subprocess.STDOUT,
-      start_new_session=True,
-    )
+    command = [
+      str(pathlib.Path(sys.executable).with_name("ray")),
+      *("start", "--block", "--disable-usage-stats"),
+      *("--node-ip-address=127.0.0.1", f"--object-store-memory={_OBJECTS}"),
+      *arguments,
+    ]
+    if before:
+      shell = f"{before} && exec {shlex.join(command)}"
+      command = ["unshare", "--mount", "sh", "-c", shell]
+    with log.open("w") as file:
+      self._process = subprocess.Popen(
+        command,
+        env=environment,
+        cwd=runs.ROOT,
+        stdout=file,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+      )
 
   def wait(self) -> None:
     """Until it is part of the cluster."""
@@ -60,9 +71,13 @@ class Machine:
 
 @contextlib.contextmanager
 def cluster(
-  folder: pathlib.Path, workers: int = 2, **variables: str
-) -> Iterator[tuple[str, list[Machine]]]:
-  """Starts a head without CPUs and workers of one; (address, workers)."""
+  folder: str, workers: int = 2
+) -> Iterator[tuple[str, list[Machine], Callable[..., Machine]]]:
+  """Starts a head without CPUs and workers of one.
+
+  (address, workers, function that adds one with other variables of its
+  environment and `before`).
+  """
   environment = os.environ | {
     "JAX_PLATFORMS": "cpu",
     "XLA_FLAGS": "",
@@ -72,7 +87,6 @@ def cluster(
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "2000",
     "RAY_health_check_failure_threshold": "3",
-    **variables,
   }
   port = runs.free_port()
   address = f"127.0.0.1:{port}"
@@ -84,15 +98,22 @@ def cluster(
     *("--include-dashboard=false", f"--temp-dir={folder}"),
   )
   machines = [head]
+
+  def add(before="", **variables):
+    machine = Machine(
+      environment | variables,
+      pathlib.Path(f"{folder}.{len(machines)}.log"),
+      *(f"--address={address}", "--num-cpus=1"),
+      before=before,
+    )
+    machines.append(machine)
+    machine.wait()
+    return machine
+
   try:
     head.wait()
-    for number in range(workers):
-      log = pathlib.Path(f"{folder}.{number}.log")
-      arguments = f"--address={address}", "--num-cpus=1"
-      # One after the other: they look for free ports.
-      machines.append(Machine(environment, log, *arguments))
-      machines[-1].wait()
-    yield address, machines[1:]
+    # One after the other: they look for free ports.
+    yield address, [add() for _ in range(workers)], add
   finally:
     for machine in machines[::-1]:
       machine.kill()

@@ -4,7 +4,6 @@ import functools
 import hashlib
 import pathlib
 import platform
-import socket
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -111,13 +110,3 @@ def _facts():
     digest.update(path.read_bytes())
   version = ".".join(platform.python_version_tuple()[:2])
   return Facts(version, seer_jax.__version__, digest.hexdigest()[:12])
-
-
-def address() -> str:
-  """Of this machine, as its cluster knows it."""
-  try:
-    import ray
-
-    return ray.util.get_node_ip_address()
-  except Exception:
-    return socket.gethostname()

@@ -201,8 +201,8 @@ def _run(shared: bytes, number: int) -> tuple[Any, int, tuple[str, str] | None]:
       result = _opened(shared)(number)
     return result, ticks, None
   except _OURS as error:
-    where = f"on {socket.gethostname()} ({nodes.address()}): {error}"
-    return None, ticks, (type(error).__name__, where)
+    where = f"on machine {socket.gethostname()}"
+    return None, ticks, (type(error).__name__, f"{where}: {error}")
 
 
 @functools.lru_cache(maxsize=1)
