@@ -1,10 +1,12 @@
 #!/bin/bash
 # A real SLURM on this machine, and the shipped batch file in it: two processes
 # train on digits, are requeued in the middle, and must end as an undisturbed
-# pair does, bit for bit. A second job is stopped by its USR1 notice.
+# pair does, bit for bit. A second job is stopped by its USR1 notice. A third is a
+# Ray cluster, which packs images.
 #
 #   apt-get install -y --no-install-recommends slurm-wlm munge
 #   launch/test_slurm.sh                # as root, in the repository; 10 minutes
+#   launch/test_slurm.sh ray            # the last alone; needs .[cluster]
 #
 # STEPS=640 ARGS= for the whole digits run; the default is a small one.
 set -euo pipefail
@@ -102,28 +104,53 @@ wait_for_end() {
   done
 }
 
-echo "undisturbed"
-job=$(submit plain)
-wait_for_end "$job"
-tail -n 3 "$base/plain.log"
+training() {
+  echo "undisturbed"
+  job=$(submit plain)
+  wait_for_end "$job"
+  tail -n 3 "$base/plain.log"
 
-echo "requeued by scontrol in the middle"
-job=$(submit requeued)
-wait_for_step requeued $((STEPS / 4 / 2 * 2)) "$job"
-scontrol requeue "$job"
-wait_for_end "$job"
-tail -n 3 "$base/requeued.log"
+  echo "requeued by scontrol in the middle"
+  job=$(submit requeued)
+  wait_for_step requeued $((STEPS / 4 / 2 * 2)) "$job"
+  scontrol requeue "$job"
+  wait_for_end "$job"
+  tail -n 3 "$base/requeued.log"
 
-echo "USR1, as before the time limit"
-job=$(submit noticed)
-wait_for_step noticed $((STEPS / 4 / 2 * 2)) "$job"
-scancel --signal=USR1 "$job"
-wait_for_end "$job"
-tail -n 3 "$base/noticed.log"
+  echo "USR1, as before the time limit"
+  job=$(submit noticed)
+  wait_for_step noticed $((STEPS / 4 / 2 * 2)) "$job"
+  scancel --signal=USR1 "$job"
+  wait_for_end "$job"
+  tail -n 3 "$base/noticed.log"
 
-for name in requeued noticed; do
-  grep "stopped by" "$base/$name.log" | sort | uniq -c
-  grep "resumed at step" "$base/$name.log"
+  for name in requeued noticed; do
+    grep "stopped by" "$base/$name.log" | sort | uniq -c
+    grep "resumed at step" "$base/$name.log"
+  done
+  python launch/same_run.py "$base/plain" "$base/requeued" "$base/noticed"
+}
+
+ray() {
+  echo "a Ray cluster in a job"
+  python - "$base/images" <<PYTHON
+import pathlib, sys
+import cv2, numpy as np
+folder = pathlib.Path(sys.argv[1])
+folder.mkdir()
+for number in range(200):
+  noise = np.random.default_rng(number).integers(0, 256, (96, 96, 3), np.uint8)
+  cv2.imwrite(str(folder / f"{number:03}.jpg"), noise)
+PYTHON
+  job=$(sbatch --parsable --nodes=1 --output="$base/ray.log" \
+    launch/ray.sbatch pack "$base/images" "$base/packed" --shard=8 --side=64)
+  wait_for_end "$job"
+  cat "$base/ray.log"
+  python -m seer_jax pack "$base/images" "$base/alone" --shard=8 --side=64
+  diff -r --exclude=lock "$base/packed" "$base/alone" && echo "same bytes"
+}
+
+for part in "${@:-training ray}"; do
+  for each in $part; do "$each"; done
 done
-python launch/same_run.py "$base/plain" "$base/requeued" "$base/noticed"
 rm -rf "$base/state" "$base/spool"

@@ -302,11 +302,11 @@ def _curate(options: argparse.Namespace) -> None:
     f"{features.shape[0]:,} images: {found.copies:,} near copies,"
     f" {len(found.kept):,} kept"
   )
-  kept = "".join(f"{features.ids[row]}\n" for row in found.kept)
+  kept = "".join(f"{name}\n" for name in features.ids_at(found.kept))
   files.write_text(files.user_path(options.out), kept)
   print(f"written: {options.out}; train on it with")
   print(f"  --config.data.train.only={options.out}")
-  clusters = list(summary.clusters(found, features.ids))
+  clusters = list(summary.clusters(found, features.ids_at))
   if options.report:
     files.write_text(files.user_path(options.report), shards.as_csv(clusters))
     print(f"written: {options.report}")

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import logging
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import jax
@@ -35,7 +35,7 @@ class Features(NamedTuple):
 
   shape: tuple[int, int]  # N x D.
   parts: Callable[[], Iterator[np.ndarray]]  # Of them, in order.
-  ids: Sequence[str]  # Of the images: N.
+  ids_at: Callable[[np.ndarray], list[str]]  # Of images at rising rows.
   fingerprint: str
 
 
@@ -79,7 +79,7 @@ def opened(path: pathlib.Path, ids: pathlib.Path | None = None) -> Features:
       )
     found = embeddings.Embeddings(path)
     shape = len(found), found.width
-    return Features(shape, found.parts, found.ids, found.fingerprint)
+    return Features(shape, found.parts, found.ids_at, found.fingerprint)
   with errors.reading(path):
     try:
       x_NxD = np.load(path, mmap_mode="r")
@@ -92,17 +92,23 @@ def opened(path: pathlib.Path, ids: pathlib.Path | None = None) -> Features:
       f"{path} has {x_NxD.dtype} of shape {x_NxD.shape}; features are floats of"
       " shape (images, numbers of each)"
     )
-  names = list(map(str, range(len(x_NxD))))
-  if ids is not None:
-    with errors.reading(ids):
-      names = ids.read_text(errors="surrogateescape").splitlines()
+  names = range(len(x_NxD)) if ids is None else _lines(ids)
   if len(names) != len(x_NxD):
     raise errors.UserError(
       f"{ids} has {len(names)} lines, {path} has {len(x_NxD)} rows; give an id"
       " for each row"
     )
-  known = filesystem.fingerprint(str(path))
-  return Features(x_NxD.shape, lambda: iter([x_NxD]), names, known)
+  return Features(
+    x_NxD.shape,
+    lambda: iter([x_NxD]),
+    lambda rows: [str(names[row]) for row in rows],
+    filesystem.fingerprint(str(path)),
+  )
+
+
+def _lines(path):
+  with errors.reading(path):
+    return path.read_text(errors="surrogateescape").splitlines()
 
 
 def curate(
@@ -173,7 +179,7 @@ class _Steps:
         self._path,
         self._features.parts,
         self._features.shape,
-        lambda row: str(self._features.ids[row]),
+        lambda row: self._features.ids_at(np.array([row]))[0],
         self._options.components,
       )
     )

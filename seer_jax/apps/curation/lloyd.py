@@ -1,13 +1,18 @@
-"""Exact k-means over vectors on the grid, which may be on disk.
+"""Exact spherical k-means over vectors on the grid, which may be on disk.
 
-Lloyd's iterations from k-means++ (Arthur and Vassilvitskii 2007), first over a
-sample. A pass reads the points in chunks, which the devices share; each device
-compares a block of points with a tile of centres at a time, so that no matrix
-of distances leaves its cache. Distances are squared, in units of the grid.
+Lloyd's iterations (Dhillon and Modha 2001) from k-means++ (Arthur and
+Vassilvitskii 2007), first over a sample. Centres have the length of the points:
+means are shorter the more their points differ, and a short centre is near to
+everything, so that one cluster would take most of the points.
+
+A pass reads the points in chunks, which the devices share; each device compares
+a block of points with a tile of centres at a time, so that no matrix of
+distances leaves its cache. Distances are squared, in units of the grid.
 """
 
 import functools
 import logging
+import math
 import time
 from typing import NamedTuple
 
@@ -59,7 +64,7 @@ def fit(
   seed: int = 0,
   iterations: int = 20,
 ) -> Clusters:
-  """Clusters points by Euclidean distance.
+  """Clusters points by direction.
 
   Args:
     points: N of them, at least k.
@@ -125,16 +130,18 @@ def _lloyd(points, centre_KxD, mesh, iterations):
 
 
 def _moved(points, found, sums_KxD):
-  """Means of clusters; an empty one restarts at a point far from its own."""
+  """Mean directions; an empty cluster restarts at a point far from its own."""
   sizes_K = np.bincount(found.cluster_N, minlength=len(sums_KxD))
-  divisor_Kx1 = np.maximum(sizes_K, 1)[:, None]
-  # Rounded to the nearest, in integers.
-  centre_KxD = (2 * sums_KxD + divisor_Kx1) // (2 * divisor_Kx1)
+  sums_KxD = sums_KxD.astype(np.float64)
+  # Correctly rounded in any order.
+  length_K = np.sqrt([math.fsum(row) for row in sums_KxD * sums_KxD])
+  scale_Kx1 = grid.scale_of(points.width) / np.maximum(length_K, 1)[:, None]
+  centre_KxD = np.rint(sums_KxD * scale_Kx1).astype(np.int16)
   empty = np.flatnonzero(sizes_K == 0)
   if len(empty):
     far = np.sort(np.argsort(-found.distance_N, kind="stable")[: len(empty)])
     centre_KxD[empty] = points.only(far).block(0, len(far))
-  return centre_KxD.astype(np.int16)
+  return centre_KxD
 
 
 def assign(

@@ -1,6 +1,6 @@
 """What a curation changed: sizes of clusters before and after."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -35,7 +35,7 @@ def levels(found: Curation) -> Iterator[dict[str, str]]:
 
 
 def clusters(
-  found: Curation, ids: Sequence[str]
+  found: Curation, ids_at: Callable[[np.ndarray], list[str]]
 ) -> Iterator[dict[str, object]]:
   """A row for each cluster of the top level, the largest first.
 
@@ -47,14 +47,16 @@ def clusters(
     np.arange(found.cluster_LxN.shape[1]), found.kept, assume_unique=True
   )
   medoids = [_medoids(found, rows) for rows in (found.kept, dropped)]
+  rows = np.sort([row for each in medoids for row in each.values()])
+  names = dict(zip(rows.tolist(), ids_at(rows), strict=True)) | {None: ""}
   for number in np.argsort(-before_K, kind="stable").tolist():
     kept, other = (rows.get(number) for rows in medoids)
     yield {
       "cluster": number,
       "images": int(before_K[number]),
       "kept": int(after_K[number]),
-      "medoid_kept": "" if kept is None else ids[kept],
-      "medoid_dropped": "" if other is None else ids[other],
+      "medoid_kept": names[kept],
+      "medoid_dropped": names[other],
     }
 
 

@@ -57,6 +57,17 @@ class Embeddings:
     """Ids of all images, as strings."""
     return self.column("id")
 
+  def ids_at(self, rows: np.ndarray) -> list[str]:
+    """Ids of some rows, in rising order, without keeping those of all."""
+    found, first = [], 0
+    for path in self._files:
+      count = shards.opened(path).metadata.num_rows
+      low, high = np.searchsorted(rows, [first, first + count])
+      if low < high:
+        found += _read(path, "id")[rows[low:high] - first].tolist()
+      first += count
+    return found
+
   @functools.cached_property
   def labels(self) -> np.ndarray | None:
     """Names of labels, None for images without; None if no image has one."""

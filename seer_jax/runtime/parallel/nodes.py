@@ -31,10 +31,10 @@ def alive(ray: Any) -> list[dict[str, Any]]:
   ]
 
 
-def check(
+def ask(
   ray: Any, machines: Sequence[dict[str, Any]], paths: Sequence[pathlib.Path]
-) -> None:
-  """Raises UserError if a machine differs from this one, or lacks a path.
+) -> dict[Any, dict[str, Any]]:
+  """Asks machines what they have; `check` waits for the answers.
 
   Args:
     ray: the module, connected.
@@ -49,6 +49,18 @@ def check(
     # It runs beside other tasks.
     look = ray.remote(_look).options(num_cpus=0, scheduling_strategy=there)
     asked[look.remote([str(path) for path in paths])] = each
+  return asked
+
+
+def check(ray: Any, asked: dict[Any, dict[str, Any]]) -> None:
+  """Raises UserError if a machine differs from this one, or lacks a path.
+
+  Args:
+    ray: the module, connected.
+    asked: result of `ask`. Machines that were lost since are left out.
+  """
+  if not asked:
+    return
   ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=_PATIENCE)
   if late:
     where = _name(asked[late[0]])
@@ -61,6 +73,9 @@ def check(
     try:
       facts, missing = ray.get(reference)
     except ray.exceptions.RayError as error:
+      lost = asked[reference]["NodeID"]
+      if lost not in {each["NodeID"] for each in alive(ray)}:
+        continue
       raise errors.UserError(
         f"{where} cannot run seer_jax {seer_jax.__version__}"
         f" ({_reason(error)}); install it in the Python of its ray start"

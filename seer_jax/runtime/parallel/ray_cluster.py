@@ -11,14 +11,17 @@ import os
 import pathlib
 import pickle
 import socket
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from seer_jax.runtime import errors
 from seer_jax.runtime.parallel import nodes, process_pool
 
-# Times a lost task runs again; tasks waiting for each that can run; seconds.
-_RETRIES, _WAITING, _TIMEOUT = 5, 2, 10
+# Times a lost task runs again, and tasks under way for each that can run.
+_RETRIES, _WAITING = 5, 2
+# Seconds to wait for an answer, and between looks for machines that are new.
+_TIMEOUT, _LOOKS = 10, 30
 _GIB = 2**30
 
 
@@ -33,8 +36,7 @@ class Task(NamedTuple):
 class Cluster:
   """The cluster at an address, with tasks of one size.
 
-  Raises UserError if it cannot be reached, no machine of it fits a task, or its
-  machines differ (`nodes.check`).
+  Raises UserError if it cannot be reached, or no machine of it fits a task.
   """
 
   is_remote = True
@@ -43,20 +45,35 @@ class Cluster:
     """Connects.
 
     Args:
-      address: HOST:PORT of its head, ray://HOST:PORT, or "auto" on one of its
-        machines.
+      address: HOST:PORT of its head, or "auto" on one of its machines.
       task: what each task needs.
       paths: files and folders that all machines must have.
     """
-    self._ray, self._task = _connected(address), task
-    machines = nodes.alive(self._ray)
-    self._slots = sum(_fitting(each["Resources"], task) for each in machines)
+    self._ray, self._task, self._paths = _connected(address), task, paths
+    self._known: set[str] = set()
+    self._asked: dict[Any, Any] = {}
+    machines = self._look_around()
     if not self._slots:
       raise errors.UserError(
         f"no machine of the cluster fits a task of {_shown(task)}; they have"
         f" {_shown(_largest(machines))} at most; ask for less"
       )
-    nodes.check(self._ray, machines, paths)
+
+  def _look_around(self):
+    """Asks the machines that are new, and counts the tasks that all can run."""
+    machines = nodes.alive(self._ray)
+    self._slots = sum(
+      _fitting(each["Resources"], self._task) for each in machines
+    )
+    new = [each for each in machines if each["NodeID"] not in self._known]
+    self._asked |= nodes.ask(self._ray, new, self._paths)
+    self._known |= {each["NodeID"] for each in new}
+    self._looked = time.monotonic()
+    return machines
+
+  def _check(self):
+    asked, self._asked = self._asked, {}
+    nodes.check(self._ray, asked)
 
   def __repr__(self) -> str:
     return f"a Ray cluster that runs {self._slots} tasks at a time"
@@ -70,13 +87,16 @@ class Cluster:
     """Yields the results for all numbers, in the order of completion.
 
     Raises Stopped after `process_pool.stop`, Lost if a task was lost too often,
-    and the UserError or Lost of a task.
+    the UserError or Lost of a task, and UserError if a machine differs from
+    this one (`nodes.check`).
 
     Args:
       work: can be pickled; opened once in each process.
       numbers: one task each.
       progress: called with the ticks of each task that has ended.
     """
+    # Machines have answered while this one opened what the work needs.
+    self._check()
     ray, task = self._ray, self._task
     run = ray.remote(_run).options(
       num_cpus=task.cpus,
@@ -91,12 +111,15 @@ class Cluster:
       while True:
         for number in waiting:
           under_way[run.remote(shared, number)] = number
-          if len(under_way) >= _WAITING * self._slots:
+          if len(under_way) >= _WAITING * max(1, self._slots):
             break
         if not under_way:
           return
         ended, _ = ray.wait(list(under_way), timeout=0.2)
         process_pool.stop_if_asked()
+        if time.monotonic() - self._looked > _LOOKS:
+          self._look_around()
+          self._check()
         for reference in ended:
           number = under_way.pop(reference)
           result, ticks = _result(ray, reference, number)
@@ -134,7 +157,7 @@ def _connected(address):
 
 def _check_reachable(address):
   """Ray itself would wait for a minute."""
-  host, _, port = address.removeprefix("ray://").rpartition(":")
+  host, _, port = address.rpartition(":")
   if not host:
     return
   try:
