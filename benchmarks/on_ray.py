@@ -3,10 +3,12 @@
     python benchmarks/on_ray.py --data=~/cifar10/train --weights=runs/cifar10
 
 A real Ray cluster of a head without CPUs and two workers of one CPU each packs
-and embeds the images of a folder twice over (100,000 of CIFAR-10). In the
-middle, all processes of one worker are killed with SIGKILL; the files must be
-those of `--on local`, byte for byte. Then the two pack in turns, undisturbed:
-images per second of the whole command, beside two processes here.
+and embeds the images of a folder twice (`--copies`; 100,000 of CIFAR-10). In
+the middle, all processes of one worker are killed with SIGKILL; the files must
+be those of `--on local`, byte for byte. Then the two pack in turns,
+undisturbed: images per second of the whole command, beside two processes here,
+as the images are and shrunk to 24 pixels, which decodes and encodes them.
+`--only-rates` leaves out the rest.
 
 Prints a table and one line of JSON. Needs `pip install -e '.[cluster]'`, Linux,
 and 1 GB of disk.
@@ -28,12 +30,12 @@ _ROOT = pathlib.Path(__file__).parents[1]
 _ROUNDS = 3
 
 
-def twice(data: pathlib.Path, target: pathlib.Path) -> int:
-  """Links the images of a folder into two folders; returns how many links."""
+def linked(data: pathlib.Path, target: pathlib.Path, copies: int) -> int:
+  """Links the images of a folder several times; returns how many links."""
   count = 0
-  for copy in ("one", "two"):
+  for copy in range(copies):
     for path in data.rglob("*.jpg"):
-      link = target / copy / path.relative_to(data)
+      link = target / str(copy) / path.relative_to(data)
       link.parent.mkdir(parents=True, exist_ok=True)
       os.link(path, link)
       count += 1
@@ -90,6 +92,57 @@ def with_a_loss(address, machine, command, here, there, written, shards):
   return local, time.monotonic() - began, same(here, there)
 
 
+def losses(base, address, machines, add, images, weights, count) -> dict:
+  """Packs and embeds, each here and on a cluster that loses a worker."""
+  figures = {}
+  for command, written, shards in (
+    (
+      ["pack", images, "--workers=2", f"--shard={-(-count // 64)}"],
+      "parts/[0-9]*.json",
+      64,
+    ),
+    (
+      ["embed", images, f"--weights={weights}", "--batch=128", "--out"],
+      "embeddings/images-*",
+      -(-count // 2048),
+    ),
+  ):
+    name = command[0]
+    here, there = base / f"{name}-local", base / f"{name}-ray"
+    local, on_ray, equal = with_a_loss(
+      address, machines.pop(), command, here, there, written, shards
+    )
+    machines.append(add())
+    figures[name] = {"local": local, "ray, one lost": on_ray, "same": equal}
+    print(
+      f"{name}: local {local:.1f} s; Ray, one of two workers killed"
+      f" {on_ray:.1f} s; same bytes: {equal}",
+      flush=True,
+    )
+  return figures
+
+
+def rates(base, address, images, count) -> dict:
+  """Images per second of packing, here and on the cluster in turns."""
+  figures = {}
+  for name, more in (("as they are", []), ("shrunk", ["--side=24"])):
+    found = {"local": [], "ray": []}
+    for _ in range(_ROUNDS):
+      for where in found:
+        out = base / "out"
+        command = ["pack", images, out, "--workers=2", f"--on={where}", *more]
+        found[where].append(count / timed(address, command))
+        shutil.rmtree(out)
+    local, ray = (statistics.median(found[where]) for where in found)
+    figures[name] = found | {"ratio": ray / local}
+    print(
+      f"pack, {name}: local {local:,.0f} images/s, Ray {ray:,.0f} images/s:"
+      f" {ray / local:.2f}",
+      flush=True,
+    )
+  return figures
+
+
 def main() -> None:
   """Prints the table and the line."""
   sys.path[:0] = [str(_ROOT), str(_ROOT / "tests")]
@@ -97,50 +150,23 @@ def main() -> None:
 
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   parser.add_argument("--data", type=pathlib.Path, required=True)
-  parser.add_argument("--weights", type=pathlib.Path, required=True)
+  parser.add_argument("--weights", type=pathlib.Path, help="to embed with")
+  parser.add_argument("--copies", type=int, default=2, help="of the folder")
+  parser.add_argument("--only-rates", action="store_true")
   options = parser.parse_args()
+  if not options.weights and not options.only_rates:
+    parser.error("give --weights, or --only-rates")
   base = pathlib.Path(tempfile.mkdtemp(prefix="on_ray"))
   images = base / "images"
-  weights = options.weights.expanduser().resolve()
   # Hard links need the same file system.
-  data = base / "data"
-  shutil.copytree(options.data.expanduser(), data)
-  count = twice(data, images)
+  shutil.copytree(options.data.expanduser(), base / "data")
+  count = linked(base / "data", images, options.copies)
   figures = {"images": count}
   with ray_machines.cluster(str(base / "ray")) as (address, machines, add):
-    for command, written, shards in (
-      (["pack", images, "--workers=2"], "parts/[0-9]*.json", -(-count // 1563)),
-      (
-        ["embed", images, f"--weights={weights}", "--batch=128", "--out"],
-        "embeddings/images-*",
-        -(-count // 2048),
-      ),
-    ):
-      name = command[0]
-      here, there = base / f"{name}-local", base / f"{name}-ray"
-      local, on_ray, equal = with_a_loss(
-        address, machines.pop(), command, here, there, written, shards
-      )
-      figures[name] = {"local": local, "ray, one lost": on_ray, "same": equal}
-      print(
-        f"{name:6} local {local:6.1f} s; Ray, one of two workers killed"
-        f" {on_ray:6.1f} s; same bytes: {equal}",
-        flush=True,
-      )
-      machines.append(add())
-    rates = {"local": [], "ray": []}
-    for number in range(_ROUNDS):
-      for where in rates:
-        out = base / f"{where}{number}"
-        command = ["pack", images, out, "--workers=2", f"--on={where}"]
-        rates[where].append(count / timed(address, command))
-        shutil.rmtree(out)
-  medians = {name: statistics.median(each) for name, each in rates.items()}
-  figures |= {"rates": rates, "ratio": medians["ray"] / medians["local"]}
-  print(
-    f"pack   local {medians['local']:,.0f} images/s, Ray"
-    f" {medians['ray']:,.0f} images/s: {figures['ratio']:.2f}"
-  )
+    if not options.only_rates:
+      weights = options.weights.expanduser().resolve()
+      figures |= losses(base, address, machines, add, images, weights, count)
+    figures["rates"] = rates(base, address, images, count)
   print(json.dumps(figures))
   shutil.rmtree(base, ignore_errors=True)
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+import seer_jax
 from seer_jax.apps.curation import (
   grid,
   hierarchy,
@@ -135,8 +136,8 @@ def curate(
       f" {features.shape[1]} numbers: give 1 to that, or 0 for all as they are"
     )
   known = dataclasses.replace(options, clusters=counts)
-  folder = files.cached("curate", features.fingerprint, known)
-  used = features.fingerprint, options.components
+  used = seer_jax.__version__, features.fingerprint, options.components
+  folder = files.cached("curate", used, known)
   path = files.cached("curate", used).with_suffix(".int16")
   steps = _Steps(features, known, folder, path, mesh)
   distinct_M = steps.distinct()
@@ -208,7 +209,8 @@ class _Steps:
 
   def _cluster(self, number):
     if number:
-      points = grid.Points(self.level(number - 1).centre_KxD)
+      below = self.level(number - 1)
+      points = grid.Points(lloyd.directions(below.centre_KxD))
     else:
       points = self._points.only(self.distinct())
     k, options = self._options.clusters[number], self._options
@@ -229,7 +231,12 @@ class _Steps:
       resampling,
     )
     found = hierarchy.clustered(
-      points, k, self._mesh, resampling=resampling, seed=options.seed
+      points,
+      k,
+      self._mesh,
+      resampling=resampling,
+      seed=options.seed,
+      spherical=number > 0,
     )
     return found._asdict()
 

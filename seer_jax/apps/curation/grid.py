@@ -23,7 +23,8 @@ _ROWS = 2**14
 
 def scale_of(width: int) -> int:
   """The length of unit vectors of D dimensions on the grid."""
-  # Rounding lengthens a vector by up to sqrt(D) / 2.
+  # Rounding lengthens a vector by up to sqrt(D) / 2, and a mean by as much
+  # again; this leaves room for both.
   return int(math.sqrt(_EXACT / 1.5) - math.sqrt(width))
 
 

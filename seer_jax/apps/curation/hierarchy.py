@@ -5,6 +5,10 @@ concepts are many. Clustering the centres again, level by level, evens that out:
 the centres of a level spread more uniformly over the concepts. Resampling does
 more of it within a level: it clusters again only the points closest to each
 centre, of which a large cluster has no more than a small one.
+
+Above the first level centres are compared by direction, unlike the authors'. A
+mean is shorter the more its points differ, and a short centre is near to
+everything: one cluster would take most of the others.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +24,8 @@ from seer_jax.runtime import errors
 def levels_of(images: int) -> list[int]:
   """Default numbers of clusters, the finest level first: 10 sqrt(N), ..."""
   finest = min(10 * images**0.5, images / 2)
-  return [max(1, round(finest / step)) for step in (1, 10, 100)]
+  counts = {max(1, round(finest / step)) for step in (1, 10, 100)}
+  return sorted(counts, reverse=True)
 
 
 def check_levels(counts: Sequence[int], images: int) -> None:
@@ -44,6 +49,7 @@ def clustered(
   *,
   resampling: int,
   seed: int = 0,
+  spherical: bool = False,
 ) -> lloyd.Clusters:
   """One level: k-means of the points, or of the centres of the level below.
 
@@ -54,12 +60,15 @@ def clustered(
     resampling: how often to cluster again the points closest to the centres,
       half the mean size from each cluster; 0 for never.
     seed: of k-means.
+    spherical: above the first level.
   """
-  found = lloyd.fit(points, k, mesh, seed=seed)
+  found = lloyd.fit(points, k, mesh, seed=seed, spherical=spherical)
   closest = max(1, round(len(points) / k / 2))
   for step in range(1, resampling + 1):
     rows = _closest(found, closest)
-    again = lloyd.fit(points.only(rows), k, mesh, seed=seed + step)
+    again = lloyd.fit(
+      points.only(rows), k, mesh, seed=seed + step, spherical=spherical
+    )
     cluster_N, distance_N, _ = lloyd.assign(points, again.centre_KxD, mesh)
     found = lloyd.Clusters(again.centre_KxD, cluster_N, distance_N)
   return found

@@ -1,9 +1,8 @@
-"""Exact spherical k-means over vectors on the grid, which may be on disk.
+"""Exact k-means over vectors on the grid, which may be on disk.
 
-Lloyd's iterations (Dhillon and Modha 2001) from k-means++ (Arthur and
-Vassilvitskii 2007), first over a sample. Centres have the length of the points:
-means are shorter the more their points differ, and a short centre is near to
-everything, so that one cluster would take most of the points.
+Lloyd's iterations from k-means++ (Arthur and Vassilvitskii 2007), first over a
+sample. Centres are means, or mean directions (spherical k-means, Dhillon and
+Modha 2001).
 
 A pass reads the points in chunks, which the devices share; each device compares
 a block of points with a tile of centres at a time, so that no matrix of
@@ -63,8 +62,9 @@ def fit(
   *,
   seed: int = 0,
   iterations: int = 20,
+  spherical: bool = False,
 ) -> Clusters:
-  """Clusters points by direction.
+  """Clusters points by Euclidean distance.
 
   Args:
     points: N of them, at least k.
@@ -72,6 +72,7 @@ def fit(
     mesh: its devices share the points; the result does not depend on it.
     seed: of the sample and the first centres.
     iterations: most passes over the points, after as many over the sample.
+    spherical: centres are as long as the points instead of means.
   """
   rng = np.random.default_rng([seed, k])
   wanted = max(_SAMPLED, _SAMPLE * k)
@@ -79,8 +80,9 @@ def fit(
   sample = points.only(some)
   centre_KxD = begin(sample, k, rng)
   if len(some) < len(points):
-    centre_KxD = _lloyd(sample, centre_KxD, mesh, iterations).centre_KxD
-  return _lloyd(points, centre_KxD, mesh, iterations)
+    found = _lloyd(sample, centre_KxD, mesh, iterations, spherical)
+    centre_KxD = found.centre_KxD
+  return _lloyd(points, centre_KxD, mesh, iterations, spherical)
 
 
 def begin(sample: Points, k: int, rng: np.random.Generator) -> np.ndarray:
@@ -107,7 +109,7 @@ def begin(sample: Points, k: int, rng: np.random.Generator) -> np.ndarray:
   return found_MxD[chosen]
 
 
-def _lloyd(points, centre_KxD, mesh, iterations):
+def _lloyd(points, centre_KxD, mesh, iterations, spherical):
   before = None
   for number in range(1, iterations + 1):
     began = time.monotonic()
@@ -125,18 +127,30 @@ def _lloyd(points, centre_KxD, mesh, iterations):
       )
     if before is not None and before - inertia <= _GAIN * before:
       break
-    before, centre_KxD = inertia, _moved(points, found, sums_KxD)
+    before = inertia
+    centre_KxD = _moved(points, found, sums_KxD, spherical)
   return found
 
 
-def _moved(points, found, sums_KxD):
-  """Mean directions; an empty cluster restarts at a point far from its own."""
+def directions(x_NxD: np.ndarray) -> np.ndarray:
+  """Vectors of integers, scaled to the length of points on the grid."""
+  x_NxD = x_NxD.astype(np.float64)
+  # `fsum` is correctly rounded, in any order.
+  length_N = np.sqrt([math.fsum(row) for row in x_NxD * x_NxD])
+  scale_Nx1 = grid.scale_of(x_NxD.shape[1]) / np.maximum(length_N, 1)[:, None]
+  return np.rint(x_NxD * scale_Nx1).astype(np.int16)
+
+
+def _moved(points, found, sums_KxD, spherical):
+  """New centres; an empty cluster restarts at a point far from its own."""
   sizes_K = np.bincount(found.cluster_N, minlength=len(sums_KxD))
-  sums_KxD = sums_KxD.astype(np.float64)
-  # Correctly rounded in any order.
-  length_K = np.sqrt([math.fsum(row) for row in sums_KxD * sums_KxD])
-  scale_Kx1 = grid.scale_of(points.width) / np.maximum(length_K, 1)[:, None]
-  centre_KxD = np.rint(sums_KxD * scale_Kx1).astype(np.int16)
+  if spherical:
+    centre_KxD = directions(sums_KxD)
+  else:
+    divisor_Kx1 = np.maximum(sizes_K, 1)[:, None]
+    # Rounded to the nearest, in integers.
+    centre_KxD = (2 * sums_KxD + divisor_Kx1) // (2 * divisor_Kx1)
+    centre_KxD = centre_KxD.astype(np.int16)
   empty = np.flatnonzero(sizes_K == 0)
   if len(empty):
     far = np.sort(np.argsort(-found.distance_N, kind="stable")[: len(empty)])

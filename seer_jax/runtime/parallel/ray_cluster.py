@@ -7,6 +7,7 @@ what is done.
 """
 
 import functools
+import itertools
 import os
 import pathlib
 import pickle
@@ -109,10 +110,9 @@ class Cluster:
     under_way: dict[Any, int] = {}
     try:
       while True:
-        for number in waiting:
+        room = _WAITING * max(1, self._slots) - len(under_way)
+        for number in itertools.islice(waiting, max(0, room)):
           under_way[run.remote(shared, number)] = number
-          if len(under_way) >= _WAITING * max(1, self._slots):
-            break
         if not under_way:
           return
         ended, _ = ray.wait(list(under_way), timeout=0.2)
@@ -150,7 +150,8 @@ def _connected(address):
     )
   except (ConnectionError, RuntimeError, ValueError, OSError) as error:
     raise errors.UserError(
-      f"no Ray cluster at {address}: {errors.one_line(error)}"
+      f"no Ray cluster at {address} ({errors.one_line(error)}); set RAY_ADDRESS"
+      " to HOST:PORT of its head, as ray start prints it"
     ) from error
   return ray
 

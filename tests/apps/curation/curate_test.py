@@ -129,6 +129,13 @@ def test_resampling_makes_clusters_more_alike():
   assert evenness(10) < evenness(0)
 
 
+@pytest.mark.parametrize("images", [1, 2, 19, 334, 10**4, 10**9])
+def test_default_levels_fit_any_number_of_images(images):
+  levels = hierarchy.levels_of(images)
+  hierarchy.check_levels(levels, images)
+  assert len(levels) == 3 or images < 400
+
+
 # Near copies.
 
 
