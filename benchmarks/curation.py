@@ -109,7 +109,9 @@ def digits(options: argparse.Namespace) -> None:
     counts = np.bincount(labels[0][rows], minlength=10)
     figures = {"images": len(rows), "entropy": summary.evenness(counts)}
     print(f"{name}: {figures}, {counts.tolist()}", flush=True)
-    figures["knn"] = []
+    figures["knn"], table[name] = [], figures
+    if options.only_lists:
+      continue
     for seed in map(int, options.seeds.split(",")):
       sets = trained(f"{name}-{seed}", seed, options.steps, rows)
       bank, query = (
@@ -118,7 +120,6 @@ def digits(options: argparse.Namespace) -> None:
       found = knn.accuracies(bank, query, (20,), (0.1,))
       figures["knn"].append(found[20, 0.1][0])
     print(f"  kNN {figures['knn']}", flush=True)
-    table[name] = figures
   print(json.dumps(table))
 
 
