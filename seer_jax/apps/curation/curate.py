@@ -84,7 +84,7 @@ def opened(path: pathlib.Path, ids: pathlib.Path | None = None) -> Features:
   with errors.reading(path):
     try:
       x_NxD = np.load(path, mmap_mode="r")
-    except ValueError as error:
+    except (ValueError, EOFError) as error:
       raise errors.UserError(
         f"{path} is no array ({errors.one_line(error)}); write it with np.save"
       ) from error

@@ -339,6 +339,12 @@ def test_features_that_cannot_be_used_are_one_line(seer, tmp_path, x, words):
   assert status == 2 and words in err
 
 
+def test_a_file_that_is_no_array_is_one_line(seer, tmp_path):
+  (tmp_path / "x.npy").touch()
+  status, _, err = seer("curate", "x.npy", "--keep", 2, "--out", "list.txt")
+  assert status == 2 and "is no array" in err
+
+
 def test_parts_of_another_width_are_one_line():
   parts = [np.zeros((2, 3)), np.zeros((1, 4))]
   features = features_of(np.zeros((3, 3)))._replace(parts=lambda: iter(parts))
