@@ -66,6 +66,11 @@ def _embed(options: argparse.Namespace) -> None:
   process.keep_compiled()
   if options.batch < 1:
     raise errors.UserError(f"--batch is {options.batch}; it must be positive")
+  if options.on == "ray" and options.task_gpus and not options.precision:
+    raise errors.UserError(
+      "--task-gpus needs --precision, since this machine may have no GPU to"
+      " ask: bf16, or fp16 for V100"
+    )
   with preemption.Preemption(process_pool.stop):
     # `view` finds them again from whatever folder it is started in.
     keys = data.absolute_keys(options)

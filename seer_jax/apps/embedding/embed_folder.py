@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import tqdm
 
 import seer_jax
@@ -141,10 +142,16 @@ class EmbeddedFolder:
 
   def __getstate__(self):
     weights = self._weights.name, self._weights.fingerprint
-    return self._source, self._origin, weights, self._out, self._options
+    # A machine of the pool may prefer another precision.
+    options = dataclasses.replace(
+      self._options, precision=self._about["precision"]
+    )
+    return self._source, self._origin, weights, self._out, options
 
   def __setstate__(self, state):
     source, origin, (name, fingerprint), out, options = state
+    # Each process of a pool compiles the network.
+    jax.config.update("jax_compilation_cache_dir", str(files.cache_folder()))
     weights = embed.open_weights(name)
     if weights.fingerprint != fingerprint:
       raise errors.UserError(

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import pickle
 
 import numpy as np
 import photos
@@ -66,6 +67,39 @@ def test_a_row_for_each_usable_image(embed, tiny, folder, tmp_path):
   np.testing.assert_allclose(
     x, [row["embedding"] for row in rows], rtol=1e-5, atol=1e-6
   )
+
+
+def test_gpus_of_a_cluster_need_a_precision(embed, tmp_path):
+  status, _, err = embed(tmp_path / "out", "--on", "ray", "--task-gpus", 1)
+  assert status == 2 and "--task-gpus needs --precision" in err
+
+
+def test_a_folder_travels_with_its_precision(
+  tiny, folder, tmp_path, monkeypatch
+):
+  from seer_jax.apps.embedding import embed
+
+  # The cache of compiled programs that other tests use.
+  monkeypatch.setattr(embed_folder.jax.config, "update", lambda *_: None)
+
+  keys = {"kind": "folder", "path": str(folder)}
+  made = embed_folder.EmbeddedFolder(
+    sources.Portable(keys),
+    keys,
+    embed.open_weights(str(tiny)),
+    tmp_path / "out",
+    embed.Options(shard=8),
+  )
+  there = pickle.loads(pickle.dumps(made))
+  assert there._options.precision == "fp32"
+  there(0)
+  assert len(list((tmp_path / "out" / "embeddings").glob("*.parquet"))) == 1
+  (folder / "cats" / "new.jpg").write_bytes(b"")
+  try:
+    with pytest.raises(errors.UserError, match="are not the 22 where"):
+      pickle.loads(pickle.dumps(made))
+  finally:
+    (folder / "cats" / "new.jpg").unlink()
 
 
 def test_python_takes_paths_arrays_and_sources(tiny, folder):
