@@ -163,13 +163,6 @@ def test_a_machine_with_other_code_none_or_without_the_data_is_named(
 # Without a cluster.
 
 
-class _Machine(dict):
-  """A machine as Ray describes it."""
-
-  def __init__(self, **resources):
-    super().__init__(Resources=resources, NodeManagerAddress="10.0.0.3")
-
-
 OURS = nodes._facts()
 
 
