@@ -310,6 +310,7 @@ def _finish(target, packer, source):
   for path in (target / _PARTS).glob("[0-9]*.json"):
     path.unlink()
   files.remove_parts(target)
+  files.remove_parts(target / _PARTS)
   left_out = f"{sums['bad']} unusable images are listed in {target / _BAD}"
   excluded = f", {sums['excluded']} were excluded" * bool(sums["excluded"])
   return (
