@@ -46,13 +46,6 @@ def make(path: pathlib.Path, rows: int, width: int, concepts: int):
   return concept_N
 
 
-def entropy(concept_N, concepts: int) -> float:
-  """Of the shares of concepts, over that of equal shares."""
-  share = np.bincount(concept_N, minlength=concepts) / len(concept_N)
-  share = share[share > 0]
-  return float(-(share * np.log(share)).sum() / np.log(concepts))
-
-
 def inertias(path: pathlib.Path) -> tuple[list[float], list[float]]:
   """(ours, scikit-learn's) of a sample, by seed."""
   from sklearn.cluster import KMeans
@@ -87,6 +80,8 @@ def main() -> None:
   parser.add_argument("--width", type=int, default=256)
   parser.add_argument("--clusters", default="10000,1000,100")
   options = parser.parse_args()
+  from seer_jax.apps.curation import summary
+
   figures = {}
   with tempfile.TemporaryDirectory() as folder:
     base = pathlib.Path(folder)
@@ -107,7 +102,8 @@ def main() -> None:
     figures["gib"] = most / 2**20
     kept = np.loadtxt(base / "list.txt", int)
     figures["entropy"] = [
-      entropy(each, concepts) for each in (concept_N, concept_N[kept])
+      summary.evenness(np.bincount(each, minlength=concepts))
+      for each in (concept_N, concept_N[kept])
     ]
     figures["inertia"], figures["theirs"] = inertias(base / "x.npy")
   ours, theirs = np.mean(figures["inertia"]), np.mean(figures["theirs"])

@@ -36,9 +36,10 @@ _FEATURES = 1000
 
 def entropy(names: list[str]) -> float:
   """Entropy of the classes of paths CLASS/NAME, over that of ten equal ones."""
+  from seer_jax.apps.curation import summary
+
   counts = collections.Counter(name.split("/")[-2] for name in names)
-  share = np.array(list(counts.values())) / len(names)
-  return float(-(share * np.log(share)).sum() / np.log(10))
+  return summary.evenness(np.array(list(counts.values())))
 
 
 def balanced(names: list[str], keep: int) -> list[str]:

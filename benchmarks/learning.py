@@ -263,7 +263,8 @@ def measure(run: Run, options: argparse.Namespace) -> dict[str, Any]:
     if not run.is_peer:
       found |= evaluate(workdir, options.data, options.labels)
     path.write_text(json.dumps(run._asdict() | found))
-  return json.loads(path.read_text())
+  # Results of before `--only` lack it.
+  return Run._field_defaults | json.loads(path.read_text())
 
 
 def _cost(run, options):
@@ -307,7 +308,7 @@ def table(results: list[dict[str, Any]]) -> str:
   rows = [head, ("---", *("--:",) * (len(head) - 1))]
   groups: dict[tuple, list] = {}
   for each in results:
-    images = trained_on(each["tail"], each.get("only", ""))
+    images = trained_on(each["tail"], each["only"])
     groups.setdefault((each["row"], images), []).append(each)
 
   def mean(name, scale=1.0, digits=1, spread=True):

@@ -77,7 +77,7 @@ def _embed(options: argparse.Namespace) -> None:
     out = files.user_path(options.out).resolve()
     paths = *data.source_paths(keys), _lasting(options.weights), str(out.parent)
     cluster = data.cluster_of(options, *paths)
-    source = data.open_for(options, cluster, keys)
+    source = data.open_for(cluster, keys)
     which, processes = (0, 1) if cluster else _rank(options)
     collection = embed_folder.EmbeddedFolder(
       source,

@@ -143,7 +143,7 @@ def keys_of(options: argparse.Namespace) -> dict[str, Any]:
   return keys | {"kind": kind, "path": options.source}
 
 
-def open_for(options: argparse.Namespace, cluster: Any, keys: Any) -> Any:
+def open_for(cluster: Any, keys: dict[str, Any]) -> Any:
   """The source of `absolute_keys`, for work here or on a cluster."""
   from seer_jax.data import sources
 
@@ -156,7 +156,7 @@ def _pool(options, *paths):
   """(where work runs, the source)."""
   keys = absolute_keys(options)
   cluster = cluster_of(options, *source_paths(keys), *paths)
-  source = open_for(options, cluster, keys)
+  source = open_for(cluster, keys)
   return cluster or process_pool.Local(options.workers), source
 
 

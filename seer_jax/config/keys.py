@@ -143,7 +143,7 @@ KEYS: Mapping[str, Key] = {
   "swav.epsilon": Key(0.05, checks.POSITIVE),  # SEER-10B: 0.03.
   "swav.iterations": Key(3, checks.AT_LEAST_0),  # SEER: 10.
   # Prototype k gets a share of the crops proportional to (k + 1)^-power; 0, as
-  # published, shares them equally. For collections with a long tail, 0.25 to 1.
+  # published, shares them equally.
   "swav.codes_power": Key(0.0, checks.AT_LEAST_0),
   # Crops whose codes the others predict.
   "swav.assign_crops": Key((0, 1), checks.CROPS),

@@ -35,11 +35,9 @@ def kept(
   Args:
     points: N of them.
     found: their clusters.
-    cosine: images at least this close are copies; 1 keeps all.
+    cosine: images at least this close are copies, below 1.
     mesh: its devices share the points; the result does not depend on it.
   """
-  if cosine >= 1:
-    return np.arange(len(points))
   # Compared with products of vectors on the grid, which are integers.
   least = np.float32(np.ceil(cosine * grid.scale_of(points.width) ** 2))
   # Cluster by cluster, the farthest first: copies come after their originals.

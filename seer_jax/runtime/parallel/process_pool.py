@@ -39,9 +39,6 @@ def tick() -> None:
 class Pool(Protocol):
   """Where work runs: processes of this machine, or a cluster."""
 
-  # Whether work leaves this machine: what it opens must be found there too.
-  is_remote: bool
-
   def each(
     self,
     work: Callable[[int], Any],
@@ -55,7 +52,6 @@ class Local(NamedTuple):
   """Processes of this machine."""
 
   workers: int = 1  # How many; 1 is this process.
-  is_remote: bool = False
 
   def each(
     self,

@@ -40,8 +40,6 @@ class Cluster:
   Raises UserError if it cannot be reached, or no machine of it fits a task.
   """
 
-  is_remote = True
-
   def __init__(self, address: str, task: Task, paths: Sequence[pathlib.Path]):
     """Connects.
 

@@ -163,8 +163,10 @@ def test_equal_images_are_kept_once():
   found = lloyd.fit(points_NxD, 4, mesh_lib.make(1))
   keeps = near_copies.kept(points_NxD, found, 0.99, mesh_lib.make(1))
   assert len(keeps) == 40 and len({row % 40 for row in keeps.tolist()}) == 40
-  every = near_copies.kept(points_NxD, found, 1.0, mesh_lib.make(1))
-  assert len(every) == 120
+  ones = features_of(np.concatenate([x_NxD, x_NxD, x_NxD]))
+  options = curate.Options((4,), cosine=1.0, resampling=0)
+  every = curate.curate(ones, 1.0, options, mesh_lib.make(1))
+  assert len(every.kept) == 120 and not every.copies
 
 
 # Balanced choices.
